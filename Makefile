@@ -1,0 +1,39 @@
+# Each target makes what it needs, the virtual environment in .venv included.
+PYTHON ?= python3
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= DATA= DEVICE= SEED= OUTPUT= pass through
+	@.venv/bin/fewshot bench --resume \
+		$(if $(PRESET),--preset '$(PRESET)') $(if $(DATASET),--dataset '$(DATASET)') \
+		$(if $(LEARNER),--learner '$(LEARNER)') $(if $(DATA),--data '$(DATA)') $(if $(DEVICE),--device '$(DEVICE)') \
+		$(if $(SEED),--seed '$(SEED)') $(if $(OUTPUT),--output '$(OUTPUT)')
+
+test: lint  ## lint, then run the tests
+	@.venv/bin/pytest
+
+lint: $(READY)  ## check style and formatting
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check .
+
+clean:  ## remove the virtual environment and what tools leave behind; results and the data cache stay
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# learn2learn 0.2.0 ships C files too old for Python >= 3.11: built in this environment, with its own Cython, they are
+# made anew. Its needs at run time are the extra 'meta'.
+$(READY): setup.cfg pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Setting up .venv: a few minutes, and 6 GB of disk, on the first call"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --upgrade pip 'setuptools>=77' wheel 'cython>=3'
+	@.venv/bin/python -m pip install --quiet --editable '.[meta,test]'
+	@.venv/bin/python -m pip install --quiet --use-pep517 --no-deps --no-build-isolation \
+		--config-settings=--build-option=build_ext learn2learn==0.2.0
+	@touch $(READY)

@@ -1,0 +1,18 @@
+"""Data and tasks: image banks, the data sets that fill them, and samplers of episodes and training batches."""
+
+from episodes.bank import ImageBank
+from episodes.batches import ClassBatches, ShuffledBatches
+from episodes.datasets import load_dataset
+from episodes.errors import InputError, MissingData
+from episodes.sampler import Episodes, EpisodeSampler
+
+__all__ = [
+    "ClassBatches",
+    "EpisodeSampler",
+    "Episodes",
+    "ImageBank",
+    "InputError",
+    "MissingData",
+    "ShuffledBatches",
+    "load_dataset",
+]

@@ -1,0 +1,190 @@
+"""ImageBank: every image of one data set split, decoded once, in one uint8 tensor that a file backs."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor
+
+from episodes.errors import InputError
+
+_FORMAT = 1  # of the files below; a prepared bank of another format is built anew
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageBank:
+    """The images of one split, sorted by class.
+
+    images       (N, C, H, W) uint8; on the CPU a view of the memory-mapped file
+    offsets      (classes + 1,) int64; class c holds the images offsets[c] .. offsets[c + 1] - 1
+    class_names  one a class
+    group_names  one a class: what the class belongs to (an alphabet, a script, a superclass)
+    """
+
+    images: Tensor
+    offsets: Tensor
+    class_names: tuple[str, ...]
+    group_names: tuple[str, ...]
+    dataset: str = "images"
+    protocol: str = ""
+    split: str = ""
+    source: str = "memory"
+    checksum: str = ""
+
+    def __post_init__(self) -> None:
+        classes = len(self.offsets) - 1
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise InputError(
+                f"an image bank holds uint8 images (N, C, H, W), not {tuple(self.images.shape)} of {self.images.dtype}"
+            )
+        if len(self.class_names) != classes or len(self.group_names) != classes:
+            raise InputError(
+                f"an image bank of {classes} classes needs as many class and group names, not"
+                f" {len(self.class_names)} and {len(self.group_names)}"
+            )
+        if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != len(self.images) or bool((self.sizes < 1).any()):
+            raise InputError("the offsets of an image bank must rise from 0 to its number of images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def sizes(self) -> Tensor:
+        """Images in each class, (classes,) int64."""
+        return self.offsets.diff()
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of each image, (N,) int64."""
+        return torch.repeat_interleave(torch.arange(self.classes, device=self.offsets.device), self.sizes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def name(self) -> str:
+        """What tables call it, such as 'omniglot (vinyals) test'."""
+        return f"{self.dataset} ({self.protocol}) {self.split}" if self.protocol else f"{self.dataset} {self.split}"
+
+    def to(self, device: torch.device | str) -> "ImageBank":
+        """The same bank with all its images on `device`."""
+        return dataclasses.replace(self, images=self.images.to(device), offsets=self.offsets.to(device))
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The images of `indices` (B,) as networks take them: (B, C, H, W) float32 in [0, 1].
+
+        The one place where bytes become numbers, in training and in evaluation.
+        """
+        return self.images[indices].float().div_(255)
+
+    def compute_checksum(self) -> str:
+        """A digest of pixels, class borders and names: equal for equal banks, on any machine."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(
+            json.dumps([list(self.images.shape), self.offsets.tolist(), self.class_names, self.group_names]).encode()
+        )
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where prepared banks and downloads are kept: $FEWSHOT_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("FEWSHOT_CACHE") or platformdirs.user_cache_dir("fewshot"))
+
+
+def cached_bank(
+    key: str,
+    shape: tuple[int, int, int],
+    sizes: Sequence[int],
+    class_names: Sequence[str],
+    group_names: Sequence[str],
+    fill: Callable[[np.ndarray], None],
+    **about: str,
+) -> ImageBank:
+    """The bank prepared under `key`, built by `fill` where there is none yet.
+
+    `fill` gets the uint8 array (N, C, H, W) of the file to come and writes every image into it, sorted by class.
+    `about` is the rest of ImageBank's fields. The build happens in a folder of a temporary name that is renamed when
+    all is on disk, so that an interrupted build leaves nothing that a later run would open.
+    """
+    folder = cache_folder() / "banks" / key
+    bank = _open(folder)
+    if bank is not None:
+        return bank
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".building", dir=folder.parent))
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {folder.parent} cannot be written ({error.strerror}):"
+            " set FEWSHOT_CACHE to a folder that can"
+        ) from error
+    try:
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (int(offsets[-1]), *shape))
+        fill(images)
+        images.flush()
+        bank = ImageBank(
+            torch.from_numpy(images), torch.from_numpy(offsets), tuple(class_names), tuple(group_names), **about
+        )
+        record: dict[str, Any] = {
+            "format": _FORMAT,
+            "offsets": offsets.tolist(),
+            "class_names": list(class_names),
+            "group_names": list(group_names),
+            **about,
+            "checksum": bank.compute_checksum(),
+        }
+        (building / "bank.json").write_text(json.dumps(record))
+        for path in building.iterdir():
+            _to_disk(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            building.rename(folder)
+        except OSError:  # another process has finished the same bank meanwhile; the one check below serves both
+            shutil.rmtree(building)
+        _to_disk(folder.parent)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    bank = _open(folder)
+    if bank is None:
+        raise InputError(f"the prepared images in {folder} cannot be read back: is the disk full?")
+    return bank
+
+
+def _open(folder: Path) -> ImageBank | None:
+    """The bank in `folder`, memory-mapped; None where there is none or where it is not whole."""
+    try:
+        record = json.loads((folder / "bank.json").read_text())
+        if record.pop("format") != _FORMAT:
+            return None
+        # "c": pages are read when touched, and a write would stay in memory; torch wants a writable array
+        images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False))
+        offsets = torch.tensor(record.pop("offsets"), dtype=torch.int64)
+        names = {name: tuple(record.pop(name)) for name in ("class_names", "group_names")}
+        return ImageBank(images, offsets, **names, **record)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

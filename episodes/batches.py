@@ -1,0 +1,69 @@
+"""Training batches: image indices of batch number `step`, each a pure function of (seed, step) like the episodes."""
+
+import dataclasses
+import functools
+
+import torch
+from torch import Tensor
+
+from episodes.bank import ImageBank
+from episodes.errors import InputError
+from episodes.sampler import EpisodeSampler, stream
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassBatches:
+    """P `classes` x K `images`: every class of a batch brings the same number of images, class after class."""
+
+    classes: int = 60
+    images: int = 2
+
+    def __len__(self) -> int:
+        return self.classes * self.images
+
+    def indices(self, bank: ImageBank, seed: int, step: int) -> Tensor:
+        """(classes * images,) int64 on the bank's device."""
+        drawn = EpisodeSampler(bank, self.classes, self.images, query=0, seed=seed).episodes(step, 1)
+        return drawn.support.flatten()
+
+    def fitted(self, bank: ImageBank) -> "ClassBatches":
+        """The nearest batches that `bank` can fill, for data sets of few classes."""
+        return ClassBatches(min(self.classes, bank.classes), min(self.images, int(bank.sizes.min())))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffledBatches:
+    """`size` images each; every image once an epoch, in an order of that epoch's own."""
+
+    size: int = 256
+
+    def __len__(self) -> int:
+        return self.size
+
+    def indices(self, bank: ImageBank, seed: int, step: int) -> Tensor:
+        """(size,) int64 on the bank's device. The images that do not fill a last batch wait for the next epoch."""
+        epoch, position = divmod(step, len(bank) // self.size)
+        return _order(len(bank), seed, epoch, bank.device)[position * self.size : (position + 1) * self.size]
+
+    def fitted(self, bank: ImageBank) -> "ShuffledBatches":
+        """The nearest batches that `bank` can fill, for data sets of few images."""
+        return ShuffledBatches(min(self.size, len(bank)))
+
+
+Batches = ClassBatches | ShuffledBatches
+
+
+def batches_from(settings: dict[str, int]) -> Batches:
+    """ClassBatches from {classes, images}, ShuffledBatches from {size}."""
+    for kind in (ClassBatches, ShuffledBatches):
+        names = {field.name for field in dataclasses.fields(kind)}
+        if set(settings) == names and all(isinstance(number, int) and number >= 1 for number in settings.values()):
+            return kind(**settings)
+    raise InputError(f"batches = {settings} is neither {{classes = P, images = K}} nor {{size = B}} of whole numbers")
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    """A permutation of `count` images: the argsort of a random word for each."""
+    (key,) = stream(seed, torch.tensor([epoch], device=device)).tolist()
+    return stream(key, torch.arange(count, device=device)).argsort(stable=True)

@@ -1,0 +1,159 @@
+"""Omniglot (Lake et al. 2015): 1,623 handwritten characters of 50 alphabets, 20 drawings each.
+
+Two protocols, never to be put in one column:
+vinyals  characters of all alphabets pooled: the first 1,200 for training, five whole alphabets of them for
+         validation, the last 423 for test; each rotation by 0, 90, 180 and 270 degrees is a class of its own
+         (Vinyals et al. 2016, listed by Snell et al. 2017: 4,112 / 688 / 1,692 classes).
+lake     the background alphabets for training, the same five of them for validation, the evaluation alphabets for
+         test; no rotations (Lake et al. 2015: 792 / 172 / 659 classes).
+"""
+
+import re
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import Omniglot
+from torchvision.datasets.utils import download_url
+from tqdm import tqdm
+
+from episodes.archives import ImageFiles
+from episodes.bank import ImageBank, cache_folder, cached_bank
+from episodes.errors import InputError, MissingData
+
+PROTOCOLS = ("vinyals", "lake")
+SIZE = 28
+DRAWERS = 20
+VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+_TRAIN_AND_VALIDATION = 1200  # characters, of the vinyals protocol
+_TIMEOUT = 10  # seconds a download may stay silent
+
+# characters of each alphabet in the official release
+# fmt: off
+BACKGROUND = {
+    "Alphabet_of_the_Magi": 20, "Anglo-Saxon_Futhorc": 29, "Arcadian": 26, "Armenian": 41,
+    "Asomtavruli_(Georgian)": 40, "Balinese": 24, "Bengali": 46, "Blackfoot_(Canadian_Aboriginal_Syllabics)": 14,
+    "Braille": 26, "Burmese_(Myanmar)": 34, "Cyrillic": 33, "Early_Aramaic": 22, "Futurama": 26, "Grantha": 43,
+    "Greek": 24, "Gujarati": 48, "Hebrew": 22, "Inuktitut_(Canadian_Aboriginal_Syllabics)": 16,
+    "Japanese_(hiragana)": 52, "Japanese_(katakana)": 47, "Korean": 40, "Latin": 26, "Malay_(Jawi_-_Arabic)": 40,
+    "Mkhedruli_(Georgian)": 41, "N_Ko": 33, "Ojibwe_(Canadian_Aboriginal_Syllabics)": 14, "Sanskrit": 42,
+    "Syriac_(Estrangelo)": 23, "Tagalog": 17, "Tifinagh": 55,
+}
+EVALUATION = {
+    "Angelic": 20, "Atemayar_Qelisayer": 26, "Atlantean": 26, "Aurek-Besh": 26, "Avesta": 26, "Ge_ez": 26,
+    "Glagolitic": 45, "Gurmukhi": 45, "Kannada": 41, "Keble": 26, "Malayalam": 47, "Manipuri": 40, "Mongolian": 30,
+    "Old_Church_Slavonic_(Cyrillic)": 45, "Oriya": 46, "Sylheti": 28, "Syriac_(Serto)": 23, "Tengwar": 25,
+    "Tibetan": 42, "ULOG": 26,
+}
+# fmt: on
+_PARTS = {"images_background": BACKGROUND, "images_evaluation": EVALUATION}
+
+Character = tuple[str, str, str]  # (part, alphabet, 'characterNN')
+
+
+def load(split: str, protocol: str, size: int | None, folders: list[Path]) -> ImageBank:
+    """The bank of one split: strokes bright on dark, `size` x `size` pixels, classes in the order of the release."""
+    size = size or SIZE
+    chosen = characters(split, protocol)
+    files = {part: _find(part, folders) for part in sorted({part for part, _, _ in chosen})}
+    paths = {part: _paths(part, found) for part, found in files.items()}
+    turns = 4 if protocol == "vinyals" else 1
+
+    def fill(images: np.ndarray) -> None:
+        by_class = images.reshape(len(chosen), turns, DRAWERS, size, size)
+        for place, character in zip(by_class, tqdm(chosen, desc=f"omniglot {protocol} {split}", unit="character")):
+            for drawer, name in enumerate(paths[character[0]][character]):
+                image = files[character[0]].image(name, lambda image: _prepare(image, size))
+                for turn in range(turns):
+                    place[turn, drawer] = np.rot90(np.asarray(image), turn)
+
+    suffixes = [f"/rot{90 * turn:03d}" for turn in range(turns)] if turns > 1 else [""]
+    fingerprint = "-".join(found.fingerprint for found in files.values())
+    return cached_bank(
+        f"omniglot-{protocol}-{split}-{size}-{fingerprint}",
+        (1, size, size),
+        [DRAWERS] * len(chosen) * turns,
+        [f"{alphabet}/{name}{suffix}" for _, alphabet, name in chosen for suffix in suffixes],
+        [alphabet for _, alphabet, _ in chosen for _ in suffixes],
+        fill,
+        dataset="omniglot",
+        protocol=protocol,
+        split=split,
+        source=" and ".join(str(f.path) for f in files.values()),
+    )
+
+
+def characters(split: str, protocol: str) -> list[Character]:
+    """The characters of one split, in order: a rule, so no list has to be shipped or found."""
+    every = [
+        (part, alphabet, f"character{number:02d}")
+        for part, alphabets in _PARTS.items()
+        for alphabet, count in alphabets.items()
+        for number in range(1, count + 1)
+    ]
+    border = _TRAIN_AND_VALIDATION if protocol == "vinyals" else sum(BACKGROUND.values())
+    if split == "test":
+        return every[border:]
+    held_out = split == "validation"
+    return [one for one in every[:border] if (one[1] in VALIDATION_ALPHABETS) == held_out]
+
+
+def _prepare(image: Image.Image, size: int) -> Image.Image:
+    """Grey before it is made smaller: a palette or 1-bit image would be resized without smoothing."""
+    grey = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
+    return grey.point(lambda level: 255 - level)
+
+
+def _find(part: str, folders: list[Path]) -> ImageFiles:
+    """The images of one part of the release: a tree or a zip archive in one of `folders`, or the download."""
+    pattern = r"(?:^|/)(?!\._)[^/]+/character\d\d/(?!\.)[^/]+\.png$"
+    for folder in folders:
+        for home in (folder / "omniglot", folder / "omniglot-py", folder):
+            for path in (home / part, home / f"{part}.zip"):
+                if path.exists():
+                    return ImageFiles(path, pattern)
+    return ImageFiles(_download(part, folders), pattern)
+
+
+def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:
+    """The file names of each character, sorted by drawer; InputError where the release is not whole."""
+    found: dict[Character, list[str]] = {}
+    for name in files.names:
+        if "__MACOSX" not in name:
+            alphabet, character, _ = name.split("/")[-3:]
+            found.setdefault((part, alphabet, character), []).append(name)
+    for alphabet, count in _PARTS[part].items():
+        for number in range(1, count + 1):
+            drawn = len(found.get((part, alphabet, f"character{number:02d}"), ()))
+            if drawn != DRAWERS:
+                raise InputError(
+                    f"{files.path} is not the whole of Omniglot: {alphabet}/character{number:02d} has"
+                    f" {drawn} of {DRAWERS} images; copy or download it again"
+                )
+    return found
+
+
+def _download(part: str, folders: list[Path]) -> Path:
+    """The official zip, fetched through torchvision into the cache folder; MissingData where it cannot be had."""
+    home = cache_folder() / "data" / "omniglot-py"
+    url = f"{Omniglot.download_url_prefix}/{part}.zip"
+    waiting = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as unfinished:
+            download_url(url, unfinished, f"{part}.zip", Omniglot.zips_md5[part])
+            return Path(shutil.move(Path(unfinished) / f"{part}.zip", home / f"{part}.zip"))
+    except (OSError, RuntimeError) as error:
+        reason = re.sub(r"[<>]|urlopen error |\[Errno -?\d+\] ", "", str(error)).strip() or type(error).__name__
+        places = ", ".join(str(folder) for folder in folders)
+        raise MissingData(
+            f"Omniglot is not in {places} and cannot be downloaded ({reason}): put images_background.zip and"
+            " images_evaluation.zip from https://github.com/brendenlake/omniglot/tree/master/python into a folder"
+            " omniglot/ and name its parent with --data or FEWSHOT_DATA"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(waiting)

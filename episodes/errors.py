@@ -1,0 +1,21 @@
+"""The one exception for bad input: its text is a sentence that says what is wrong, where, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input from outside: a name, a number, a file. The command line prints it and exits with code 2."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not among `known`, naming the nearest ones."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if nearest:
+        return InputError(f"unknown {kind} '{name}': did you mean {' or '.join(repr(word) for word in nearest)}?")
+    return InputError(f"unknown {kind} '{name}': choose one of {', '.join(known)}")
+
+
+class MissingData(InputError):
+    """A data set is neither on this machine nor to be had from the network."""

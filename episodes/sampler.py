@@ -1,0 +1,158 @@
+"""EpisodeSampler: N-way K-shot episodes, each a pure function of (seed, episode number) and the class sizes.
+
+Random words come from a counter, not from a state: SplitMix64's output function (Steele, Lea and Flood 2014, "Fast
+splittable pseudorandom number generators") of a key and a counter, in wrapping 64-bit integer arithmetic. So the same
+episodes come out on every device, in any batch size, in any order, on any shard. The algorithm is pinned by golden
+vectors in the tests: a change to it would change every published number.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from episodes.bank import ImageBank
+from episodes.errors import InputError
+
+
+def _signed(word: int) -> int:
+    """A 64-bit word as the int64 of the same bits."""
+    word &= 2**64 - 1
+    return word - 2**64 if word >= 2**63 else word
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+_SLOT = 1 << 16  # counters a slot may use; each gives two draws
+_CHUNK = 1 << 18  # draws worked on at once on the CPU: the temporaries stay in its cache
+
+
+def mix(words: Tensor) -> Tensor:
+    """SplitMix64's output function, elementwise on int64 tensors; a bijection of 64-bit words."""
+    words = words ^ ((words >> 30) & (1 << 34) - 1)  # the mask makes the arithmetic shift a logical one
+    words *= _MIX_1
+    words ^= (words >> 27) & (1 << 37) - 1
+    words *= _MIX_2
+    words ^= (words >> 31) & (1 << 33) - 1
+    return words
+
+
+def stream(seed: int, numbers: Tensor) -> Tensor:
+    """One key for each of `numbers` (int64, any shape): the start of that number's own stream of random words."""
+    key = mix(torch.tensor(_signed(seed), device=numbers.device))
+    return mix(key + numbers * _GOLDEN)
+
+
+def _draw(keys: Tensor, slots: Tensor | int, sizes: Tensor | int, count: int) -> Tensor:
+    """`count` different positions below `sizes`, for each key: (count, B) from keys, slots and sizes of shape (B,).
+
+    A Fisher-Yates shuffle cut after `count` steps: step j swaps position j with position r_j, uniform in
+    [j, size). Instead of a table of all positions it keeps the r_j, and finds what stands at r_j by following the
+    earlier swaps backwards.
+    """
+    words = torch.arange((count + 1) // 2, device=keys.device)[:, None] + (slots * _SLOT + 1)
+    words = mix(keys + words * _GOLDEN)
+    steps = torch.arange(count, device=keys.device)[:, None]
+    targets = torch.empty((count, *keys.shape), dtype=torch.int64, device=keys.device)
+    targets[0::2] = (words >> 32) & 0xFFFFFFFF
+    targets[1::2] = words[: count // 2] & 0xFFFFFFFF
+    targets *= sizes - steps
+    targets >>= 32
+    targets += steps
+    swapped = targets.int()  # narrower: the loop below is bound by memory traffic
+    moves = steps.int() - swapped
+    positions, hits = swapped.clone(), torch.empty_like(swapped)
+    for j in range(count - 2, -1, -1):  # later[later == swapped[j]] = j, in arithmetic that the CPU does in vectors
+        later = positions[j + 1 :]
+        hit = torch.eq(later, swapped[j], out=hits[j + 1 :])
+        later += hit.mul_(moves[j])
+    return positions
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Episodes:
+    """Index tensors of E episodes; images are numbered as in the bank.
+
+    classes (E, way)   support (E, way, shot)   query (E, way, query)   all int64
+    """
+
+    classes: Tensor
+    support: Tensor
+    query: Tensor
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def targets(self) -> Tensor:
+        """The right answers for the queries in order, (way * query,): the position of the class in the episode."""
+        _, way, query = self.query.shape
+        return torch.arange(way, device=self.query.device).repeat_interleave(query)
+
+
+class EpisodeSampler:
+    """Draws `way` classes, and in each `shot` support and `query` query images, uniformly and without repeats.
+
+    bank_or_sizes: an ImageBank, or the number of images of each class. Raises InputError where an episode cannot be
+    had: more ways than classes, or more images than a class holds. Episodes are nested: with the same seed, the
+    support set of a 1-shot episode is the first image a class of the 5-shot episode of that number, and the classes
+    of the 5-way episode are the first five of the 20-way episode.
+    """
+
+    def __init__(
+        self, bank_or_sizes: ImageBank | Sequence[int] | Tensor, way: int, shot: int, query: int = 15, seed: int = 0
+    ) -> None:
+        named = isinstance(bank_or_sizes, ImageBank)
+        sizes = bank_or_sizes.sizes if named else torch.as_tensor(bank_or_sizes, dtype=torch.int64)
+        where = bank_or_sizes.name if named else "the data set"
+        for word, number, least in (("way", way, 1), ("shot", shot, 1), ("query", query, 0)):
+            if number < least:
+                raise InputError(f"{word} must be at least {least}, not {number}")
+        if way > len(sizes):
+            raise InputError(f"{way}-way episodes need {way} classes, but {where} has {len(sizes)}: ask for fewer ways")
+        smallest = int(sizes.argmin())
+        if shot + query > int(sizes[smallest]):
+            name = f"'{bank_or_sizes.class_names[smallest]}'" if named else str(smallest)
+            raise InputError(
+                f"{shot} shots and {query} queries need {shot + query} images a class, but class {name} of"
+                f" {where} has {int(sizes[smallest])}: ask for fewer shots or queries"
+            )
+        self.way, self.shot, self.query, self.seed = way, shot, query, seed
+        self._sizes = sizes
+        self._offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        # one size for all classes spares a look-up an image
+        self._size = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
+
+    def episodes(self, start: int, count: int, device: torch.device | str | None = None) -> Episodes:
+        """The episodes numbered start .. start + count - 1, on `device` (by default where the class sizes are)."""
+        if start < 0 or count < 0:
+            raise InputError(f"episodes are numbered from 0: there are no {count} episodes from number {start} on")
+        device = torch.device(device or self._sizes.device)
+        sizes, offsets = self._sizes.to(device), self._offsets.to(device)
+        images = self.shot + self.query
+        result = Episodes(
+            classes=torch.empty((count, self.way), dtype=torch.int64, device=device),
+            support=torch.empty((count, self.way, self.shot), dtype=torch.int64, device=device),
+            query=torch.empty((count, self.way, self.query), dtype=torch.int64, device=device),
+        )
+        chunk = max(1, (_CHUNK if device.type == "cpu" else 64 * _CHUNK) // (self.way * images))
+        slots = torch.arange(1, self.way + 1, device=device)[:, None]
+        for first in range(0, count, chunk):
+            part = slice(first, min(first + chunk, count))
+            keys = stream(self.seed, torch.arange(start + part.start, start + part.stop, device=device))
+            classes = _draw(keys, 0, len(sizes), self.way).long()  # (way, E)
+            size = self._size if self._size is not None else sizes[classes].flatten()
+            drawn = _draw(keys.repeat(self.way), slots.expand(-1, len(keys)).flatten(), size, images)
+            drawn = drawn.view(images, self.way, -1).permute(2, 1, 0).contiguous()  # (E, way, images)
+            result.classes[part] = classes.T
+            firsts = offsets[result.classes[part]][..., None]
+            torch.add(drawn[..., : self.shot], firsts, out=result.support[part])
+            torch.add(drawn[..., self.shot :], firsts, out=result.query[part])
+        return result
+
+    def batches(self, count: int, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
+        """Episodes 0 .. count - 1 in parts of at most `size`."""
+        for start in range(0, count, size):
+            yield self.episodes(start, min(size, count - start), device)

@@ -1,0 +1,51 @@
+"""Checkpoints: written whole or not at all, and read without trusting them."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from episodes.errors import InputError
+
+_FORMAT = "fewshot checkpoint 1"
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` (tensors, numbers, strings and containers of them) under a temporary name, then rename it."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        torch.save({"format": _FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint on the CPU; InputError where it is not one of this suite.
+
+    Only tensors and plain data are unpickled (weights_only), so a checkpoint cannot run code.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than tensors and plain data"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path} is not a checkpoint of this suite: train one with 'fewshot train' or 'fewshot bench'")
+    return content
+
+
+def restore(learner: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Give `learner` the weights of a checkpoint; InputError where they are another learner's."""
+    try:
+        learner.load_state_dict(content["learner"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{path} does not hold the weights of such a learner: its class or its settings have changed"
+        ) from error

@@ -1,0 +1,71 @@
+"""The imprinted cosine classifier (Qi et al. 2018; Gidaris and Komodakis 2018)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ShuffledBatches
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import register
+
+
+@register("imprinted")
+class Imprinted(Learner):
+    """A cosine classifier, tau * cos(f(x), w_k), trained on the base classes; a new class gets its weights imprinted.
+
+    imprint   w = the normalised mean of the normalised support embeddings (Qi et al. 2018, section 3.2)
+    finetune  then gradient descent on the imprinted weights, by the cross-entropy of the support set. Qi et al.
+              also fine-tune the network, which an episode of a few images does not pay for.
+    """
+
+    paper = "Qi et al. 2018, Gidaris and Komodakis 2018"
+    variants = ("imprint", "finetune")
+    batches = ShuffledBatches(size=256)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        finetune_steps: int = 20,
+        finetune_rate: float = 0.01,
+    ) -> None:
+        """finetune_steps and finetune_rate: the gradient steps of the variant 'finetune' and their size."""
+        super().__init__(backbone, classes, variant)
+        self.finetune_steps, self.finetune_rate = finetune_steps, finetune_rate
+        self.weights = nn.Parameter(torch.randn(classes, backbone.embedding_size))
+        # tau starts at 10; learned as a logarithm it can follow within a short training
+        self.log_tau = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.backbone(images), dim=1)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(self._logits(self.embed(images), self.weights), labels)
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        weights = functional.normalize(functional.normalize(support, dim=3).mean(2), dim=2)  # (E, N, D)
+        if self.variant == "finetune":
+            weights = self._finetuned(weights, support)
+        return self._logits(query, weights)
+
+    def _logits(self, embeddings: Tensor, weights: Tensor) -> Tensor:
+        return self.log_tau.exp() * embeddings @ functional.normalize(weights, dim=-1).mT
+
+    @torch.enable_grad()
+    def _finetuned(self, weights: Tensor, support: Tensor) -> Tensor:
+        """The weights (E, N, D) after gradient descent on the cross-entropy of the support set, episode by episode."""
+        episodes, way, shot, _ = support.shape
+        images = support.detach().flatten(1, 2)
+        labels = torch.arange(way, device=support.device).repeat_interleave(shot).expand(episodes, -1)
+        weights = weights.detach()
+        for _ in range(self.finetune_steps):
+            weights.requires_grad_()
+            logits = self._logits(images, weights)
+            # a sum over episodes of their own means: each episode's gradient is its own
+            loss = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="sum") / (way * shot)
+            (gradient,) = torch.autograd.grad(loss, weights)
+            weights = (weights - self.finetune_rate * gradient).detach()
+        return weights

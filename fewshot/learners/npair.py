@@ -1,0 +1,33 @@
+"""N-pair networks (Sohn 2016): each class of a batch against all others at once."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import register
+from fewshot.losses import n_pair
+
+
+@register("npair")
+class NPair(Learner):
+    """Trains on N classes x 2 images with the multi-class N-pair loss; a query goes to the class of nearest direction.
+
+    The loss compares by inner products, whose size says little about a class that was not trained, so the score is
+    the cosine similarity to the mean of the support embeddings.
+    """
+
+    paper = "Sohn 2016"
+    batches = ClassBatches(classes=120, images=2)
+
+    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", regularisation: float = 0.02) -> None:
+        """regularisation: the weight of the embeddings' mean squared length in the loss."""
+        super().__init__(backbone, classes, variant)
+        self.regularisation = regularisation
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        pairs = self.embed(images).unflatten(0, (-1, 2))  # the batch brings class after class, two images each
+        return n_pair(pairs[:, 0], pairs[:, 1], self.regularisation)
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        return functional.normalize(query, dim=2) @ functional.normalize(support.mean(2), dim=2).mT

@@ -1,0 +1,45 @@
+"""Prototypical networks (Snell et al. 2017): the nearest class mean."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import register
+from fewshot.losses import squared_distances
+
+
+@register("prototypical")
+class Prototypical(Learner):
+    """A class is the mean of its support embeddings; training runs the same episodes as the test.
+
+    euclidean  softmax over minus the squared Euclidean distance (equations 1 and 2)
+    cosine     softmax over `scale` times the cosine similarity, which the paper finds worse
+    """
+
+    paper = "Snell et al. 2017"
+    variants = ("euclidean", "cosine")
+    batches = ClassBatches(classes=60, images=6)
+
+    def __init__(
+        self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, scale: float = 10.0
+    ) -> None:
+        """shot: support images a class in a training batch, the other ones are queries; scale: of the cosine."""
+        super().__init__(backbone, classes, variant)
+        self.shot, self.scale = shot, scale
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        embeddings = self.embed(images)
+        way = len(labels.unique_consecutive())  # the batch brings class after class
+        by_class = embeddings.view(way, -1, embeddings.shape[1])
+        support, query = by_class[:, : self.shot], by_class[:, self.shot :]
+        scores = self.scores(support[None], query.flatten(0, 1)[None])[0]
+        targets = torch.arange(way, device=scores.device).repeat_interleave(query.shape[1])
+        return functional.cross_entropy(scores, targets)
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        prototypes = support.mean(2)  # (E, N, D)
+        if self.variant == "cosine":
+            return self.scale * functional.normalize(query, dim=2) @ functional.normalize(prototypes, dim=2).mT
+        return -squared_distances(query, prototypes)

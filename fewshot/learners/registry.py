@@ -1,0 +1,144 @@
+"""Learners by name: a decorator registers them; a file or an installed package may bring more."""
+
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from episodes.errors import InputError, unknown_name
+from fewshot.learners.base import Learner
+
+LEARNERS: dict[str, type[Learner]] = {}
+_ENTRY_POINTS = "fewshot.learners"
+
+
+def register(name: str) -> Callable[[type[Learner]], type[Learner]]:
+    """Class decorator: makes a learner known by `name`, on the command line and in presets."""
+
+    def decorate(cls: type[Learner]) -> type[Learner]:
+        known = LEARNERS.get(name)
+        # the same file may be loaded twice, as in a notebook
+        if known is not None and (known.__qualname__, _source(known)) != (cls.__qualname__, _source(cls)):
+            raise InputError(
+                f"two learners are called '{name}': {known.__module__}.{known.__qualname__} and"
+                f" {cls.__module__}.{cls.__qualname__}; rename one"
+            )
+        cls.name = name
+        LEARNERS[name] = cls
+        return cls
+
+    return decorate
+
+
+def learner_names() -> list[str]:
+    """The names of the suite's learners and of those that installed packages bring."""
+    return sorted({*LEARNERS, *importlib.metadata.entry_points(group=_ENTRY_POINTS).names})
+
+
+def find_learner(spec: str) -> tuple[type[Learner], str]:
+    """A learner's class and the variant asked for ('' for the default one), from one of
+
+    NAME, NAME:VARIANT                        a registered learner, or one of the entry-point group fewshot.learners
+    path/to/file.py:CLASS, the same:VARIANT   a class in a file
+
+    Raises InputError where there is no such thing; a file runs when it is loaded, so name only files you trust.
+    """
+    path, is_file, rest = spec.partition(".py:")
+    if is_file:
+        name, _, variant = rest.partition(":")
+        cls = _from_file(Path(f"{path}.py"), name)
+    else:
+        name, _, variant = spec.partition(":")
+        if name.endswith(".py"):
+            raise InputError(f"'{spec}' names a file without a class: write {spec}:ClassName")
+        if name not in LEARNERS:
+            for entry in importlib.metadata.entry_points(group=_ENTRY_POINTS, name=name):
+                LEARNERS[name] = entry.load()
+        if name not in LEARNERS:
+            raise unknown_name("learner", name, learner_names())
+        cls = LEARNERS[name]
+    if variant and variant not in cls.variants:
+        raise unknown_name(f"variant of {cls.name}", variant, cls.variants)
+    return cls, variant
+
+
+def default_options(cls: type[Learner]) -> dict[str, Any]:
+    """A learner's options and their defaults: the keyword arguments of its __init__, but for the variant."""
+    parameters = list(inspect.signature(cls).parameters.values())[2:]
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.default is not parameter.empty and parameter.name != "variant"
+    }
+
+
+def checked_options(cls: type[Learner], options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a learner, `options` over the defaults; InputError for an unknown one or one of another type."""
+    complete = default_options(cls)
+    for name, value in options.items():
+        if name not in complete:
+            raise unknown_name(f"option of {cls.name}", name, complete)
+        default = complete[name]
+        if type(default) is float and type(value) is int:
+            value = float(value)
+        if default is not None and type(value) is not type(default):
+            raise InputError(
+                f"the option {name} of {cls.name} must be of type {type(default).__name__}, as its default"
+                f" {default!r} is, not {value!r}"
+            )
+        complete[name] = value
+    return complete
+
+
+def source_of(cls: type[Learner]) -> Path | None:
+    """The file a learner came from where it is not part of the suite, else None."""
+    source = _source(cls)
+    return None if source is None or Path(__file__).parent in source.parents else source
+
+
+def _source(cls: type) -> Path | None:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return Path(file).resolve() if file else None
+
+
+def _from_file(path: Path, name: str) -> type[Learner]:
+    if not path.is_file():
+        raise InputError(f"there is no learner file {path}")
+    module_name = f"fewshot_learner_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        line = getattr(error, "lineno", None) or next(
+            (
+                frame.lineno
+                for frame in reversed(inspect.getinnerframes(error.__traceback__))
+                if frame.filename == str(path)
+            ),
+            "?",
+        )
+        raise InputError(
+            f"the learner file {path} cannot be loaded: {type(error).__name__} in line {line}: {error}"
+        ) from error
+    cls = getattr(module, name, None)
+    own = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Learner) and value.__module__ == module_name
+    ]
+    if cls is None:
+        raise InputError(f"{path} has no class {name}: it has {', '.join(own) or 'no learner at all'}")
+    if not (inspect.isclass(cls) and issubclass(cls, Learner)):
+        raise InputError(f"{name} in {path} is no learner: derive it from fewshot.Learner")
+    if cls.__abstractmethods__:
+        missing = " and ".join(sorted(cls.__abstractmethods__))
+        raise InputError(f"{name} in {path} is not a whole learner: it lacks {missing}")
+    cls.name = cls.__dict__.get("name") or name
+    return cls

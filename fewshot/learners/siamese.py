@@ -1,0 +1,63 @@
+"""Siamese networks: learn from pairs whether two images show the same class."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import register
+from fewshot.losses import contrastive, pair_cross_entropy
+
+
+@register("siamese")
+class Siamese(Learner):
+    """Embeddings of one class are near, of two classes a margin apart; a query goes to the class nearest on average.
+
+    contrastive  contrastive loss (Hadsell et al. 2006) on embeddings of length one; the pairs are all positive ones
+                 of a batch and as many negative ones, the nearest
+    koch         a verification head, sigmoid(sum over d of alpha_d |a_d - b_d| + bias), trained with cross-entropy
+                 (Koch et al. 2015, section 3.1) on all pairs of a batch, either kind weighing the same
+
+    The score of a class is the mean over its
+    support images of minus the squared distance (contrastive), or of the probability of 'same' (koch).
+    """
+
+    paper = "Hadsell et al. 2006, Koch et al. 2015"
+    variants = ("contrastive", "koch")
+    batches = ClassBatches(classes=60, images=4)
+
+    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", margin: float = 1.2) -> None:
+        """margin: the distance from which on two classes are far enough apart, between 0 and 2."""
+        super().__init__(backbone, classes, variant)
+        self.margin = margin
+        if self.variant == "koch":
+            # near images are the same: start from minus the distance
+            self.alpha = nn.Parameter(torch.full((backbone.embedding_size,), -1.0))
+            self.bias = nn.Parameter(torch.zeros(()))
+
+    def embed(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        return functional.normalize(features, dim=1) if self.variant == "contrastive" else features.sigmoid()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        embeddings = self.embed(images)
+        if self.variant == "contrastive":
+            return contrastive(embeddings, labels, self.margin)
+        return pair_cross_entropy(self._logits(embeddings, embeddings), labels)
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        if self.variant == "contrastive":
+            # mean over k of |q - s_k|^2 = |q|^2 - 2 q . mean s_k + mean |s_k|^2, with lengths of one: 2 - 2 q . mean
+            return 2 * query @ support.mean(2).transpose(1, 2) - 2
+        same = self._logits(query, support.flatten(1, 2)).sigmoid()
+        return same.unflatten(2, support.shape[1:3]).mean(3)
+
+    def _logits(self, a: Tensor, b: Tensor) -> Tensor:
+        """alpha . |a_i - b_j| + bias for all pairs: (..., A, B) from a (..., A, D) and b (..., B, D).
+
+        A sum of two L1 distances, of the dimensions where alpha is positive and of those where it is negative: no
+        tensor of all differences is made.
+        """
+        far, near = self.alpha.clamp_min(0), (-self.alpha).clamp_min(0)
+        return torch.cdist(a * far, b * far, p=1) - torch.cdist(a * near, b * near, p=1) + self.bias
