@@ -33,7 +33,7 @@ $(READY): setup.cfg pyproject.toml Makefile
 	@echo "Setting up .venv: a few minutes, and 6 GB of disk, on the first call"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --upgrade pip 'setuptools>=77' wheel 'cython>=3'
-	@.venv/bin/python -m pip install --quiet --editable '.[meta,test]'
+	@PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --editable '.[meta,test]'
 	@.venv/bin/python -m pip install --quiet --use-pep517 --no-deps --no-build-isolation \
 		--config-settings=--build-option=build_ext learn2learn==0.2.0
 	@touch $(READY)

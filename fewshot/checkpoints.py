@@ -36,7 +36,7 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} cannot be read as a checkpoint: it is damaged, or holds more than tensors and plain data"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("about"), dict):
         raise InputError(f"{path} is not a checkpoint of this suite: train one with 'fewshot train' or 'fewshot bench'")
     return content
 

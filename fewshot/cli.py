@@ -124,6 +124,14 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     content = checkpoints.load(options.checkpoint)
     about = content["about"]
+    if not {"learner", "variant", "settings", "dataset", "channels", "size", "classes", "seed"} <= about.keys():
+        raise InputError(
+            f"{options.checkpoint} does not say what learner it is of: it was not written by bench or train"
+        )
+    if ".py:" in about["learner"] and not options.learner:
+        raise InputError(
+            f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
+        )
     bank = load_dataset(options.dataset or about["dataset"], options.split, data=options.data, size=about["size"])
     learner = build_learner(about, options.learner)
     checkpoints.restore(learner, content, options.checkpoint)

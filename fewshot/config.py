@@ -92,10 +92,7 @@ def load_config(preset: str, learners: list[str] | None = None, dataset: str | N
     [learner."NAME:VARIANT"] for that variant. Raises InputError for names and values that there are not.
     """
     path = _preset_path(preset)
-    try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"the preset {path} cannot be read: {error}") from error
+    table = _read_toml(path)
     training, tables, names = table.pop("training", {}), table.pop("learner", {}), table.pop("learners", None)
     if not (isinstance(tables, dict) and all(isinstance(one, dict) for one in (training, *tables.values()))):
         raise InputError(f"in {path}, training and learner must be tables")
@@ -113,6 +110,18 @@ def load_config(preset: str, learners: list[str] | None = None, dataset: str | N
     for name in filter(None, (config.data.dataset, config.data.fallback)):
         resolve(name)
     return config.model_copy(update={"learner": {spec: _complete(spec, one) for spec, one in config.learner.items()}})
+
+
+def read_config(path: Path) -> Config:
+    """The configuration a run has written, complete as it stands; InputError where it cannot be read."""
+    return _checked(Config, _read_toml(path), str(path))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} cannot be read as TOML: {error}") from error
 
 
 def _complete(spec: str, settings: LearnerSettings) -> LearnerSettings:

@@ -17,9 +17,8 @@ from episodes.batches import batches_from
 from fewshot import checkpoints
 from fewshot.config import LearnerSettings, Validation
 from fewshot.devices import choose_device, prepare, training_precision
-from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import run_episodes
-from fewshot.learners.base import Learner
+from fewshot.learners.base import EmbeddedBank, Learner
 
 _HISTORY = ["step", "loss", "accuracy", "ci95", "seconds"]
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait

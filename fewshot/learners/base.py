@@ -1,14 +1,18 @@
 """Learner: the contract between a few-shot method and the suite."""
 
 import abc
+import functools
+import time
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from episodes import ClassBatches, Episodes
+from episodes import ClassBatches, Episodes, ImageBank
 from episodes.batches import Batches
 from episodes.errors import unknown_name
-from fewshot.embedding import EmbeddedBank
+
+_BATCH = 1000  # images embedded at once
 
 
 class Learner(nn.Module, abc.ABC):
@@ -53,10 +57,44 @@ class Learner(nn.Module, abc.ABC):
         support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once.
         """
 
-    def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+    def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
         """Scores (E, Q, N) of whole episodes: the hook of learners that adapt to each episode from its images.
 
         `data.embeddings` holds `embed` of every image of the split; `data.bank` the images themselves.
         """
         query = data.embeddings[episodes.query.flatten(1)]
         return self.scores(data.embeddings[episodes.support], query)
+
+
+class EmbeddedBank:
+    """`bank`, and on first use the learner's `embeddings` (N, D) of all its images, in eval mode and float32.
+
+    precision: the arithmetic of the backbone; float32 for every number that is reported.
+    seconds: what the embedding took, 0 as long as nobody asked for it.
+    """
+
+    def __init__(self, learner: Learner, bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
+        self.bank = bank
+        self._learner = learner
+        self._precision = precision
+        self.seconds = 0.0
+
+    @functools.cached_property
+    def embeddings(self) -> Tensor:
+        learner, was_training = self._learner, self._learner.training
+        usual = getattr(learner.backbone, "precision", None)
+        began = time.perf_counter()
+        learner.eval()
+        learner.backbone.precision = self._precision
+        try:
+            # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
+            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+                parts = torch.arange(len(self.bank), device=self.bank.device).split(_BATCH)
+                embeddings = torch.cat([learner.embed(self.bank.batch(part)).float() for part in parts])
+        finally:
+            learner.backbone.precision = usual
+            learner.train(was_training)
+        if embeddings.is_cuda:
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - began
+        return embeddings

@@ -1,7 +1,5 @@
 """The imprinted cosine classifier (Qi et al. 2018; Gidaris and Komodakis 2018)."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,8 +34,7 @@ class Imprinted(Learner):
         super().__init__(backbone, classes, variant)
         self.finetune_steps, self.finetune_rate = finetune_steps, finetune_rate
         self.weights = nn.Parameter(torch.randn(classes, backbone.embedding_size))
-        # tau starts at 10; learned as a logarithm it can follow within a short training
-        self.log_tau = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.tau = nn.Parameter(torch.tensor(10.0))
 
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
@@ -52,7 +49,7 @@ class Imprinted(Learner):
         return self._logits(query, weights)
 
     def _logits(self, embeddings: Tensor, weights: Tensor) -> Tensor:
-        return self.log_tau.exp() * embeddings @ functional.normalize(weights, dim=-1).mT
+        return self.tau * embeddings @ functional.normalize(weights, dim=-1).mT
 
     @torch.enable_grad()
     def _finetuned(self, weights: Tensor, support: Tensor) -> Tensor:

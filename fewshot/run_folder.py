@@ -1,0 +1,153 @@
+"""RunFolder: the files of one run, each written whole or not at all, and re-opened when a run goes on."""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+import torch
+
+from episodes import ImageBank, InputError
+from fewshot import tables
+from fewshot.config import Config, read_config
+from fewshot.devices import describe, training_precision
+
+log = logging.getLogger("fewshot")
+
+
+class RunFolder:
+    """config.toml, environment.json, results.csv, .md and .tex, episodes.npz, checkpoints/ and run.log at `path`.
+
+    results  the tidy rows of all finished learners, also those of earlier calls
+    Raises InputError where the folder cannot be written, or holds a run that `config` and `banks` do not continue.
+    """
+
+    def __init__(
+        self, path: Path, config: Config, banks: dict[str, ImageBank], device: torch.device, resume: bool
+    ) -> None:
+        self.path = path
+        environment = describe_environment(banks, device)
+        with writing(path):
+            if (path / "config.toml").exists():
+                config = self._joined(config, environment["data"], resume)
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            _replace(path / "config.toml", tomli_w.dumps(config.model_dump()))
+            _replace(path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        self.results = pd.DataFrame(columns=tables.COLUMNS)
+        self._accuracies: dict[str, np.ndarray] = {}
+        if (path / "results.csv").exists():
+            self.results = pd.read_csv(path / "results.csv", keep_default_na=False)
+            with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
+                self._accuracies = dict(arrays)
+
+    @contextlib.contextmanager
+    def logged(self) -> Iterator[None]:
+        """Inside, what the run says goes to run.log too."""
+        handler = logging.FileHandler(self.path / "run.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            handler.close()
+
+    def checkpoints(self, name: str) -> Path:
+        """Where the checkpoints of the learner and seed called `name` are."""
+        return self.path / "checkpoints" / name
+
+    def has(self, learner: str, variant: str, seed: int) -> bool:
+        """Whether the rows of a learner and seed are there."""
+        rows = self.results
+        return bool(((rows["learner"] == learner) & (rows["variant"] == variant) & (rows["seed"] == seed)).any())
+
+    def add(self, rows: list[dict[str, Any]], accuracies: dict[str, np.ndarray]) -> None:
+        """Add the rows of one learner and seed, in place of older ones, and bring all files up to date.
+
+        results.csv comes last, since it says what is finished.
+        """
+        new = pd.DataFrame(rows, columns=tables.COLUMNS)
+        together = pd.concat([self.results, new]) if len(self.results) else new
+        together = together.drop_duplicates(["learner", "variant", "seed", "way", "shot"], keep="last")
+        place = together.groupby(["learner", "variant"], sort=False).ngroup()
+        together = together.assign(place=place).sort_values(["place", "seed"], kind="stable")
+        self.results = together.drop(columns="place").reset_index(drop=True)
+        self._accuracies.update(accuracies)
+        unfinished = self.path / ".episodes.unfinished.npz"
+        np.savez_compressed(unfinished, **self._accuracies)
+        unfinished.replace(self.path / "episodes.npz")
+        _replace(self.path / "results.md", tables.markdown(self.results))
+        _replace(self.path / "results.tex", tables.latex(self.results))
+        _replace(self.path / "results.csv", self.results.to_csv(index=False))
+
+    def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
+        """The configuration of the run that is there with the learners of `config` added."""
+        other = "choose another folder with --output"
+        if not resume:
+            raise InputError(
+                f"{self.path} already holds a run: add --resume to go on with it (finished learners stay as they are),"
+                f" or {other}"
+            )
+        earlier = read_config(self.path / "config.toml")
+        for part in ("data", "evaluation", "validation"):
+            if getattr(earlier, part) != getattr(config, part):
+                raise InputError(f"{self.path} holds a run with other settings of [{part}]: {other}")
+        for spec in sorted(earlier.learner.keys() & config.learner.keys()):
+            if earlier.learner[spec] != config.learner[spec]:
+                raise InputError(f"{self.path} holds a run of {spec} with other settings: {other}")
+        environment = self.path / "environment.json"
+        if environment.exists() and json.loads(environment.read_text())["data"] != data:
+            raise InputError(f"{self.path} holds a run on other images of {config.data.dataset}: {other}")
+        return config.model_copy(update={"learner": {**earlier.learner, **config.learner}})
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an error of the file system into an InputError about the output folder `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the output folder {path} cannot be written ({error.strerror}): choose another one with --output"
+        ) from error
+
+
+def describe_environment(banks: dict[str, ImageBank], device: torch.device) -> dict[str, Any]:
+    """What a run depends on besides its configuration: software, machine, and the data's checksums."""
+    packages = ("fewshot", "torch", "torchvision", "numpy", "pandas")
+    return {
+        "packages": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": describe(device),
+        "training_precision": str(training_precision("auto", device)).removeprefix("torch."),
+        "data": {
+            split: {"classes": bank.classes, "images": len(bank), "checksum": bank.checksum}
+            for split, bank in banks.items()
+        },
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
