@@ -35,11 +35,11 @@ class ImageFiles:
                 }
             else:
                 marks = {info.filename: (info.file_size, info.CRC) for info in self._archive.infolist()}
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{path} is not a readable zip archive ({_reason(error)}): copy or download it again"
             ) from error
-        for name in marks:
+        for name in marks if self._archive else ():
             if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
                 raise InputError(
                     f"{path} holds the path '{name}', which leads out of the archive: do not trust it,"
@@ -75,4 +75,4 @@ class ImageFiles:
 
 def _reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return re.sub(r"\s*<_io\.BytesIO[^>]*>", " the file", text) or type(error).__name__
+    return re.sub(r"\s*<_io\.BytesIO[^>]*>", "", text) or type(error).__name__

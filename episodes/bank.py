@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from episodes.errors import InputError
 
+_STALE = 86_400  # seconds after which an unfinished build is nobody's
 _FORMAT = 1  # of the files below; a prepared bank of another format is built anew
 
 
@@ -78,7 +80,7 @@ class ImageBank:
     @property
     def name(self) -> str:
         """What tables call it, such as 'omniglot (vinyals) test'."""
-        return f"{self.dataset} ({self.protocol}) {self.split}" if self.protocol else f"{self.dataset} {self.split}"
+        return " ".join(filter(None, [self.dataset, self.protocol and f"({self.protocol})", self.split]))
 
     def to(self, device: torch.device | str) -> "ImageBank":
         """The same bank with all its images on `device`."""
@@ -127,6 +129,9 @@ def cached_bank(
         return bank
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for stale in folder.parent.glob(f"{key}.*.building"):  # of a build that was killed
+            if time.time() - stale.stat().st_mtime > _STALE:
+                shutil.rmtree(stale, ignore_errors=True)
         building = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".building", dir=folder.parent))
     except OSError as error:
         raise InputError(
@@ -136,6 +141,7 @@ def cached_bank(
     try:
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (int(offsets[-1]), *shape))
+        _reserve(building / "images.npy")
         fill(images)
         images.flush()
         bank = ImageBank(
@@ -158,8 +164,12 @@ def cached_bank(
         except OSError:  # another process has finished the same bank meanwhile; the one check below serves both
             shutil.rmtree(building)
         _to_disk(folder.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{folder} cannot be written ({error.strerror or error}): free some disk space there"
+            ) from error
         raise
     bank = _open(folder)
     if bank is None:
@@ -168,18 +178,28 @@ def cached_bank(
 
 
 def _open(folder: Path) -> ImageBank | None:
-    """The bank in `folder`, memory-mapped; None where there is none or where it is not whole."""
+    """The bank in `folder`, memory-mapped; None where there is none or where it is not whole.
+
+    The checksum is not computed again: that would read every page of a file that is to open at once.
+    """
     try:
         record = json.loads((folder / "bank.json").read_text())
         if record.pop("format") != _FORMAT:
             return None
         # "c": pages are read when touched, and a write would stay in memory; torch wants a writable array
-        images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False))
+        images = torch.from_numpy(np.lib.format.open_memmap(folder / "images.npy", mode="c"))
         offsets = torch.tensor(record.pop("offsets"), dtype=torch.int64)
         names = {name: tuple(record.pop(name)) for name in ("class_names", "group_names")}
         return ImageBank(images, offsets, **names, **record)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _reserve(path: Path) -> None:
+    """Take the disk space of a mapped file now: on a full disk, a write through the map would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _to_disk(path: Path) -> None:

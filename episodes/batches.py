@@ -42,6 +42,10 @@ class ShuffledBatches:
 
     def indices(self, bank: ImageBank, seed: int, step: int) -> Tensor:
         """(size,) int64 on the bank's device. The images that do not fill a last batch wait for the next epoch."""
+        if self.size > len(bank):
+            raise InputError(
+                f"batches of {self.size} images cannot be drawn from the {len(bank)} images of {bank.name}"
+            )
         epoch, position = divmod(step, len(bank) // self.size)
         return _order(len(bank), seed, epoch, bank.device)[position * self.size : (position + 1) * self.size]
 
@@ -57,7 +61,7 @@ def batches_from(settings: dict[str, int]) -> Batches:
     """ClassBatches from {classes, images}, ShuffledBatches from {size}."""
     for kind in (ClassBatches, ShuffledBatches):
         names = {field.name for field in dataclasses.fields(kind)}
-        if set(settings) == names and all(isinstance(number, int) and number >= 1 for number in settings.values()):
+        if set(settings) == names and all(type(number) is int and number >= 1 for number in settings.values()):
             return kind(**settings)
     raise InputError(f"batches = {settings} is neither {{classes = P, images = K}} nor {{size = B}} of whole numbers")
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from episodes import EpisodeSampler, ImageBank, InputError, MissingData, load_dataset
+from episodes.batches import batches_from
 from episodes.datasets import SPLITS
 from fewshot import checkpoints
 from fewshot.backbones import make_backbone
@@ -48,7 +49,6 @@ def run_benchmark(
     banks: dict[str, ImageBank],
     path: Path,
     *,
-    seeds: tuple[int, ...] = (0,),
     device: str = "auto",
     resume: bool = False,
     progress: bool = True,
@@ -61,7 +61,8 @@ def run_benchmark(
     chosen = choose_device(device)
     prepare(chosen)
     wanted = config.evaluation
-    # made before any training, so that a wish that cannot be met is told at once
+    # both are made before any training, so that a wish that cannot be met is told at once
+    cells = _cells(config, banks)
     samplers = [
         EpisodeSampler(banks["test"], way, shot, wanted.query, wanted.seed)
         for way in wanted.ways
@@ -70,9 +71,7 @@ def run_benchmark(
     folder = RunFolder(path, config, banks, chosen, resume)
     with folder.logged():
         test = banks["test"].to(chosen)
-        for cell in (
-            _Cell.of(spec, settings, banks, seed) for spec, settings in config.learner.items() for seed in seeds
-        ):
+        for cell in cells:
             if cell.finished(folder):
                 log.info("%s: finished earlier; remove %s to run everything again", cell.label, path)
                 continue
@@ -104,27 +103,22 @@ def run_benchmark(
 
 
 def train_learner(
-    config: Config,
-    banks: dict[str, ImageBank],
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-) -> Path:
-    """Train the one learner of `config`; the path of its best checkpoint, in a folder of its name under `folder`."""
-    ((spec, settings),) = config.learner.items()
-    cell = _Cell.of(spec, settings, banks, seed)
-    home = folder / cell.name
-    if (home / "last.pt").exists() and not resume:
-        raise InputError(
-            f"{home} already holds a training: add --resume to go on with it, or choose another folder with --output"
-        )
-    with writing(folder):
-        home.mkdir(parents=True, exist_ok=True)
+    config: Config, banks: dict[str, ImageBank], folder: Path, *, device: str = "auto", resume: bool = False
+) -> list[Path]:
+    """Train the learners of `config`; the paths of their best checkpoints, each in a folder of its name in `folder`."""
     prepare(choose_device(device))
-    cell.train(config, banks, home, device, resume)
-    return home / "best.pt"
+    cells = _cells(config, banks)
+    for cell in cells:
+        home = folder / cell.name
+        if (home / "last.pt").exists() and not resume:
+            raise InputError(
+                f"{home} already holds a training: add --resume to go on with it, or choose another folder with"
+                " --output"
+            )
+        with writing(folder):
+            home.mkdir(parents=True, exist_ok=True)
+        cell.train(config, banks, home, device, resume)
+    return [folder / cell.name / "best.pt" for cell in cells]
 
 
 def build_learner(about: dict[str, Any], spec: str | None = None) -> Learner:
@@ -134,6 +128,8 @@ def build_learner(about: dict[str, Any], spec: str | None = None) -> Learner:
     """
     cls, variant = find_learner(spec or about["learner"])
     settings = about["settings"]
+    if cls.name != about.get("name", cls.name):
+        raise InputError(f"the checkpoint is of the learner {about['name']}, not of {cls.name}")
     torch.manual_seed(about["seed"])
     backbone = make_backbone(settings["backbone"], about["channels"], about["size"])
     return cls(backbone, about["classes"], variant=about["variant"] or variant, **settings["options"])
@@ -157,6 +153,7 @@ class _Cell:
             variant,
             {
                 "learner": spec,
+                "name": learner.name,
                 "variant": variant,
                 "seed": seed,
                 "settings": settings.model_dump(),
@@ -226,12 +223,30 @@ class _Cell:
         return learner, trained.seconds
 
     def finished(self, folder: RunFolder) -> bool:
-        """Whether its rows are there, and of the same source where it comes from a file."""
+        """Whether its rows are there; not where they are of an older state of the file it comes from."""
         if not folder.has(self.cls.name, self.variant, self.about["seed"]):
             return False
-        if self.about["source"]:
-            before = checkpoints.load(folder.checkpoints(self.name) / "best.pt")["about"]
-            if before["source"] != self.about["source"]:
-                log.info("%s: its file has changed, running it again", self.label)
-                return False
+        before = checkpoints.load(folder.checkpoints(self.name) / "best.pt")["about"]
+        changed = {key for key in self.about if before.get(key) != self.about[key]}
+        if "source" in changed and "learner" not in changed:
+            log.info("%s: its file has changed, running it again", self.label)
+            return False
+        if changed & {"source", "settings"}:
+            raise InputError(
+                f"{folder.path} holds another learner called {self.label}, {before['learner']}: rename one, or choose"
+                " another folder with --output"
+            )
         return True
+
+
+def _cells(config: Config, banks: dict[str, ImageBank]) -> list[_Cell]:
+    """All learners with all seeds; InputError where two have one name or one cannot train on its batches."""
+    cells = [_Cell.of(spec, one, banks, seed) for spec, one in config.learner.items() for seed in config.seeds]
+    specs: dict[str, str] = {}
+    for cell in cells:
+        spec = cell.about["learner"]
+        if specs.setdefault(cell.name, spec) != spec:
+            raise InputError(f"{specs[cell.name]} and {spec} are both called {cell.label}: leave out or rename one")
+        if cell.about["seed"] == config.seeds[0]:
+            build_learner(cell.about).check_batches(batches_from(cell.about["settings"]["batches"]))
+    return cells

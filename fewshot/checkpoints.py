@@ -1,26 +1,21 @@
 """Checkpoints: written whole or not at all, and read without trusting them."""
 
-import os
-import pickle
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from episodes.errors import InputError
+from fewshot.files import replacing
 
 _FORMAT = "fewshot checkpoint 1"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` (tensors, numbers, strings and containers of them) under a temporary name, then rename it."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        torch.save({"format": _FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    """Write `content`: tensors, numbers, strings and containers of them."""
+    with replacing(path) as unfinished:
+        torch.save({"format": _FORMAT, **content}, unfinished)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -31,8 +26,10 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about the file is said below, once
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint can fail anywhere in the unpickler
         raise InputError(
             f"{path} cannot be read as a checkpoint: it is damaged, or holds more than tensors and plain data"
         ) from error

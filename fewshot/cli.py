@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fewshot: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nfewshot: interrupted; the same command with --resume goes on where it was", file=sys.stderr)
+        again = "; the same command with --resume goes on where it was" if "resume" in options else ""
+        print(f"\nfewshot: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dataset", metavar="NAME", help="omniglot, omniglot:lake or glyphs (default: the preset's)")
     run.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
     run.add_argument("--output", type=Path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
+    run.add_argument("--seed", type=_integers, metavar="N[,N]", help="training seeds (default: the preset's)")
     run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
 
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
@@ -68,12 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME]",
         help="NAME, NAME:VARIANT or FILE.py:CLASS, several with commas (default: the preset's)",
     )
-    bench.add_argument("--seed", type=_integers, default=(0,), metavar="N[,N]", help="training seeds (default: 0)")
     bench.set_defaults(command=_bench)
 
     train = commands.add_parser("train", parents=[run], help="train one learner, write its checkpoint")
     train.add_argument("--learner", required=True, metavar="NAME", help="NAME, NAME:VARIANT or FILE.py:CLASS")
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="training seed (default: 0)")
     train.set_defaults(command=_train)
 
     test = commands.add_parser("evaluate", parents=[data], help="evaluate a checkpoint on one protocol")
@@ -104,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
     specs = [spec.strip() for spec in options.learner.split(",")] if options.learner else None
-    config, banks = open_data(load_config(options.preset, specs, options.dataset), options.data)
+    config, banks = open_data(load_config(options.preset, specs, options.dataset, options.seed), options.data)
     folder = options.output or _default_folder(options.preset, banks["test"])
-    results = run_benchmark(config, banks, folder, seeds=options.seed, device=options.device, resume=options.resume)
+    results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
     tables.show(results, console)
     console.print(
         f"Written to {folder}: results.csv, .md and .tex, episodes.npz, config.toml and the rest of the run",
@@ -115,10 +115,11 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    config, banks = open_data(load_config(options.preset, [options.learner], options.dataset), options.data)
+    wanted = load_config(options.preset, [options.learner], options.dataset, options.seed)
+    config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, banks["test"]) / "checkpoints"
-    path = train_learner(config, banks, folder, seed=options.seed, device=options.device, resume=options.resume)
-    console.print(f"Written to {path.parent}; next: fewshot evaluate {path}", highlight=False)
+    for path in train_learner(config, banks, folder, device=options.device, resume=options.resume):
+        console.print(f"Written to {path.parent}; next: fewshot evaluate {path}", highlight=False)
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
@@ -189,5 +190,8 @@ def _default_folder(preset: str, bank) -> Path:
     return Path("results") / f"{Path(preset).stem}-{bank.dataset}{protocol}"
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, nor several with commas") from error

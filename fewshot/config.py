@@ -15,6 +15,7 @@ from fewshot.backbones import BACKBONES
 from fewshot.learners.registry import checked_options, find_learner
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Settings(BaseModel):
@@ -32,11 +33,11 @@ class Data(_Settings):
 class Evaluation(_Settings):
     """The test protocols: every way with every shot, on the same episodes for every learner and training seed."""
 
-    ways: list[Count] = [5, 20]
-    shots: list[Count] = [1, 5]
+    ways: Annotated[list[Count], Field(min_length=1)] = [5, 20]
+    shots: Annotated[list[Count], Field(min_length=1)] = [1, 5]
     query: Count = 15
     episodes: Annotated[int, Field(ge=2)] = 10_000
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Validation(_Settings):
@@ -76,18 +77,24 @@ class LearnerSettings(Training):
 
 
 class Config(_Settings):
-    """A whole run. `learner` maps what `--learner` takes (NAME, NAME:VARIANT, FILE.py:CLASS) to its settings."""
+    """A whole run. `seeds` are those of the trainings.
 
+    `learner` maps what `--learner` takes (NAME, NAME:VARIANT, FILE.py:CLASS) to its settings.
+    """
+
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     data: Data = Data()
     evaluation: Evaluation = Evaluation()
     validation: Validation = Validation()
     learner: dict[str, LearnerSettings] = {}
 
 
-def load_config(preset: str, learners: list[str] | None = None, dataset: str | None = None) -> Config:
+def load_config(
+    preset: str, learners: list[str] | None = None, dataset: str | None = None, seeds: list[int] | None = None
+) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
-    learners: instead of the preset's own list; dataset: instead of the preset's, and then without fallback.
+    learners, seeds: instead of the preset's own; dataset: instead of the preset's, and then without fallback.
     A preset's table [training] holds for every learner, [learner.NAME] for that one and its variants,
     [learner."NAME:VARIANT"] for that variant. Raises InputError for names and values that there are not.
     """
@@ -98,18 +105,31 @@ def load_config(preset: str, learners: list[str] | None = None, dataset: str | N
         raise InputError(f"in {path}, training and learner must be tables")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise InputError(f"in {path}, learners must be a list of names")
+    for name, settings in tables.items():  # a slip in a table that this run does not use is a slip all the same
+        _checked(LearnerSettings, {**training, **settings}, f"{path} [learner.{name}]")
+        if ".py:" not in name:
+            find_learner(name)
     specs = learners or (list(tables) if names is None else names)
-    table["learner"] = {
-        spec: {**training, **tables.get(spec.split(":")[0], {}), **tables.get(spec, {})} for spec in specs
-    }
-    if dataset:
-        table["data"] = {**table.get("data", {}), "dataset": dataset, "fallback": ""}
-    for name, unused in tables.items():  # a slip in a table that this run does not use is a slip all the same
-        _checked(LearnerSettings, {**training, **unused}, f"{path} [learner.{name}]")
+    table["learner"] = {spec: _settings_of(spec, training, tables) for spec in specs}
+    if dataset and isinstance(data := table.get("data", {}), dict):
+        table["data"] = {**data, "dataset": dataset, "fallback": ""}
+    if seeds:
+        table["seeds"] = seeds
     config = _checked(Config, table, str(path))
     for name in filter(None, (config.data.dataset, config.data.fallback)):
         resolve(name)
+    if not config.learner:
+        raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     return config.model_copy(update={"learner": {spec: _complete(spec, one) for spec, one in config.learner.items()}})
+
+
+def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The tables that hold for `spec`, the most special one last; options are merged one by one."""
+    _, variant = find_learner(spec)
+    levels = [training, tables.get(spec.removesuffix(f":{variant}"), {}), tables.get(spec, {})]
+    merged = {name: value for level in levels for name, value in level.items()}
+    options = [level["options"] for level in levels if isinstance(level.get("options"), dict)]
+    return {**merged, **({"options": {k: v for one in options for k, v in one.items()}} if options else {})}
 
 
 def read_config(path: Path) -> Config:

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from episodes import Episodes, EpisodeSampler, ImageBank
+from episodes import Episodes, EpisodeSampler, ImageBank, InputError
 from fewshot.devices import choose_device, prepare
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.statistics import Estimate, over_episodes
@@ -45,6 +45,8 @@ def evaluate(
 
     Images are embedded in eval mode and float32. Raises InputError where the bank cannot fill such episodes.
     """
+    if episodes < 2:
+        raise InputError(f"an interval needs at least 2 episodes, not {episodes}")
     sampler = EpisodeSampler(bank, way, shot, query, seed)
     chosen = choose_device(device)
     prepare(chosen)

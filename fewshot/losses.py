@@ -43,7 +43,7 @@ def pair_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     row, column = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
     same = labels[row] == labels[column]
-    terms = functional.binary_cross_entropy_with_logits(logits[row, column], same.float(), reduction="none")
+    terms = functional.binary_cross_entropy_with_logits(logits[row, column], same.to(logits.dtype), reduction="none")
     return (_mean(terms, same) + _mean(terms, ~same)) / 2
 
 

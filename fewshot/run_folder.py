@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from episodes import ImageBank, InputError
 from fewshot import tables
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
+from fewshot.files import replace_text, replacing
 
 log = logging.getLogger("fewshot")
 
@@ -37,16 +39,18 @@ class RunFolder:
         environment = describe_environment(banks, device)
         with writing(path):
             if (path / "config.toml").exists():
-                config = self._joined(config, environment["data"], resume)
+                with _reading(path):
+                    config = self._joined(config, environment["data"], resume)
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            _replace(path / "config.toml", tomli_w.dumps(config.model_dump()))
-            _replace(path / "environment.json", json.dumps(environment, indent=2) + "\n")
+            replace_text(path / "config.toml", tomli_w.dumps(config.model_dump()))
+            replace_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
         self.results = pd.DataFrame(columns=tables.COLUMNS)
         self._accuracies: dict[str, np.ndarray] = {}
-        if (path / "results.csv").exists():
-            self.results = pd.read_csv(path / "results.csv", keep_default_na=False)
-            with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
-                self._accuracies = dict(arrays)
+        with _reading(path):
+            if (path / "results.csv").exists():
+                self.results = pd.read_csv(path / "results.csv", keep_default_na=False)
+                with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
+                    self._accuracies = dict(arrays)
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
@@ -81,12 +85,11 @@ class RunFolder:
         together = together.assign(place=place).sort_values(["place", "seed"], kind="stable")
         self.results = together.drop(columns="place").reset_index(drop=True)
         self._accuracies.update(accuracies)
-        unfinished = self.path / ".episodes.unfinished.npz"
-        np.savez_compressed(unfinished, **self._accuracies)
-        unfinished.replace(self.path / "episodes.npz")
-        _replace(self.path / "results.md", tables.markdown(self.results))
-        _replace(self.path / "results.tex", tables.latex(self.results))
-        _replace(self.path / "results.csv", self.results.to_csv(index=False))
+        with replacing(self.path / "episodes.npz") as unfinished:
+            np.savez_compressed(unfinished, **self._accuracies)
+        replace_text(self.path / "results.md", tables.markdown(self.results))
+        replace_text(self.path / "results.tex", tables.latex(self.results))
+        replace_text(self.path / "results.csv", self.results.to_csv(index=False))
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run that is there with the learners of `config` added."""
@@ -106,7 +109,23 @@ class RunFolder:
         environment = self.path / "environment.json"
         if environment.exists() and json.loads(environment.read_text())["data"] != data:
             raise InputError(f"{self.path} holds a run on other images of {config.data.dataset}: {other}")
-        return config.model_copy(update={"learner": {**earlier.learner, **config.learner}})
+        return config.model_copy(
+            update={"seeds": sorted({*earlier.seeds, *config.seeds}), "learner": {**earlier.learner, **config.learner}}
+        )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what a damaged file of an earlier run raises into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the run in {path} is damaged ({type(error).__name__}: {error}): remove that folder or choose another one"
+            " with --output"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -145,9 +164,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)

@@ -4,6 +4,7 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 COLUMNS = [
     "dataset",
@@ -30,6 +31,9 @@ INTERVAL = (
 )
 
 
+_LATEX = str.maketrans({"±": r"$\pm$", **{character: f"\\{character}" for character in "%&_#${}"}})
+
+
 def caption(results: pd.DataFrame) -> str:
     """What the numbers are: data set, protocol, split, episodes."""
     row = results.iloc[0]
@@ -41,13 +45,12 @@ def caption(results: pd.DataFrame) -> str:
 
 def wide(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a learner, one column a protocol: the cells as text, and which of them is the best of its column."""
+    printed = results["accuracy"].map("{:.2f}".format).astype(float)  # equal as printed is equal
     rows = results.assign(
         label=_labels(results),
         column=[f"{way}-way {shot}-shot" for way, shot in zip(results["way"], results["shot"])],
         text=[f"{mean:.2f} ± {half:.2f}" for mean, half in zip(results["accuracy"], results["ci95"])],
-        # equal as printed is equal
-        best=results["accuracy"].round(2).groupby([results["way"], results["shot"]]).transform("max")
-        == results["accuracy"].round(2),
+        best=printed == printed.groupby([results["way"], results["shot"]]).transform("max"),
     )
     shape = {"index": "label", "columns": "column"}
     text, best = (rows.pivot(values=values, **shape) for values in ("text", "best"))
@@ -70,7 +73,7 @@ def latex(results: pd.DataFrame) -> str:
     cells = text.replace({"±": r"$\\pm$", "–": "--"}, regex=True).rename_axis(index=None, columns="learner")
     bold = best.rename_axis(index=None, columns="learner").map(lambda is_best: "textbf: --rwrap" if is_best else "")
     styler = cells.style.apply(lambda _: bold, axis=None).format_index(escape="latex")
-    note = f"{caption(results)}. {INTERVAL}.".replace("%", r"\%").replace("±", r"$\pm$").replace("_", r"\_")
+    note = f"{caption(results)}. {INTERVAL}.".translate(_LATEX)
     columns = "l" + "r" * text.shape[1]
     return styler.to_latex(hrules=True, caption=note, column_format=columns, position_float="centering")
 
@@ -81,11 +84,9 @@ def show(results: pd.DataFrame, console: Console) -> None:
     columns = (Column(name, justify="right") for name in text.columns)
     table = Table("learner", *columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for label in text.index:
-        table.add_row(
-            label,
-            *(f"[bold]{cell}[/bold]" if is_best else cell for cell, is_best in zip(text.loc[label], best.loc[label])),
-        )
-    console.print(f"\n{caption(results)}", highlight=False)
+        cells = zip(text.loc[label], best.loc[label])
+        table.add_row(Text(label), *(Text(cell, style="bold" if is_best else "") for cell, is_best in cells))
+    console.print(f"\n{caption(results)}", highlight=False, markup=False)
     console.print(table)
     console.print(f"{INTERVAL}.\n", style="dim", highlight=False)
 

@@ -70,6 +70,7 @@ def train(
     train_bank, validation_bank = train_bank.to(chosen), validation_bank.to(chosen)
     labels = train_bank.labels
     batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(train_bank)
+    learner.check_batches(batches)
     sampler = EpisodeSampler(
         validation_bank, min(validation.way, validation_bank.classes), validation.shot, validation.query, seed=0
     )

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from episodes import ClassBatches, Episodes, ImageBank
+from episodes import ClassBatches, Episodes, ImageBank, InputError
 from episodes.batches import Batches
 from episodes.errors import unknown_name
 
@@ -49,6 +49,12 @@ class Learner(nn.Module, abc.ABC):
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, C, H, W)."""
         return self.backbone(images)
+
+    def check_batches(self, batches: Batches) -> None:
+        """Raise InputError where `loss` cannot work on such batches; by default, where they are of another kind."""
+        if type(batches) is not type(self.batches):
+            wanted = ", ".join(f"{field} = ..." for field in vars(self.batches))
+            raise InputError(f"{self.name} trains on batches of the kind {{{wanted}}}, not on {vars(batches)}")
 
     @abc.abstractmethod
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ClassBatches
+from episodes import ClassBatches, InputError
+from episodes.batches import Batches
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import register
 from fewshot.losses import n_pair
@@ -24,6 +25,11 @@ class NPair(Learner):
         """regularisation: the weight of the embeddings' mean squared length in the loss."""
         super().__init__(backbone, classes, variant)
         self.regularisation = regularisation
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        if batches.images != 2:
+            raise InputError(f"npair trains on batches of pairs, images = 2 a class, not {batches.images}")
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         pairs = self.embed(images).unflatten(0, (-1, 2))  # the batch brings class after class, two images each

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ClassBatches
+from episodes import ClassBatches, InputError
+from episodes.batches import Batches
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
@@ -28,6 +29,14 @@ class Prototypical(Learner):
         """shot: support images a class in a training batch, the other ones are queries; scale: of the cosine."""
         super().__init__(backbone, classes, variant)
         self.shot, self.scale = shot, scale
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        if batches.images <= self.shot:
+            raise InputError(
+                f"prototypical with shot = {self.shot} needs batches of more images a class, not {batches.images}: some"
+                " must be left for queries"
+            )
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         embeddings = self.embed(images)

@@ -115,7 +115,7 @@ def _from_file(path: Path, name: str) -> type[Learner]:
         spec.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = getattr(error, "lineno", None) or next(
             (
                 frame.lineno

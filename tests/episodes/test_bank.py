@@ -1,0 +1,215 @@
+"""Image banks are whole or absent: built once, opened read-only from the cache, never trusted when damaged."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_bank
+
+from episodes import ImageBank, InputError
+from episodes.bank import cached_bank
+
+PIXELS = np.arange(5 * 16, dtype=np.uint8).reshape(5, 1, 4, 4)
+
+
+class Filler:
+    """Writes PIXELS and counts its calls."""
+
+    calls = 0
+
+    def __call__(self, images: np.ndarray) -> None:
+        self.calls += 1
+        images[:] = PIXELS
+
+
+def build(fill) -> ImageBank:
+    return cached_bank("toy-key", (1, 4, 4), [2, 3], ["a", "b"], ["g", "h"], fill, dataset="toy", split="test")
+
+
+@pytest.fixture
+def fill() -> Filler:
+    return Filler()
+
+
+@pytest.fixture
+def banks(tmp_path, monkeypatch) -> Path:
+    """The folder of the banks in a fresh cache."""
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path))
+    return tmp_path / "banks"
+
+
+def test_a_bank_is_built_once_and_reopened_equal(banks, fill):
+    first, second = build(fill), build(fill)
+    assert fill.calls == 1
+    assert [path.name for path in banks.iterdir()] == ["toy-key"]
+    for field in dataclasses.fields(ImageBank):
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    assert torch.equal(second.images, torch.from_numpy(PIXELS))
+    assert (second.class_names, second.group_names, second.name) == (("a", "b"), ("g", "h"), "toy test")
+    assert second.checksum == second.compute_checksum()
+
+
+def test_the_checksum_is_reproducible():
+    assert toy_bank().compute_checksum() == toy_bank().compute_checksum()
+
+
+@pytest.mark.parametrize("field", ["images", "offsets", "class_names", "group_names"])
+def test_the_checksum_depends_on(field):
+    bank = toy_bank(classes=4)
+    pixels = bank.images.clone()
+    pixels[7, 0, 3, 3] ^= 1
+    changed = {
+        "images": pixels,
+        "offsets": torch.tensor([0, 7, 16, 24, 32]),
+        "class_names": ("other", *bank.class_names[1:]),
+        "group_names": ("other", *bank.group_names[1:]),
+    }
+    assert dataclasses.replace(bank, **{field: changed[field]}).compute_checksum() != bank.compute_checksum()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyboardInterrupt, KeyboardInterrupt),
+        (InputError("a broken image"), InputError),
+        (OSError("disk full"), InputError),
+    ],
+)
+def test_an_interrupted_build_leaves_nothing(banks, fill, error, told):
+    def interrupted(images):
+        images[:2] = 9
+        raise error
+
+    with pytest.raises(told):
+        build(interrupted)
+    assert [*banks.iterdir()] == []
+    assert torch.equal(build(fill).images, torch.from_numpy(PIXELS))
+
+
+def test_a_build_killed_outright_leaves_nothing_that_is_opened(banks, fill):
+    script = (
+        "import os, signal\n"
+        "from episodes.bank import cached_bank\n"
+        "def fill(images):\n"
+        "    images[:2] = 9\n"
+        "    images.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "cached_bank('toy-key', (1, 4, 4), [2, 3], ['a', 'b'], ['g', 'h'], fill, dataset='toy', split='test')\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert not (banks / "toy-key").exists()
+    assert torch.equal(build(fill).images, torch.from_numpy(PIXELS))
+    assert fill.calls == 1
+
+
+def test_two_builds_at_once_give_one_bank(banks, fill):
+    def overtaken(images):
+        build(fill)
+        fill(images)
+
+    assert torch.equal(build(overtaken).images, torch.from_numpy(PIXELS))
+    assert [path.name for path in banks.iterdir()] == ["toy-key"]
+
+
+@pytest.mark.parametrize("left", [0, 4, 60, 150], ids="{} bytes".format)
+def test_truncated_images_are_rebuilt(banks, fill, left):
+    build(fill)
+    os.truncate(banks / "toy-key" / "images.npy", left)
+    assert torch.equal(build(fill).images, torch.from_numpy(PIXELS))
+    assert fill.calls == 2
+
+
+@pytest.mark.parametrize("content", [b"junk" * 60, bytes(208)], ids=["junk", "zeros"])
+def test_images_that_are_something_else_are_rebuilt(banks, fill, content):
+    build(fill)
+    (banks / "toy-key" / "images.npy").write_bytes(content)
+    assert torch.equal(build(fill).images, torch.from_numpy(PIXELS))
+    assert fill.calls == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "null",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace('"format": 1', '"format": 0'),
+        lambda text: text.replace("[0, 2, 5]", "[0, 2, 6]"),
+        lambda text: text.replace("[0, 2, 5]", "[0, 9, 5]"),
+        lambda text: text.replace('["a", "b"]', '["a"]'),
+        lambda text: text.replace('"checksum"', '"surprise"'),
+    ],
+    ids=["empty", "half", "null", "list", "object", "format", "count", "order", "names", "field"],
+)
+def test_a_damaged_record_is_rebuilt(banks, fill, damage):
+    build(fill)
+    record = banks / "toy-key" / "bank.json"
+    damaged = damage(record.read_text())
+    assert damaged != record.read_text()
+    record.write_text(damaged)
+    assert build(fill).checksum == build(fill).compute_checksum()
+    assert fill.calls == 2
+
+
+@pytest.mark.parametrize("place", ["/proc/fewshot", __file__])
+def test_a_cache_that_cannot_be_written_is_named(place, fill, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_CACHE", place)
+    with pytest.raises(InputError, match=f"{place}.* cannot be written .*: set FEWSHOT_CACHE"):
+        build(fill)
+    assert fill.calls == 0
+
+
+def test_writing_to_an_opened_bank_does_not_reach_the_file(banks, fill):
+    build(fill).images[:] = 255
+    assert torch.equal(build(fill).images, torch.from_numpy(PIXELS))
+    assert fill.calls == 1
+
+
+def test_bytes_become_numbers_between_zero_and_one_exactly():
+    pixels = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
+    bank = ImageBank(pixels, torch.tensor([0, 256]), ("a",), ("g",))
+    batch = bank.batch(torch.arange(255, -1, -1))
+    assert (batch.dtype, tuple(batch.shape)) == (torch.float32, (256, 1, 1, 1))
+    assert torch.equal(batch.flatten(), torch.arange(255, -1, -1) / 255)
+    assert (batch[0].item(), batch[-1].item()) == (1.0, 0.0)
+    assert torch.equal(bank.images, torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1))
+
+
+def test_sizes_and_labels_follow_the_offsets():
+    bank = ImageBank(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 4, 6]), tuple("abc"), tuple("ggh"))
+    assert (len(bank), bank.classes) == (6, 3)
+    assert bank.sizes.tolist() == [1, 3, 2]
+    assert bank.labels.tolist() == [0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.zeros(5, 1, 4, 4)}, r"uint8 images \(N, C, H, W\), not \(5, 1, 4, 4\) of torch.float32"),
+        ({"images": torch.zeros(5, 4, 4, dtype=torch.uint8)}, r"not \(5, 4, 4\)"),
+        ({"class_names": ("a",)}, "2 classes needs as many class and group names, not 1 and 2"),
+        ({"group_names": ("g",) * 3}, "not 2 and 3"),
+        ({"offsets": torch.tensor([0, 2, 4])}, "rise from 0 to its number of images"),
+        ({"offsets": torch.tensor([1, 2, 5])}, "rise from 0"),
+        ({"offsets": torch.tensor([0, 5, 5])}, "rise from 0"),
+    ],
+)
+def test_inconsistent_banks_are_refused(change, message):
+    fields = {
+        "images": torch.from_numpy(PIXELS),
+        "offsets": torch.tensor([0, 2, 5]),
+        "class_names": ("a", "b"),
+        "group_names": ("g", "h"),
+    }
+    with pytest.raises(InputError, match=message):
+        ImageBank(**{**fields, **change})

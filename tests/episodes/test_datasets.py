@@ -1,0 +1,96 @@
+"""Data sets by name: what is asked for is opened, and what there is not is refused with what there is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from episodes import InputError, load_dataset
+from episodes.datasets import SOURCES, SPLITS, data_folders, resolve
+
+
+@pytest.mark.parametrize(
+    ("name", "resolved"),
+    [
+        ("omniglot", ("omniglot", "vinyals")),
+        ("omniglot:vinyals", ("omniglot", "vinyals")),
+        ("omniglot:lake", ("omniglot", "lake")),
+        ("glyphs", ("glyphs", "scripts")),
+    ],
+)
+def test_names_resolve_to_a_data_set_and_a_protocol(name, resolved):
+    assert resolve(name) == resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("omnigolt", "unknown data set 'omnigolt': did you mean 'omniglot'?"),
+        ("Glyphs", "unknown data set 'Glyphs': did you mean 'glyphs'?"),
+        ("zebra", f"unknown data set 'zebra': choose one of {', '.join(sorted(SOURCES))}"),
+        ("", "unknown data set '': choose one of"),
+        ("omniglot:vinals", "unknown protocol of omniglot 'vinals': did you mean 'vinyals'?"),
+        ("glyphs:lake", "unknown protocol of glyphs 'lake': choose one of scripts"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(name, message):
+    with pytest.raises(InputError) as caught:
+        resolve(name)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("valid", "did you mean 'validation'"), ("tset", "did you mean 'test'"), ("all", ", ".join(sorted(SPLITS)))],
+)
+def test_unknown_splits_are_refused_with_the_nearest(split, message):
+    with pytest.raises(InputError, match=f"unknown split '{split}': .*{message}"):
+        load_dataset("glyphs", split)
+
+
+@pytest.mark.parametrize("size", [-28, 0, 7, 1025])
+def test_sizes_out_of_range_are_refused(size):
+    with pytest.raises(InputError, match=f"an image size of {size} pixels is not between 8 and 1024"):
+        load_dataset("glyphs", "test", size=size)
+
+
+@pytest.mark.parametrize("name", ["omniglot", "glyphs"])
+def test_a_data_folder_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(InputError, match=rf"the data folder {tmp_path}/nowhere \(--data\) does not exist"):
+        load_dataset(name, "test", data=tmp_path / "nowhere")
+
+
+def test_a_data_variable_that_points_nowhere_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=rf"the data folder {tmp_path}/nowhere \(FEWSHOT_DATA\) does not exist"):
+        load_dataset("omniglot", "test")
+
+
+def test_the_folder_asked_for_comes_before_the_variable_and_the_cache(tmp_path, monkeypatch, cache):
+    (tmp_path / "asked").mkdir()
+    monkeypatch.setenv("FEWSHOT_DATA", str(tmp_path))
+    assert data_folders(tmp_path / "asked") == [tmp_path / "asked", cache / "data"]
+    assert data_folders() == [tmp_path, cache / "data"]
+    monkeypatch.delenv("FEWSHOT_DATA")
+    assert data_folders() == [cache / "data"]
+
+
+def mapped_file(tensor: torch.Tensor) -> str:
+    """The file behind the memory of `tensor`, as Linux tells it."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= tensor.data_ptr() < last:
+            return line.split(maxsplit=5)[5] if len(line.split()) > 5 else ""
+    return ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_a_bank_opened_twice_is_mapped_from_the_cache_and_equal(cache):
+    first, second = (load_dataset("glyphs", "validation") for _ in range(2))
+    for bank in (first, second):
+        assert mapped_file(bank.images).startswith(str(cache / "banks"))
+        assert mapped_file(bank.images).endswith("/images.npy")
+    assert first.images.data_ptr() != second.images.data_ptr()
+    assert torch.equal(first.images, second.images)
+    assert (first.checksum, first.class_names) == (second.checksum, second.class_names)
+    assert (first.name, tuple(first.images.shape[1:])) == ("glyphs (scripts) validation", (1, 28, 28))

@@ -1,0 +1,287 @@
+"""A run's folder: whole, repeatable, never trained twice, and the same after a kill."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fewshot.benchmark
+from episodes import InputError, MissingData
+from fewshot import checkpoints
+from fewshot.benchmark import open_data, run_benchmark
+from fewshot.config import load_config
+
+COLUMNS = "dataset,split,learner,variant,backbone,way,shot,query,episodes,seed,accuracy,ci95,train_seconds,eval_seconds"
+LEARNER = """
+from fewshot.learners.prototypical import Prototypical
+
+class Mine(Prototypical):
+    pass
+"""
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from conftest import toy_bank
+import fewshot.benchmark
+from fewshot import checkpoints
+from fewshot.cli import main
+
+seeds = {"train": 1, "validation": 2, "test": 3}
+fewshot.benchmark.load_dataset = lambda name, split, **_: toy_bank(30, 24, seed=seeds[split], split=split)
+save = checkpoints.save
+
+def save_and_die(path, content):
+    save(path, content)
+    if path.parent.name.startswith("npair") and path.name == "last.pt" and content["step"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints.save = save_and_die
+main(sys.argv[1:])
+"""
+
+
+def bench(preset, banks, folder, learners=None, seeds=None, **more) -> pd.DataFrame:
+    return run_benchmark(
+        load_config(preset, learners, seeds=seeds), banks, folder, device="cpu", progress=False, **more
+    )
+
+
+def comparable(folder) -> pd.DataFrame:
+    """The rows of results.csv without the clock."""
+    results = pd.read_csv(folder / "results.csv", keep_default_na=False, dtype=str)
+    return results.drop(columns=["train_seconds", "eval_seconds"])
+
+
+@pytest.fixture(scope="module")
+def finished(preset, toy_banks, tmp_path_factory):
+    """The folder of one run; to be read only."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    bench(preset, toy_banks, folder)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the learners that are trained from here on."""
+    names, train = [], fewshot.benchmark.train
+    monkeypatch.setattr(
+        fewshot.benchmark, "train", lambda learner, *a, **k: names.append(learner.name) or train(learner, *a, **k)
+    )
+    return names
+
+
+def test_a_run_writes_the_files_it_promises(finished):
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    promised = {
+        "results.csv",
+        "results.md",
+        "results.tex",
+        "episodes.npz",
+        "config.toml",
+        "environment.json",
+        "run.log",
+    }
+    for learner in ("prototypical-euclidean-seed0", "npair-seed0"):
+        promised |= {f"checkpoints/{learner}/{name}" for name in ("best.pt", "last.pt", "training.csv")}
+    assert names == promised
+
+
+def test_results_are_tidy_rows(finished, toy_banks):
+    results = pd.read_csv(finished / "results.csv", keep_default_na=False)
+    assert (finished / "results.csv").read_text().startswith(COLUMNS + ",")
+    assert results[["learner", "way"]].values.tolist() == [
+        ["prototypical", 3],
+        ["prototypical", 5],
+        ["npair", 3],
+        ["npair", 5],
+    ]
+    assert set(results["variant"]) == {"euclidean", ""}
+    assert (results[["dataset", "split", "backbone"]] == ["toy", "test", "conv4"]).all(axis=None)
+    assert (results[["shot", "query", "episodes", "seed"]] == [1, 3, 40, 0]).all(axis=None)
+    assert results["accuracy"].between(0, 100).all()
+
+
+def test_episodes_are_those_of_the_results(finished):
+    with np.load(finished / "episodes.npz") as episodes:
+        arrays = dict(episodes)
+    results = pd.read_csv(finished / "results.csv", keep_default_na=False)
+    assert len(arrays) == len(results)
+    for row in results.itertuples():
+        cell = "-".join(filter(None, [row.learner, row.variant, f"seed{row.seed}"]))
+        values = 100 * arrays[f"{cell}/{row.way}way{row.shot}shot"]
+        assert len(values) == row.episodes
+        assert row.accuracy == pytest.approx(values.mean(), abs=1e-4)
+        assert row.ci95 == pytest.approx(1.96 * values.std(ddof=1) / np.sqrt(len(values)), abs=1e-4)
+
+
+def test_environment_says_what_the_run_depends_on(finished, toy_banks):
+    environment = json.loads((finished / "environment.json").read_text())
+    assert {"packages", "python", "device", "threads", "data"} <= environment.keys()
+    assert environment["data"]["test"] == {"classes": 30, "images": 720, "checksum": toy_banks["test"].checksum}
+
+
+def test_two_runs_give_the_same_results(finished, preset, toy_banks, tmp_path):
+    bench(preset, toy_banks, tmp_path)
+    pd.testing.assert_frame_equal(comparable(tmp_path), comparable(finished))
+
+
+def test_the_configuration_of_a_run_is_a_preset_that_repeats_it(finished, toy_banks, tmp_path):
+    bench(str(finished / "config.toml"), toy_banks, tmp_path)
+    pd.testing.assert_frame_equal(comparable(tmp_path), comparable(finished))
+    assert (tmp_path / "config.toml").read_text() == (finished / "config.toml").read_text()
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(run, preset, toy_banks, trained):
+    with pytest.raises(InputError, match="already holds a run: add --resume"):
+        bench(preset, toy_banks, run)
+    assert not trained
+
+
+def test_finished_learners_are_not_trained_again(run, finished, preset, toy_banks, trained):
+    results = bench(preset, toy_banks, run, resume=True)
+    assert not trained
+    assert (run / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    assert len(results) == 4
+
+
+def test_another_learner_comes_beside_those_there(run, finished, preset, toy_banks, trained):
+    bench(preset, toy_banks, run, ["siamese"], resume=True)
+    assert trained == ["siamese"]
+    assert comparable(run)["learner"].tolist() == ["prototypical"] * 2 + ["npair"] * 2 + ["siamese"] * 2
+    pd.testing.assert_frame_equal(comparable(run)[:4], comparable(finished))
+    assert list(tomllib.loads((run / "config.toml").read_text())["learner"]) == ["prototypical", "npair", "siamese"]
+    with np.load(run / "episodes.npz") as episodes:
+        assert len(episodes) == 6
+    assert "siamese (contrastive)" in (run / "results.md").read_text()
+
+
+def test_another_seed_comes_beside_the_one_there(run, preset, toy_banks, trained):
+    results = bench(preset, toy_banks, run, ["npair"], seeds=[0, 1], resume=True)
+    assert trained == ["npair"]
+    assert results.query("learner == 'npair'")["seed"].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("episodes = 40", "episodes = 41", r"other settings of \[evaluation\]"),
+        ("episodes = 20", "episodes = 21", r"other settings of \[validation\]"),
+        ("{classes = 10, images = 2}", "{classes = 9, images = 2}", "a run of npair with other settings"),
+    ],
+)
+def test_changed_settings_are_refused(run, preset, toy_banks, tmp_path, trained, before, after, message):
+    text = Path(preset).read_text()
+    assert before in text
+    changed = tmp_path / "changed.toml"
+    changed.write_text(text.replace(before, after))
+    with pytest.raises(InputError, match=message):
+        bench(str(changed), toy_banks, run, resume=True)
+    assert not trained
+
+
+def test_other_images_are_not_taken_for_those_of_the_run(run, preset, toy_banks, trained):
+    others = {split: dataclasses.replace(bank, checksum="another") for split, bank in toy_banks.items()}
+    with pytest.raises(InputError, match="other images"):
+        bench(preset, others, run, resume=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "episodes.npz").unlink(),
+        lambda run: (run / "episodes.npz").write_bytes(b"half"),
+        lambda run: (run / "results.csv").write_text(""),
+        lambda run: (run / "config.toml").write_text("steps = = 3"),
+        lambda run: (run / "config.toml").write_text("[evaluation]\nway = 3\n"),
+    ],
+    ids=["no episodes", "half the episodes", "empty results", "no TOML", "unknown key"],
+)
+def test_a_damaged_folder_is_an_input_error(run, preset, toy_banks, damage):
+    damage(run)
+    with pytest.raises(InputError, match="run"):
+        bench(preset, toy_banks, run, resume=True)
+
+
+def test_a_learner_whose_file_has_changed_is_run_again(preset, toy_banks, tmp_path, trained):
+    file = tmp_path / "mine.py"
+    file.write_text(LEARNER)
+    specs = ["npair", f"{file}:Mine"]
+    bench(preset, toy_banks, tmp_path / "run", specs)
+    bench(preset, toy_banks, tmp_path / "run", specs, resume=True)
+    assert trained == ["npair", "Mine"]
+    file.write_text(LEARNER.replace("pass", "scale = 2"))
+    results = bench(preset, toy_banks, tmp_path / "run", specs, resume=True)
+    assert trained == ["npair", "Mine", "Mine"]
+    assert results["learner"].tolist() == ["npair", "npair", "Mine", "Mine"]
+
+
+def test_two_learners_of_one_name_do_not_share_rows(preset, toy_banks, tmp_path):
+    specs = []
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(LEARNER)
+        specs.append(f"{tmp_path / name}.py:Mine")
+    with contextlib.suppress(InputError):  # either will do: refusing the second, or rows for both
+        assert len(bench(preset, toy_banks, tmp_path / "run", specs)) == 4
+
+
+@pytest.mark.parametrize("wish", ["ways = [31]", "ways = [5, 31]", "shots = [22]"])
+def test_a_protocol_that_cannot_be_met_is_told_before_any_training(preset, toy_banks, tmp_path, trained, wish):
+    changed = tmp_path / "changed.toml"
+    changed.write_text(f"learners = ['npair']\n[evaluation]\n{wish}\nquery = 3\n")
+    with pytest.raises(InputError):
+        bench(str(changed), toy_banks, tmp_path / "run")
+    assert not trained
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_run_goes_on_to_the_same_results(preset, toy_banks, finished, tmp_path, trained):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    root = Path(fewshot.benchmark.__file__).parents[1]
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    command = [sys.executable, script, "bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu"]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert set(comparable(tmp_path / "run")["learner"]) == {"prototypical"}  # the second was still training
+    bench(preset, toy_banks, tmp_path / "run", resume=True)
+    assert trained == ["npair"]
+    pd.testing.assert_frame_equal(comparable(tmp_path / "run"), comparable(finished))
+    ours, theirs = (
+        checkpoints.load(folder / "checkpoints/npair-seed0/last.pt")["history"]
+        for folder in (tmp_path / "run", finished)
+    )
+    assert [row["loss"] for row in ours] == [row["loss"] for row in theirs]
+
+
+def test_the_fallback_says_why_in_one_sentence(monkeypatch, toy_banks, caplog):
+    def load(name, split, **_):
+        if name.startswith("omniglot"):
+            raise MissingData("Omniglot is not in /data and cannot be downloaded")
+        return toy_banks[split]
+
+    monkeypatch.setattr(fewshot.benchmark, "load_dataset", load)
+    with caplog.at_level("INFO", "fewshot"):
+        config, banks = open_data(load_config("quick"))
+    assert (config.data.dataset, config.data.fallback) == ("glyphs", "")
+    assert banks["train"] is toy_banks["train"]
+    (record,) = caplog.records
+    assert "Omniglot is not in /data and cannot be downloaded" in record.getMessage()
+    assert "'glyphs'" in record.getMessage()
+    with pytest.raises(MissingData):
+        open_data(load_config("quick", dataset="omniglot"))

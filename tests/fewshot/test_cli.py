@@ -1,0 +1,314 @@
+"""The command line: what each command writes and prints, and one line for everything that can be wrong."""
+
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import fewshot.benchmark
+from episodes import InputError, MissingData
+from episodes.datasets import SOURCES
+from fewshot import checkpoints
+from fewshot.benchmark import build_learner
+from fewshot.cli import main
+from fewshot.learners.registry import LEARNERS
+
+LEARNER = """
+from pathlib import Path
+from fewshot.learners.prototypical import Prototypical
+
+Path(__file__).with_name("imported").touch()
+
+class Mine(Prototypical):
+    pass
+"""
+
+
+@pytest.fixture
+def learner_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(LEARNER)
+    return path
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Training is not reached."""
+
+    def refuse(*_, **__):
+        raise AssertionError("trained before the input was checked")
+
+    monkeypatch.setattr(fewshot.benchmark, "train", refuse)
+
+
+@pytest.fixture
+def checkpoint(call, preset, tmp_path):
+    """The best checkpoint of a training by the command line."""
+    said = call("train", "--learner", "npair", "--preset", preset, "--output", tmp_path / "trained", "--device", "cpu")
+    assert said.code == 0
+    return tmp_path / "trained" / "npair-seed0" / "best.pt"
+
+
+def refused(said) -> str:
+    """The one line that says what was wrong."""
+    assert said.code == 2
+    assert "Traceback" not in said.out + said.err
+    (line,) = said.err.splitlines()
+    assert line.startswith("fewshot: ")
+    return line
+
+
+def test_bench_prints_the_table_and_where_it_is(call, preset, tmp_path):
+    said = call("bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu")
+    assert said.code == 0
+    for row in pd.read_csv(tmp_path / "run" / "results.csv").itertuples():
+        assert f"{row.accuracy:.2f} ± {row.ci95:.2f}" in said.out
+    assert f"Written to {tmp_path / 'run'}" in said.out
+    assert "Traceback" not in said.err
+
+
+def test_evaluate_repeats_the_numbers_of_the_run(call, preset, tmp_path):
+    call("bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu")
+    for row in pd.read_csv(tmp_path / "run" / "results.csv", keep_default_na=False).itertuples():
+        name = "-".join(filter(None, [row.learner, row.variant, "seed0"]))
+        path = tmp_path / "run" / "checkpoints" / name / "best.pt"
+        said = call("evaluate", path, "--way", row.way, "--shot", row.shot, "--query", row.query, "--episodes", 40)
+        assert said.code == 0
+        assert f"{row.accuracy:.2f} ± {row.ci95:.2f}" in said.out
+
+
+def test_train_writes_a_checkpoint_that_evaluate_takes(call, checkpoint):
+    said = call("evaluate", checkpoint, "--way", 3, "--query", 3, "--episodes", 20, "--split", "validation")
+    assert said.code == 0
+    assert "3-way 1-shot" in said.out
+    assert "validation classes" in said.out
+
+
+def test_train_is_refused_where_there_is_a_training_and_goes_on_with_resume(call, preset, checkpoint):
+    command = "train", "--learner", "npair", "--preset", preset, "--output", checkpoint.parents[1], "--device", "cpu"
+    assert "already holds a training: add --resume" in refused(call(*command))
+    before = checkpoint.read_bytes()
+    assert call(*command, "--resume").code == 0
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_learner_from_a_file_stands_in_the_table(call, preset, learner_file, tmp_path):
+    learners = f"npair,{learner_file}:Mine"
+    said = call("bench", "--preset", preset, "--learner", learners, "--output", tmp_path / "run", "--device", "cpu")
+    assert said.code == 0
+    assert set(pd.read_csv(tmp_path / "run" / "results.csv")["learner"]) == {"npair", "Mine"}
+    assert re.search(r"^Mine", said.out, re.MULTILINE)
+
+
+def test_evaluate_runs_a_file_only_where_it_is_named(call, preset, learner_file, tmp_path):
+    spec = f"{learner_file}:Mine"
+    call("train", "--learner", spec, "--preset", preset, "--output", tmp_path, "--device", "cpu")
+    (path,) = tmp_path.glob("Mine*/best.pt")
+    trace = tmp_path / "imported"
+    trace.unlink()
+    command = "evaluate", path, "--way", 3, "--query", 3, "--episodes", 20
+    assert "--learner" in refused(call(*command))
+    assert not trace.exists()
+    assert call(*command, "--learner", spec).code == 0
+    assert trace.exists()
+
+
+def test_an_interruption_says_how_to_go_on(call, preset, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fewshot.benchmark, "train", interrupt)
+    said = call("bench", "--preset", preset, "--output", tmp_path / "run")
+    assert said.code == 130
+    assert "--resume" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_an_interrupted_bench_is_finished_with_resume(call, preset, tmp_path, monkeypatch):
+    command = "bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu"
+    loss = LEARNERS["npair"].loss
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LEARNERS["npair"], "loss", interrupt)
+    assert call(*command).code == 130
+    monkeypatch.setattr(LEARNERS["npair"], "loss", loss)
+    said = call(*command, "--resume")
+    assert said.code == 0
+    assert "prototypical (euclidean): finished earlier" in said.out
+    assert len(pd.read_csv(tmp_path / "run" / "results.csv")) == 4
+
+
+def test_several_seeds_by_the_command_line(call, preset, tmp_path):
+    command = "bench", "--preset", preset, "--learner", "npair", "--output", tmp_path / "run", "--device", "cpu"
+    assert call(*command, "--seed", "0,3").code == 0
+    assert pd.read_csv(tmp_path / "run" / "results.csv")["seed"].tolist() == [0, 0, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learner", "npiar"], "unknown learner 'npiar': did you mean 'npair'"),
+        (["--learner", "siamese:koh"], "unknown variant of siamese 'koh': did you mean 'koch'"),
+        (["--learner", ","], "unknown learner '"),
+        (["--learner", "nowhere.py:Mine"], "there is no learner file nowhere.py"),
+        (["--preset", "quik"], "unknown preset 'quik': did you mean 'quick'"),
+        (["--preset", "nowhere.toml"], "there is no preset file nowhere.toml"),
+        (["--dataset", "omniglto"], "unknown data set 'omniglto': did you mean 'omniglot'"),
+        (["--dataset", "omniglot:lak"], "unknown protocol of omniglot 'lak': did you mean 'lake'"),
+        (["--device", "cude"], "unknown device 'cude': did you mean 'cuda'"),
+        (["--device", "cuda"], "CUDA was asked for"),
+        (["--output", "/proc/x"], "the output folder /proc/x cannot be written"),
+    ],
+)
+@pytest.mark.parametrize("command", ["bench", "train"])
+def test_wrong_arguments_are_told_in_one_line(
+    call, preset, tmp_path, untrained, monkeypatch, command, arguments, message
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    usual = {"--preset": preset, "--learner": "npair", "--output": tmp_path / "run"}
+    usual |= {arguments[0]: arguments[1]}
+    assert message in refused(call(command, *(part for pair in usual.items() for part in pair)))
+    assert not (tmp_path / "run" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[evaluation]\nways = [31]\nquery = 3\n", "31"),
+        ("[evaluation]\nshots = [22]\nquery = 3\n", "22 shots and 3 queries need 25 images a class"),
+        ("[training]\nstep = 3\n", "unknown key 'step': did you mean 'steps'"),
+        ("[trainin]\nsteps = 3\n", "unknown key 'trainin': did you mean 'training'"),
+        ("[training]\nsteps = 'many'\n", "steps = 'many' will not do"),
+        ("steps = = 3\n", "cannot be read"),
+        ("[evaluation]\nways = []\n", "ways"),
+    ],
+)
+def test_wrong_presets_are_told_in_one_line_before_any_training(call, tmp_path, untrained, text, message):
+    path = tmp_path / "own.toml"
+    path.write_text("learners = ['npair']\n" + text)
+    assert message in refused(call("bench", "--preset", path, "--output", tmp_path / "run"))
+
+
+def test_a_preset_without_learners_is_told_in_one_line(call, tmp_path, untrained):
+    path = tmp_path / "own.toml"
+    path.write_text("learners = []\n")
+    assert "learner" in refused(call("bench", "--preset", path, "--output", tmp_path / "run"))
+
+
+def test_no_such_class_in_a_file(call, learner_file, preset, tmp_path):
+    said = call("bench", "--preset", preset, "--learner", f"{learner_file}:Yours", "--output", tmp_path / "run")
+    assert "has no class Yours: it has Mine" in refused(said)
+
+
+def test_a_data_set_that_is_asked_for_and_missing_is_an_error(call, preset, tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise MissingData("Omniglot is not here")
+
+    monkeypatch.setattr(fewshot.benchmark, "load_dataset", missing)
+    said = call("bench", "--preset", preset, "--dataset", "omniglot", "--output", tmp_path / "run")
+    assert refused(said) == "fewshot: Omniglot is not here"
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "there is no checkpoint"),
+        (lambda path: path.write_text("text"), "cannot be read as a checkpoint"),
+        (lambda path: path.write_bytes(b"\x00" * 100), "cannot be read as a checkpoint"),
+        (lambda path: torch.save({"weights": torch.zeros(3)}, path), "is not a checkpoint of this suite"),
+        (lambda path: checkpoints.save(path, {"learner": {}}), "x.pt"),
+        (lambda path: checkpoints.save(path, {"about": {}, "learner": {}}), "x.pt"),
+        (lambda path: checkpoints.save(path, {"about": 3, "learner": {}}), "x.pt"),
+    ],
+    ids=["missing", "text", "bytes", "foreign", "says nothing", "says too little", "says nonsense"],
+)
+def test_wrong_checkpoints_are_told_in_one_line(call, tmp_path, write, message):
+    write(tmp_path / "x.pt")
+    assert message in refused(call("evaluate", tmp_path / "x.pt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--way", 31], "31"),
+        (["--way", 0], "way"),
+        (["--shot", 25], "need 28 images a class"),
+        (["--episodes", 1], "episodes"),
+        (["--episodes", 0], "episodes"),
+        (["--learner", "siamese"], "the checkpoint is of the learner npair, not of siamese"),
+        (["--learner", "nowhere.py:Mine"], "there is no learner file nowhere.py"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+    ],
+)
+def test_wrong_wishes_of_an_evaluation_are_told_in_one_line(call, checkpoint, arguments, message):
+    assert message in refused(call("evaluate", checkpoint, "--query", 3, *arguments))
+
+
+def test_weights_that_do_not_fit_are_told_in_one_line(call, checkpoint):
+    content = checkpoints.load(checkpoint)
+    del content["learner"][next(iter(content["learner"]))]
+    checkpoints.save(checkpoint, {key: value for key, value in content.items() if key != "format"})
+    assert "does not hold the weights of such a learner" in refused(call("evaluate", checkpoint, "--query", 3))
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "one"], ["--seed", "1,"], ["--output"], ["--nonsense"], []])
+def test_unknown_arguments_are_told_by_usage_lines(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", *arguments] if arguments else [])
+    assert caught.value.code == 2
+    assert "usage: fewshot" in capsys.readouterr().err
+
+
+def test_a_seed_that_is_no_seed_is_told(call, preset, tmp_path):
+    said = call("train", "--learner", "npair", "--preset", preset, "--output", tmp_path, "--seed", 2**70)
+    assert "seed" in refused(said)
+
+
+def test_learners_lists_every_learner_and_variant(call):
+    said = call("learners")
+    assert said.code == 0
+    for name, cls in LEARNERS.items():
+        (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [name]]
+        assert all(variant in line for variant in cls.variants)
+
+
+def test_data_list_lists_every_data_set_and_protocol(call):
+    said = call("data", "list")
+    assert said.code == 0
+    for name, source in SOURCES.items():
+        (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [name]]
+        assert all(protocol in line for protocol in source.protocols)
+
+
+def test_data_prepare_says_what_it_made(call, toy_banks, monkeypatch):
+    said = call("data", "prepare", "glyphs")
+    assert said.code == 0
+    assert "toy (random) test: 30 classes, 720 images of 16x16" in said.out
+    assert "unknown data set 'glyfs': did you mean 'glyphs'" in refused(call("data", "prepare", "glyfs"))
+
+
+def test_a_checkpoint_says_enough_to_build_its_learner(checkpoint):
+    content = checkpoints.load(checkpoint)
+    learner = build_learner(content["about"])
+    checkpoints.restore(learner, content, checkpoint)
+    assert (learner.name, learner.backbone.embedding_size) == ("npair", 64)
+    with pytest.raises(InputError, match="unknown learner"):
+        build_learner({**content["about"], "learner": "nobody"})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "protocol", "folder"),
+    [("glyphs", SOURCES["glyphs"].protocols[0], "tiny-glyphs"), ("omniglot", "lake", "tiny-omniglot-lake")],
+)
+def test_default_folder_is_named_for_preset_data_set_and_protocol(
+    call, preset, toy_banks, tmp_path, monkeypatch, dataset, protocol, folder
+):
+    banks = {split: replace(bank, dataset=dataset, protocol=protocol) for split, bank in toy_banks.items()}
+    monkeypatch.setattr(fewshot.benchmark, "load_dataset", lambda name, split, **_: banks[split])
+    monkeypatch.chdir(tmp_path)
+    assert call("bench", "--preset", preset, "--learner", "npair", "--device", "cpu").code == 0
+    assert (tmp_path / "results" / folder / "results.csv").is_file()

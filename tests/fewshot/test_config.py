@@ -1,0 +1,155 @@
+"""Presets: complete, with the nearer table winning, and exact about what is wrong and where."""
+
+import tomllib
+
+import pytest
+import tomli_w
+
+import baselines
+from episodes import InputError
+from fewshot.config import Config, load_config
+from fewshot.learners.registry import LEARNERS, default_options
+
+
+@pytest.fixture
+def preset(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "own.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", baselines.presets())
+def test_shipped_presets_are_complete(name):
+    config = load_config(name)
+    assert config.learner
+    assert config.data.dataset
+    for spec, settings in config.learner.items():
+        assert settings.batches
+        assert settings.options == {**default_options(LEARNERS[spec.split(":")[0]]), **settings.options}
+
+
+@pytest.mark.parametrize("name", baselines.presets())
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_shipped_presets_run_every_learner_in_every_variant(name, learner):
+    specs = [f"{learner}:{variant}" if variant else learner for variant in LEARNERS[learner].variants]
+    assert list(load_config(name, specs).learner) == specs
+
+
+def test_the_quick_preset_lists_its_learners_and_falls_back():
+    config = load_config("quick")
+    assert list(config.learner) == ["siamese", "prototypical", "imprinted", "npair"]
+    assert config.data.fallback == "glyphs"
+    assert config.evaluation.episodes == 10_000
+
+
+def test_the_nearer_table_wins(preset):
+    path = preset("""
+[training]
+steps = 1
+learning_rate = 0.1
+weight_decay = 0.5
+[learner.siamese]
+steps = 2
+learning_rate = 0.2
+[learner."siamese:koch"]
+steps = 3
+""")
+    learners = load_config(path, ["npair", "siamese", "siamese:koch"]).learner
+    values = {spec: (one.steps, one.learning_rate, one.weight_decay) for spec, one in learners.items()}
+    assert values == {"npair": (1, 0.1, 0.5), "siamese": (2, 0.2, 0.5), "siamese:koch": (3, 0.2, 0.5)}
+
+
+def test_learners_are_those_asked_for_or_listed_or_of_the_tables(preset):
+    tables = "[learner.npair]\n[learner.siamese]\n"
+    assert list(load_config(preset(tables)).learner) == ["npair", "siamese"]
+    listed = preset('learners = ["imprinted"]\n' + tables)
+    assert list(load_config(listed).learner) == ["imprinted"]
+    assert list(load_config(listed, ["prototypical"]).learner) == ["prototypical"]
+
+
+def test_a_data_set_that_is_asked_for_has_no_fallback():
+    config = load_config("quick", dataset="omniglot:lake")
+    assert (config.data.dataset, config.data.fallback) == ("omniglot:lake", "")
+
+
+def test_a_configuration_that_is_written_reads_back_the_same(preset):
+    config = load_config("quick", ["siamese", "siamese:koch", "imprinted:finetune"])
+    text = tomli_w.dumps(config.model_dump())
+    assert load_config(preset(text)) == config
+    assert Config.model_validate(tomllib.loads(text)) == config
+
+
+def test_defaults_are_spelled_out_in_a_written_configuration(preset):
+    written = load_config(preset("[learner.siamese]\n")).model_dump()
+    assert written["learner"]["siamese"]["batches"] == {"classes": 60, "images": 4}
+    assert written["learner"]["siamese"]["options"] == {"margin": 1.2}
+    assert written["evaluation"]["query"] == 15
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nstep = 3\n[learner.npair]\n", r"\[learner\.npair\]: unknown key 'step': did you mean 'steps'"),
+        ("[learner.siamese]\nstep = 3\n", r"\[learner\.siamese\]: unknown key 'step': did you mean 'steps'"),
+        ("[evaluation]\nway = [5]\n", r"\[evaluation\]: unknown key 'way': did you mean 'ways'"),
+        ("[evalution]\nways = [5]\n", r"unknown key 'evalution': did you mean 'evaluation'"),
+        ("[trainin]\nsteps = 5\n", r"unknown key 'trainin': did you mean 'training'"),
+        ("[evaluation]\nepisodes = 1\n", r"\[evaluation\]: episodes = 1 will not do"),
+        ("[evaluation]\nquery = '15'\n", r"\[evaluation\]: query = '15' will not do"),
+        ("[evaluation]\nshots = [1, 0]\n", r"\[evaluation\.shots\]: 1 = 0 will not do"),
+        ("[learner.npair]\nlearning_rate = 'fast'\n", r"\[learner\.npair\]: learning_rate = 'fast' will not do"),
+        ("[learner.npair]\nlearning_rate = 0.0\n", r"learning_rate = 0\.0 will not do"),
+        ("[learner.npair]\nsteps = true\n", r"steps = True will not do"),
+        ("[learner.npair]\nschedule = 'cosine'\n", r"schedule = 'cosine' will not do, .*'one-cycle'"),
+        ("[learner.npair]\nbackbone = 'conv5'\n", r"unknown backbone 'conv5': did you mean 'conv4'"),
+        ("[learner.npair]\nbatches = {classes = 5}\n", r"is neither \{classes = P, images = K\} nor \{size = B\}"),
+        ("[learner.npair]\nbatches = {classes = 5, images = 0}\n", r"is neither"),
+        ("[learner.npair]\noptions = {margin = 1.0}\n", r"unknown option of npair 'margin'"),
+        ("[learner.npar]\n", r"unknown learner 'npar': did you mean 'npair'"),
+        ("learners = ['npair']\n[learner.siamese]\nstep = 3\n", r"\[learner\.siamese\]: unknown key 'step'"),
+        ("learners = 'npair'\n", r"learners must be a list of names"),
+        ("learners = [1]\n", r"learners must be a list of names"),
+        ("training = 3\n", r"training and learner must be tables"),
+        ("learner = 3\n", r"training and learner must be tables"),
+        ("data = 3\n", r"data = 3 will not do"),
+        ("[data]\ndataset = 'omniglto'\n", r"unknown data set 'omniglto': did you mean 'omniglot'"),
+        ("[data]\ndataset = 'omniglot:lak'\n", r"unknown protocol of omniglot 'lak': did you mean 'lake'"),
+        ("[data]\nfallback = 'glyps'\n", r"unknown data set 'glyps': did you mean 'glyphs'"),
+        ("steps = = 3\n", r"own\.toml cannot be read.* line 1"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(preset, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(preset(text))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["learners = []\n", "learners = ['npair']\n[evaluation]\nways = []\n", "learners = ['npair']\n[learner.npar]\n"],
+    ids=["no learner", "no way", "table of no learner"],
+)
+def test_a_preset_that_says_nothing_is_refused(preset, text):
+    with pytest.raises(InputError):
+        load_config(preset(text))
+
+
+def test_a_table_that_should_be_one_is_an_error_with_a_data_set_asked_for_too(preset):
+    with pytest.raises(InputError, match="data"):
+        load_config(preset("data = 3\nlearners = ['npair']\n"), dataset="glyphs")
+
+
+def test_unreadable_presets(tmp_path):
+    with pytest.raises(InputError, match=r"there is no preset file .*none\.toml"):
+        load_config(str(tmp_path / "none.toml"))
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"bytes\.toml cannot be read"):
+        load_config(str(tmp_path / "bytes.toml"))
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(InputError, match=r"unknown preset 'quik': did you mean .*'quick'"):
+        load_config("quik")

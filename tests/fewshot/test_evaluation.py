@@ -1,0 +1,153 @@
+"""Evaluation: the accuracies of a naive loop, whatever the chunks, and nothing left behind."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_bank
+
+from episodes import EpisodeSampler, InputError
+from fewshot import Learner, evaluate, evaluation
+from fewshot.backbones import make_backbone
+from fewshot.learners.registry import LEARNERS
+
+
+class Pixels(torch.nn.Module):
+    """The pixels themselves, as a backbone."""
+
+    embedding_size = 256
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+class Constant(Learner):
+    """Knows nothing."""
+
+    def loss(self, images, labels):
+        return torch.zeros(())
+
+    def scores(self, support, query):
+        return query.new_zeros(len(query), query.shape[1], support.shape[1])
+
+
+class Perfect(Constant):
+    """Is told which query is whose: the hook gives whole episodes."""
+
+    def episode_scores(self, data, episodes):
+        query = data.bank.labels[episodes.query.flatten(1)]
+        return (query[:, :, None] == episodes.classes[:, None]).float()
+
+
+class Nearest(Constant):
+    """Compares the pixels of the images, which it takes from the bank."""
+
+    def episode_scores(self, data, episodes):
+        support = data.bank.batch(episodes.support.flatten()).view(*episodes.support.shape, -1).mean(2)
+        query = data.bank.batch(episodes.query.flatten()).view(len(support), -1, support.shape[2])
+        return -torch.cdist(query, support)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return toy_bank(12, 8)
+
+
+def make(name: str = "prototypical", variant: str = ""):
+    torch.manual_seed(0)
+    return LEARNERS[name](make_backbone("conv4", 1, 16), 12, variant)
+
+
+def accuracies(learner, bank, episodes: int = 30, **more) -> np.ndarray:
+    return evaluate(learner, bank, **{"way": 5, "shot": 2, "query": 3, **more}, episodes=episodes, device="cpu").values
+
+
+@torch.no_grad()
+def naive(learner, bank, way, shot, query, episodes, seed) -> list[float]:
+    learner.eval()
+    sampler, shares = EpisodeSampler(bank, way, shot, query, seed), []
+    for number in range(episodes):
+        episode = sampler.episodes(number, 1)
+        support = learner.embed(bank.batch(episode.support.flatten())).view(1, way, shot, -1)
+        right = 0
+        for target in range(way):
+            for image in episode.query[0, target]:
+                scores = learner.scores(support, learner.embed(bank.batch(image[None]))[None])
+                right += int(scores[0, 0].argmax()) == target
+        shares.append(right / (way * query))
+    return shares
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_accuracies_equal_a_loop_over_single_queries(name):
+    hard = toy_bank(12, 8, seed=5)
+    noisy = (
+        hard.images.float() * 0.3 + torch.rand(hard.images.shape, generator=torch.Generator().manual_seed(0)) * 170
+    ).byte()
+    hard = type(hard)(noisy, hard.offsets, hard.class_names, hard.group_names)
+    values = accuracies(make(name), hard, episodes=20, seed=7)
+    assert values.tolist() == naive(make(name), hard, 5, 2, 3, 20, 7)
+    assert 0.22 < values.mean() < 1  # hard enough that a slip would show
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 20])
+def test_accuracies_do_not_depend_on_the_chunks(bank, monkeypatch, chunk):
+    expected = accuracies(make("npair"), bank)
+    monkeypatch.setitem(evaluation._CHUNK, "cpu", chunk)
+    assert np.array_equal(accuracies(make("npair"), bank), expected)
+
+
+def test_more_episodes_begin_with_the_same_ones(bank):
+    assert np.array_equal(accuracies(make(), bank, 40)[:25], accuracies(make(), bank, 25))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_learner_is_as_before(bank, training):
+    learner = make().train(training)
+    accuracies(learner, bank)
+    assert all(module.training == training for module in learner.modules())
+
+
+def test_a_second_evaluation_gives_the_same(bank):
+    learner = make("imprinted", "finetune")
+    assert np.array_equal(accuracies(learner, bank), accuracies(learner, bank))
+
+
+def test_a_learner_that_knows_nothing_is_right_once_in_way(bank):
+    values = accuracies(Constant(Pixels(), 12), bank, way=4)
+    assert values.tolist() == [0.25] * 30
+
+
+def test_a_learner_that_knows_everything_is_always_right(bank):
+    assert accuracies(Perfect(Pixels(), 12), bank).tolist() == [1.0] * 30
+
+
+def test_a_learner_may_take_the_images_of_whole_episodes(bank):
+    values = accuracies(Nearest(Pixels(), 12), bank)
+    assert np.array_equal(values, accuracies(LEARNERS["prototypical"](Pixels(), 12), bank))
+    assert values.mean() > 0.9
+
+
+def test_percent_is_the_mean_with_its_interval(bank):
+    result = evaluate(make(), bank, 5, 1, 3, episodes=50, device="cpu")
+    assert result.percent.mean == pytest.approx(100 * result.values.mean())
+    assert result.percent.ci95 == pytest.approx(196 * result.values.std(ddof=1) / np.sqrt(50))
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"way": 13}, "12"),
+        ({"shot": 6}, "6 shots and 3 queries need 9 images a class"),
+        ({"query": 7}, "2 shots and 7 queries need 9 images a class"),
+        ({"device": "cudo"}, "unknown device 'cudo': did you mean 'cuda'"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_an_input_error(bank, wish, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(make(), bank, **{"way": 5, "shot": 2, "query": 3, "episodes": 3, "device": "cpu", **wish})
+
+
+@pytest.mark.parametrize("episodes", [-1, 0, 1])
+def test_too_few_episodes_are_an_input_error(bank, episodes):
+    with pytest.raises(InputError, match="episodes"):
+        assert evaluate(make(), bank, 5, 1, 3, episodes=episodes, device="cpu").percent

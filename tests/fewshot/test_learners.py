@@ -1,0 +1,230 @@
+"""What every learner promises, and the scores of each one against its definition."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import toy_bank
+from torch.nn import functional
+
+from episodes import EpisodeSampler
+from fewshot import evaluate
+from fewshot.backbones import make_backbone
+from fewshot.learners.base import EmbeddedBank
+from fewshot.learners.registry import LEARNERS
+
+FORMS = [(name, variant) for name, cls in sorted(LEARNERS.items()) for variant in cls.variants]
+every_learner = pytest.mark.parametrize(("name", "variant"), FORMS)
+
+
+def make(name: str, variant: str = "", classes: int = 12, **options):
+    torch.manual_seed(0)
+    return LEARNERS[name](make_backbone("conv4-linear", 1, 16), classes, variant, **options)
+
+
+def embedded(learner, *shape: int, seed: int = 0) -> torch.Tensor:
+    """Embeddings (*shape, D) as the learner makes them."""
+    count = torch.Size(shape).numel()
+    images = torch.rand(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return learner.eval().embed(images).unflatten(0, shape)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return toy_bank(classes=12)
+
+
+@every_learner
+def test_training_lowers_the_loss(name, variant, bank):
+    learner = make(name, variant)
+    optimizer = torch.optim.AdamW(learner.parameters(), 3e-3)
+    batches = learner.batches.fitted(bank)
+    indices = batches.indices(bank, seed=0, step=0)
+    images, labels = bank.batch(indices), bank.labels[indices]
+    losses = []
+    for _ in range(12):
+        loss = learner.loss(images, labels)
+        assert loss.shape == ()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@every_learner
+def test_every_parameter_gets_a_gradient(name, variant, bank):
+    learner = make(name, variant)
+    indices = learner.batches.fitted(bank).indices(bank, seed=0, step=0)
+    learner.loss(bank.batch(indices), bank.labels[indices]).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
+
+
+@every_learner
+@pytest.mark.parametrize("shot", [1, 7])
+def test_scores_are_finite_and_of_the_right_shape(name, variant, shot):
+    learner = make(name, variant)
+    scores = learner.scores(embedded(learner, 3, 4, shot), embedded(learner, 3, 6, seed=1))
+    assert scores.shape == (3, 6, 4)
+    assert scores.isfinite().all()
+
+
+@every_learner
+def test_scores_of_a_query_do_not_depend_on_the_other_queries(name, variant):
+    learner = make(name, variant)
+    support, query = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1)
+    scores, order = learner.scores(support, query), torch.tensor([5, 2, 0, 3, 1, 4])
+    assert not learner.transductive
+    torch.testing.assert_close(learner.scores(support, query[:, 2:3]), scores[:, 2:3])
+    torch.testing.assert_close(learner.scores(support, query[:, order]), scores[:, order])
+
+
+@every_learner
+def test_scores_follow_the_order_of_classes(name, variant):
+    learner = make(name, variant)
+    support, query, order = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1), torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(learner.scores(support[:, order], query), learner.scores(support, query)[:, :, order])
+
+
+@every_learner
+def test_order_of_support_images_does_not_matter(name, variant):
+    learner = make(name, variant)
+    support, query = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1)
+    torch.testing.assert_close(learner.scores(support.flip(2), query), learner.scores(support, query))
+
+
+@every_learner
+def test_episodes_of_one_call_do_not_touch_each_other(name, variant):
+    learner = make(name, variant)
+    support, query = embedded(learner, 5, 4, 3), embedded(learner, 5, 6, seed=1)
+    alone = [learner.scores(support[i : i + 1], query[i : i + 1]) for i in range(5)]
+    torch.testing.assert_close(learner.scores(support, query), torch.cat(alone))
+
+
+@every_learner
+def test_a_second_call_gives_the_same_scores(name, variant):
+    learner = make(name, variant)
+    support, query = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1)
+    before = {key: value.clone() for key, value in learner.state_dict().items()}
+    first = learner.scores(support, query)
+    assert torch.equal(learner.scores(support, query), first)
+    assert all(torch.equal(value, before[key]) for key, value in learner.state_dict().items())
+
+
+@every_learner
+def test_an_image_that_is_in_the_support_is_recognised(name, variant):
+    learner = make(name, variant)
+    support = embedded(learner, 3, 5, 1)
+    assert learner.scores(support, support[:, :, 0]).argmax(2).tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+@every_learner
+def test_embedding_of_an_image_does_not_depend_on_the_others(name, variant, bank):
+    learner = make(name, variant).train()
+    whole = EmbeddedBank(learner, bank).embeddings
+    with torch.no_grad():
+        alone = learner.eval().embed(bank.batch(torch.tensor([17])))
+    torch.testing.assert_close(whole[17:18], alone)
+
+
+@every_learner
+def test_evaluation_changes_no_weight_and_no_running_statistic(name, variant, bank):
+    learner = make(name, variant).train()
+    before = {key: value.clone() for key, value in learner.state_dict().items()}
+    evaluate(learner, bank, way=5, shot=1, query=3, episodes=5, device="cpu")
+    assert all(torch.equal(value, before[key]) for key, value in learner.state_dict().items())
+    assert learner.training
+
+
+@every_learner
+def test_episode_scores_are_the_scores_of_the_embedded_images(name, variant, bank):
+    learner = make(name, variant)
+    data, episodes = EmbeddedBank(learner, bank), EpisodeSampler(bank, 4, 2, 3, seed=0).episodes(0, 3)
+    with torch.no_grad():
+        images = [bank.batch(part.flatten()) for part in (episodes.support, episodes.query)]
+        support, query = learner.eval().embed(images[0]), learner.embed(images[1])
+    expected = learner.scores(support.view(3, 4, 2, -1), query.view(3, 12, -1))
+    torch.testing.assert_close(learner.episode_scores(data, episodes), expected)
+
+
+def test_koch_scores_are_the_mean_probability_of_the_weighted_l1_distance():
+    learner = make("siamese", "koch")
+    torch.nn.init.normal_(learner.alpha)
+    torch.nn.init.constant_(learner.bias, 0.3)
+    support, query = embedded(learner, 2, 3, 2), embedded(learner, 2, 4, seed=1)
+    scores = learner.scores(support, query)
+    for e, q, n in itertools.product(range(2), range(4), range(3)):
+        logits = (learner.alpha * (query[e, q] - support[e, n]).abs()).sum(1) + learner.bias
+        torch.testing.assert_close(scores[e, q, n], logits.sigmoid().mean())
+
+
+def test_contrastive_scores_are_minus_the_mean_squared_distance_to_the_support():
+    learner = make("siamese", "contrastive")
+    support, query = embedded(learner, 2, 3, 4), embedded(learner, 2, 5, seed=1)
+    differences = query[:, :, None, None] - support[:, None]  # (E, Q, N, K, D)
+    torch.testing.assert_close(learner.scores(support, query), -differences.square().sum(4).mean(3))
+    torch.testing.assert_close(support.norm(dim=3), torch.ones(2, 3, 4))
+
+
+def test_prototypical_scores_are_minus_the_squared_distance_to_the_class_mean():
+    learner = make("prototypical")
+    support, query = torch.randn(2, 3, 4, 5), torch.randn(2, 6, 5)
+    differences = query[:, :, None] - support.mean(2)[:, None]
+    torch.testing.assert_close(learner.scores(support, query), -differences.square().sum(3))
+
+
+@pytest.mark.parametrize(("name", "variant", "scale"), [("prototypical", "cosine", 7.0), ("npair", "", 1.0)])
+def test_cosine_scores_are_the_cosine_to_the_class_mean(name, variant, scale):
+    learner = make(name, variant, **({"scale": scale} if name == "prototypical" else {}))
+    support, query = torch.randn(2, 3, 4, 5), torch.randn(2, 6, 5)
+    expected = scale * functional.cosine_similarity(query[:, :, None], support.mean(2)[:, None], dim=3)
+    torch.testing.assert_close(learner.scores(support, query), expected)
+
+
+@pytest.mark.parametrize("shot", [1, 3])
+def test_prototypical_loss_is_the_cross_entropy_of_the_queries_of_an_episode(shot, bank):
+    learner = make("prototypical", shot=shot).eval()
+    indices = torch.arange(4 * 8)  # four classes of eight images
+    embeddings = learner.embed(bank.batch(indices)).view(4, 8, -1)
+    prototypes = embeddings[:, :shot].mean(1)
+    logits = torch.stack([-(q - prototypes).square().sum(1) for q in embeddings[:, shot:].flatten(0, 1)])
+    expected = functional.cross_entropy(logits, torch.arange(4).repeat_interleave(8 - shot))
+    torch.testing.assert_close(learner.loss(bank.batch(indices), bank.labels[indices]), expected)
+
+
+def test_imprinted_scores_are_tau_times_the_cosine_to_the_mean_direction():
+    learner = make("imprinted")
+    support, query = embedded(learner, 2, 3, 4), embedded(learner, 2, 5, seed=1)
+    weights = functional.normalize(functional.normalize(support, dim=3).mean(2), dim=2)
+    cosine = functional.cosine_similarity(query[:, :, None], weights[:, None], dim=3)
+    torch.testing.assert_close(learner.scores(support, query), 10 * cosine)  # tau starts at 10
+
+
+def test_finetuning_lowers_the_loss_of_the_support_set():
+    learner = make("imprinted", "finetune", finetune_steps=20)
+    support = embedded(learner, 4, 5, 3)
+    targets = torch.arange(5).repeat_interleave(3).expand(4, -1)
+
+    def losses():
+        scores = learner.scores(support, support.flatten(1, 2))
+        return functional.cross_entropy(scores.mT, targets, reduction="none").mean(1)
+
+    tuned = losses()
+    learner.finetune_steps = 0
+    assert (tuned < losses()).all()
+
+
+def test_finetuning_works_where_gradients_are_off():
+    learner = make("imprinted", "finetune")
+    support, query = embedded(learner, 2, 3, 4), embedded(learner, 2, 5, seed=1)
+    with torch.no_grad():
+        scores = learner.scores(support, query)
+    assert not scores.requires_grad
+    torch.testing.assert_close(scores, learner.scores(support, query))
+
+
+@every_learner
+def test_an_unknown_variant_names_the_nearest(name, variant):
+    with pytest.raises(ValueError, match=f"unknown variant of {name} 'nonsense'"):
+        make(name, "nonsense")

@@ -1,0 +1,218 @@
+"""Training: repeatable, resumable, and choosing its checkpoint on validation classes."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import toy_bank
+
+from episodes import InputError
+from fewshot import checkpoints, train
+from fewshot.backbones import make_backbone
+from fewshot.config import LearnerSettings, Validation
+from fewshot.evaluation import Accuracies
+from fewshot.learners.registry import LEARNERS
+
+VALIDATION = Validation(way=5, query=3, episodes=20)
+
+
+@pytest.fixture(scope="module")
+def banks():
+    return toy_bank(20, 8, seed=1), toy_bank(10, 8, seed=2, split="validation")
+
+
+def make(name: str = "prototypical", variant: str = ""):
+    torch.manual_seed(0)
+    return LEARNERS[name](make_backbone("conv4", 1, 16), 20, variant)
+
+
+def run(learner, banks, *, seed: int = 0, steps: int = 6, folder=None, resume: bool = False, about=None, **more):
+    settings = LearnerSettings(**{"steps": steps, "validate_every": 2, "precision": "float32", **more})
+    fixed = {"validation": VALIDATION, "device": "cpu", "progress": False}
+    return train(learner, *banks, settings, seed=seed, folder=folder, resume=resume, about=about, **fixed)
+
+
+def weights(learner) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for value in learner.state_dict().values()])
+
+
+def declining(monkeypatch, accuracies) -> None:
+    """Validations give `accuracies`, one after the other."""
+    values = iter(accuracies)
+
+    def fake(*_):
+        return Accuracies(np.full(20, next(values)), 0.0)
+
+    monkeypatch.setattr("fewshot.training.run_episodes", fake)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_same_seed_same_weights_other_seed_other_weights(name, banks):
+    learners = [make(name), make(name), make(name)]
+    for learner, seed in zip(learners, (0, 0, 1)):
+        run(learner, banks, seed=seed)
+    assert torch.equal(weights(learners[0]), weights(learners[1]))
+    assert not torch.equal(weights(learners[0]), weights(learners[2]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd", "schedule": "halving", "halve_every": 2}])
+def test_an_interrupted_training_goes_on_to_the_same_result(settings, banks, tmp_path, monkeypatch):
+    whole = make()
+    uninterrupted = run(whole, banks, steps=8, folder=tmp_path / "whole", **settings)
+
+    stopped, steps = make(), []
+    loss = stopped.loss
+
+    def interrupted(*batch):
+        steps.append(1)
+        if len(steps) == 6:  # the last checkpoint is of step 4
+            raise KeyboardInterrupt
+        return loss(*batch)
+
+    monkeypatch.setattr(stopped, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, banks, steps=8, folder=tmp_path / "cut", **settings)
+    torch.manual_seed(99)
+    resumed = make("prototypical")
+    counted = []
+    monkeypatch.setattr(resumed, "loss", lambda *batch: counted.append(1) or type(resumed).loss(resumed, *batch))
+    again = run(resumed, banks, steps=8, folder=tmp_path / "cut", resume=True, **settings)
+
+    assert len(counted) == 4
+    assert torch.equal(weights(resumed), weights(whole))
+    assert (again.best_step, again.best_accuracy) == (uninterrupted.best_step, uninterrupted.best_accuracy)
+    pd.testing.assert_frame_equal(
+        again.history.drop(columns="seconds"), uninterrupted.history.drop(columns="seconds"), check_exact=True
+    )
+    assert again.history["seconds"].is_monotonic_increasing
+
+
+def test_a_finished_training_is_not_repeated(banks, tmp_path, monkeypatch):
+    first, second = make(), make()
+    before = run(first, banks, folder=tmp_path)
+    monkeypatch.setattr(second, "loss", None)
+    after = run(second, banks, folder=tmp_path, resume=True)
+    assert torch.equal(weights(first), weights(second))
+    assert after.best_step == before.best_step
+
+
+def test_a_checkpoint_of_another_learner_is_not_resumed(banks, tmp_path):
+    run(make(), banks, folder=tmp_path, about={"learner": "one"})
+    fresh, other = make(), make()
+    run(fresh, banks, seed=1)
+    run(other, banks, seed=1, folder=tmp_path, resume=True, about={"learner": "two"})
+    assert torch.equal(weights(fresh), weights(other))
+
+
+@pytest.mark.parametrize(("accuracies", "best"), [((0.9, 0.5, 0.1), 2), ((0.1, 0.9, 0.9), 4), ((0.1, 0.2, 0.3), 6)])
+def test_the_checkpoint_kept_is_the_first_that_is_best_on_validation(accuracies, best, banks, tmp_path, monkeypatch):
+    declining(monkeypatch, accuracies)
+    learner, at_best = make(), {}
+    save = checkpoints.save
+
+    def spy(path, content):
+        if path.name == "last.pt":
+            at_best[content["step"]] = content["learner"]
+        save(path, content)
+
+    monkeypatch.setattr(checkpoints, "save", spy)
+    trained = run(learner, banks, folder=tmp_path)
+    assert (trained.best_step, trained.best_accuracy) == (best, pytest.approx(100 * max(accuracies)))
+    for held in (learner.state_dict(), checkpoints.load(tmp_path / "best.pt")["learner"]):
+        assert all(torch.equal(value, at_best[best][key]) for key, value in held.items())
+    assert set(at_best) == {2, 4, 6}
+
+
+def test_validation_changes_nothing_in_training(banks, monkeypatch):
+    often, seldom = make(), make()
+    declining(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    run(often, banks, validate_every=1)
+    run(seldom, banks, validate_every=6)
+    assert torch.equal(weights(often), weights(seldom))
+
+
+def test_history_has_a_row_for_each_validation_and_the_last_step(banks, tmp_path):
+    trained = run(make(), banks, steps=5, folder=tmp_path)
+    assert trained.history["step"].tolist() == [2, 4, 5]
+    assert trained.history["loss"].notna().all()
+    written = pd.read_csv(tmp_path / "training.csv")
+    assert written.columns.tolist() == ["step", "loss", "accuracy", "ci95", "seconds"]
+    assert written["accuracy"].tolist() == pytest.approx(trained.history["accuracy"].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "halving", "constant"])
+def test_the_rate_follows_the_schedule(schedule, banks, monkeypatch):
+    rates = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a, **k: rates.append(self.param_groups[0]["lr"]) or step(self, *a, **k)
+    )
+    run(make(), banks, steps=10, optimizer="sgd", schedule=schedule, halve_every=4, learning_rate=0.01)
+    if schedule == "one-cycle":
+        assert rates.index(max(rates)) in (2, 3)  # at 30 % of the steps, counted from 0
+        assert max(rates) == pytest.approx(0.01, rel=0.05)
+        assert rates[-1] < 0.001
+    else:
+        expected = [0.01 * 0.5 ** (i // 4 if schedule == "halving" else 0) for i in range(10)]
+        assert rates == pytest.approx(expected)
+
+
+def test_weight_decay_spares_vectors_and_scalars(banks):
+    decayed, plain = make("imprinted"), make("imprinted")
+    for learner, decay in ((decayed, 10.0), (plain, 0.0)):
+        run(learner, banks, steps=1, schedule="constant", weight_decay=decay, learning_rate=0.01)
+    for (name, one), other in zip(decayed.named_parameters(), plain.parameters()):
+        assert torch.equal(one, other) == (one.ndim <= 1), name
+
+
+def test_a_loss_that_is_no_number_is_an_input_error(banks, monkeypatch):
+    learner = make()
+    loss = learner.loss
+    monkeypatch.setattr(learner, "loss", lambda *batch: loss(*batch) * math.nan)
+    with pytest.raises(InputError, match="the loss of prototypical is no number any more at step 2: lower"):
+        run(learner, banks)
+
+
+def test_no_steps_leave_the_learner_as_it_was(banks, tmp_path):
+    learner, fresh = make(), make()
+    trained = run(learner, banks, steps=0, folder=tmp_path)
+    assert trained.best_step == 0
+    assert trained.history.empty
+    assert torch.equal(weights(learner), weights(fresh))
+    checkpoints.restore(make(), checkpoints.load(tmp_path / "best.pt"), tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_bank_smaller_than_the_batches_wanted_will_do(name):
+    small = toy_bank(6, 5, seed=1), toy_bank(4, 5, seed=2, split="validation")
+    trained = run(make(name), small, steps=2)
+    assert trained.history["accuracy"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "batches"),
+    [
+        ("npair", {"classes": 6, "images": 3}),
+        ("npair", {"size": 32}),
+        ("prototypical", {"classes": 6, "images": 1}),
+        ("prototypical", {"size": 30}),
+    ],
+)
+def test_batches_that_a_learner_cannot_use_are_an_input_error_that_says_so(name, batches, banks):
+    with pytest.raises(InputError, match="batch"):
+        run(make(name), banks, batches=batches)
+
+
+def test_training_sees_only_the_two_banks_it_is_given(banks, monkeypatch):
+    seen = []
+    batch = type(banks[0]).batch
+    monkeypatch.setattr(type(banks[0]), "batch", lambda bank, indices: seen.append(bank.split) or batch(bank, indices))
+    learner = make()
+    losses = []
+    loss = learner.loss
+    monkeypatch.setattr(learner, "loss", lambda *b: losses.append(seen[-1]) or loss(*b))
+    run(learner, banks)
+    assert set(losses) == {"train"}  # gradients come from base classes alone
+    assert set(seen) == {"train", "validation"}
