@@ -87,11 +87,11 @@ class ImageBank:
         return dataclasses.replace(self, images=self.images.to(device), offsets=self.offsets.to(device))
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The images of `indices` (B,) as networks take them: (B, C, H, W) float32 in [0, 1].
+        """The images of `indices` (B,) as networks take them: (B, C, H, W) float32 in [0, 1], where `indices` are.
 
         The one place where bytes become numbers, in training and in evaluation.
         """
-        return self.images[indices].float().div_(255)
+        return self.images[indices.to(self.device)].to(indices.device).float().div_(255)
 
     def compute_checksum(self) -> str:
         """A digest of pixels, class borders and names: equal for equal banks, on any machine."""

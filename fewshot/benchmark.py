@@ -14,8 +14,8 @@ from episodes.batches import batches_from
 from episodes.datasets import SPLITS
 from fewshot import checkpoints
 from fewshot.backbones import make_backbone
-from fewshot.config import Config, LearnerSettings
-from fewshot.devices import choose_device, describe, prepare
+from fewshot.config import Config
+from fewshot.devices import choose_device, describe, placed, prepare
 from fewshot.evaluation import run_episodes
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of
@@ -70,7 +70,7 @@ def run_benchmark(
     ]
     folder = RunFolder(path, config, banks, chosen, resume)
     with folder.logged():
-        test = banks["test"].to(chosen)
+        test = placed(banks["test"], chosen)
         for cell in cells:
             if cell.finished(folder):
                 log.info("%s: finished earlier; remove %s to run everything again", cell.label, path)
@@ -144,7 +144,7 @@ class _Cell:
     about: dict[str, Any]  # what its checkpoints say of it
 
     @classmethod
-    def of(cls, spec: str, settings: LearnerSettings, banks: dict[str, ImageBank], seed: int) -> "_Cell":
+    def of(cls, spec: str, config: Config, banks: dict[str, ImageBank], seed: int) -> "_Cell":
         learner, variant = find_learner(spec)
         variant = variant or learner.variants[0]
         source, bank = source_of(learner), banks["train"]
@@ -156,7 +156,8 @@ class _Cell:
                 "name": learner.name,
                 "variant": variant,
                 "seed": seed,
-                "settings": settings.model_dump(),
+                "settings": config.learner[spec].model_dump(),
+                "validation": config.validation.model_dump(),
                 "dataset": f"{bank.dataset}:{bank.protocol}",
                 "data": {split: one.checksum for split, one in banks.items()},
                 "channels": bank.images.shape[1],
@@ -173,7 +174,8 @@ class _Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.cls.name} ({self.variant})" if self.variant else self.cls.name
+        """'siamese (koch), seed 0': what messages call it."""
+        return f"{self.cls.name}{f' ({self.variant})' if self.variant else ''}, seed {self.about['seed']}"
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -241,7 +243,7 @@ class _Cell:
 
 def _cells(config: Config, banks: dict[str, ImageBank]) -> list[_Cell]:
     """All learners with all seeds; InputError where two have one name or one cannot train on its batches."""
-    cells = [_Cell.of(spec, one, banks, seed) for spec, one in config.learner.items() for seed in config.seeds]
+    cells = [_Cell.of(spec, config, banks, seed) for spec in config.learner for seed in config.seeds]
     specs: dict[str, str] = {}
     for cell in cells:
         spec = cell.about["learner"]

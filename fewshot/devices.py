@@ -7,7 +7,8 @@ import platform
 
 import torch
 
-from episodes.errors import InputError, unknown_name
+from episodes import ImageBank, InputError
+from episodes.errors import unknown_name
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,6 +34,16 @@ def prepare(device: torch.device) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cpu":
         _keep_freed_memory()
+
+
+def placed(bank: ImageBank, device: torch.device) -> ImageBank:
+    """The bank with its images on `device` where they take at most half of its free memory, else as it is.
+
+    Images that stay on the CPU are moved batch by batch (see ImageBank.batch).
+    """
+    if device.type == "cuda" and bank.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return bank
+    return bank.to(device)
 
 
 def describe(device: torch.device) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from episodes import Episodes, EpisodeSampler, ImageBank, InputError
-from fewshot.devices import choose_device, prepare
+from fewshot.devices import choose_device, placed, prepare
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.statistics import Estimate, over_episodes
 
@@ -50,7 +50,7 @@ def evaluate(
     sampler = EpisodeSampler(bank, way, shot, query, seed)
     chosen = choose_device(device)
     prepare(chosen)
-    return run_episodes(learner.to(chosen), EmbeddedBank(learner, bank.to(chosen)), sampler, episodes)
+    return run_episodes(learner.to(chosen), EmbeddedBank(learner, placed(bank, chosen)), sampler, episodes)
 
 
 @torch.no_grad()
@@ -60,8 +60,8 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, 
     was_training = learner.training
     learner.eval()
     images = sampler.way * (sampler.shot + sampler.query)
-    chunk = max(1, _CHUNK[data.bank.device.type] // images)
-    right = [_right(learner, data, part) for part in sampler.batches(episodes, chunk, data.bank.device)]
+    chunk = max(1, _CHUNK[data.device.type] // images)
+    right = [_right(learner, data, part) for part in sampler.batches(episodes, chunk, data.device)]
     learner.train(was_training)
     # whole numbers until here, so that no chunking can change a mean
     values = torch.cat(right).cpu().numpy().astype(np.float64) / (sampler.way * sampler.query)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR, StepLR
 from tqdm import tqdm
@@ -16,11 +17,11 @@ from episodes import EpisodeSampler, ImageBank, InputError
 from episodes.batches import batches_from
 from fewshot import checkpoints
 from fewshot.config import LearnerSettings, Validation
-from fewshot.devices import choose_device, prepare, training_precision
-from fewshot.evaluation import run_episodes
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.devices import choose_device, placed, prepare, training_precision
+from fewshot.evaluation import Accuracies, run_episodes
+from fewshot.files import replace_text
+from fewshot.learners.base import EmbeddedBank, Learner, computing_in
 
-_HISTORY = ["step", "loss", "accuracy", "ci95", "seconds"]
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
 
 
@@ -54,109 +55,125 @@ def train(
 ) -> Trained:
     """Train `learner` in place and leave it with the weights that did best on the validation episodes.
 
-    folder  where last.pt (everything, for `resume`), best.pt (the weights) and training.csv go; None: nowhere
+    folder  where last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv go; None:
+            nowhere
     about   what the checkpoints should say of the learner, besides its weights
     resume  go on from folder/last.pt where there is one of the same `about`; the result is the same as without the
             interruption
 
-    The same seed, learner and machine give the same weights. It sees no test images: it is not given any.
+    The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
+    are set for the whole process. It sees no test images: it is not given any.
     """
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     settings, validation = settings or LearnerSettings(), validation or Validation()
     chosen = choose_device(device)
     prepare(chosen)
     learner.to(chosen)
-    train_bank, validation_bank = train_bank.to(chosen), validation_bank.to(chosen)
-    labels = train_bank.labels
+    train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
+    labels = train_bank.labels.to(chosen)
     batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(train_bank)
     learner.check_batches(batches)
-    sampler = EpisodeSampler(
-        validation_bank, min(validation.way, validation_bank.classes), validation.shot, validation.query, seed=0
-    )
+    way = min(validation.way, validation_bank.classes)
+    sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
     precision = training_precision(settings.precision, chosen)
-    if settings.steps == 0:
-        _save(folder, "best.pt", learner, {"step": 0}, about)
-        return Trained(0, math.nan, 0.0, pd.DataFrame(columns=_HISTORY))
-    optimizer = _optimizer(learner, settings)
-    schedule = _schedule(optimizer, settings)
 
     torch.manual_seed(seed)
-    history: list[dict[str, float]] = []
-    first, earlier, best = 0, 0.0, {"step": 0, "accuracy": -1.0}
-    if folder is not None and resume and (folder / "last.pt").exists():
-        state = checkpoints.load(folder / "last.pt")
-        if state["about"] == (about or {}):
-            learner.load_state_dict(state["learner"])
-            optimizer.load_state_dict(state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
-            _set_random_state(state["random"])
-            first, earlier, best, history = state["step"], state["seconds"], state["best"], state["history"]
-    best_weights = checkpoints.load(folder / "best.pt")["learner"] if first and folder else _copied(learner)
-
-    began = time.perf_counter()
+    run = _Run(learner, settings, folder, about or {})
+    if resume:
+        run.restore()
+    began = time.perf_counter() - run.seconds
     total, counted = torch.zeros((), device=chosen), 0
     learner.train()
-    if hasattr(learner.backbone, "precision"):
-        learner.backbone.precision = precision
-    bar = tqdm(
-        total=settings.steps,
-        initial=first,
-        desc=learner.name or type(learner).__name__,
-        unit="step",
-        disable=not progress,
-    )
-    for step in range(first + 1, settings.steps + 1):
-        indices = batches.indices(train_bank, seed, step - 1)
-        loss = learner.loss(train_bank.batch(indices), labels[indices])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += loss.detach()
-        counted += 1
-        if step % settings.validate_every == 0 or step == settings.steps:
-            mean_loss = total.item() / counted
-            if not torch.isfinite(total):
-                raise InputError(
-                    f"the loss of {learner.name} is no number any more at step {step}: lower learning_rate"
+    bar = tqdm(total=settings.steps, initial=run.step, desc=learner.name, unit="step", disable=not progress)
+    with bar, computing_in(learner.backbone, precision):
+        for step in range(run.step + 1, settings.steps + 1):
+            indices = batches.indices(train_bank, seed, step - 1).to(chosen)
+            loss = learner.loss(train_bank.batch(indices), labels[indices])
+            run.descend(loss)
+            total += loss.detach()
+            counted += 1
+            if step % settings.validate_every == 0 or step == settings.steps:
+                accuracies = run_episodes(
+                    learner, EmbeddedBank(learner, validation_bank, precision), sampler, validation.episodes
                 )
-            data = EmbeddedBank(learner, validation_bank, precision)
-            accuracy = run_episodes(learner, data, sampler, validation.episodes).percent
-            seconds = earlier + time.perf_counter() - began
-            history.append(
-                {"step": step, "loss": mean_loss, "accuracy": accuracy.mean, "ci95": accuracy.ci95, "seconds": seconds}
-            )
-            total, counted = torch.zeros((), device=chosen), 0
-            if accuracy.mean > best["accuracy"]:
-                best, best_weights = {"step": step, "accuracy": accuracy.mean}, _copied(learner)
-                _save(folder, "best.pt", learner, best, about)
-            _save(
-                folder,
-                "last.pt",
-                learner,
-                best,
-                about,
-                step=step,
-                seconds=seconds,
-                history=history,
-                optimizer=optimizer.state_dict(),
-                schedule=schedule.state_dict(),
-                random=_random_state(),
-            )
-        if step % _SHOW_EVERY == 0 or step == settings.steps:
-            bar.update(step - bar.n)
-            shown = {"loss": f"{(total.item() / counted if counted else history[-1]['loss']):.3f}"}
-            if history:
-                shown["validation"] = f"{history[-1]['accuracy']:.1f} %"
-            bar.set_postfix(shown)
-    bar.close()
-    seconds = earlier + time.perf_counter() - began
-    learner.load_state_dict(best_weights)
-    table = pd.DataFrame(history, columns=_HISTORY)
+                run.record(step, total.item() / counted, accuracies, time.perf_counter() - began)
+                total, counted = torch.zeros((), device=chosen), 0
+            if step % _SHOW_EVERY == 0 or step == settings.steps:
+                bar.update(step - bar.n)
+                bar.set_postfix(run.shown(total.item() / counted if counted else None))
+    run.finish()
+    table = pd.DataFrame(run.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
     if folder is not None:
-        table.round(4).to_csv(folder / "training.csv", index=False)
-    return Trained(best["step"], best["accuracy"], seconds, table)
+        replace_text(folder / "training.csv", table.round(4).to_csv(index=False))
+    return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table)
+
+
+class _Run:
+    """What changes while a learner trains, and its checkpoints: last.pt has all of it, best.pt the weights to keep."""
+
+    def __init__(self, learner: Learner, settings: LearnerSettings, folder: Path | None, about: dict[str, Any]) -> None:
+        self.learner, self.folder, self.about = learner, folder, about
+        self.optimizer = _optimizer(learner, settings)
+        self.schedule = _schedule(self.optimizer, settings)
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {"step": 0, "accuracy": math.nan, "learner": _weights(learner)}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def restore(self) -> None:
+        """Go on from last.pt, where there is one of the same `about`."""
+        if self.folder is None or not (self.folder / "last.pt").exists():
+            return
+        state = checkpoints.load(self.folder / "last.pt")
+        if state["about"] == self.about:
+            self.learner.load_state_dict(state["learner"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            _set_random_state(state["random"])
+            self.step, self.seconds, self.history, self.best = (
+                state[name] for name in ("step", "seconds", "history", "best")
+            )
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the optimizer and of the learning rate."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+
+    def record(self, step: int, loss: float, accuracies: Accuracies, seconds: float) -> None:
+        """A validation: keep the weights where they are the best so far, and write the checkpoints."""
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss of {self.learner.name} is no number any more at step {step}: lower learning_rate"
+            )
+        accuracy, ci95 = accuracies.percent
+        self.step = step
+        self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
+        if not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
+            self.best = {"step": step, "accuracy": accuracy, "learner": _weights(self.learner)}
+        if self.folder is not None:
+            common = {"about": self.about, "step": step, "seconds": seconds, "history": self.history}
+            state = {
+                "learner": _weights(self.learner),
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "random": _random_state(),
+            }
+            checkpoints.save(self.folder / "last.pt", {**common, **state})
+
+    def finish(self) -> None:
+        """Leave the learner with the best weights, and write them."""
+        self.learner.load_state_dict(self.best["learner"])
+        if self.folder is not None:
+            checkpoints.save(self.folder / "best.pt", {"about": self.about, **self.best})
+
+    def shown(self, loss: float | None) -> dict[str, str]:
+        """What the progress bar says: the loss since the last validation, and what that found."""
+        last = self.history[-1] if self.history else {"loss": math.nan}
+        said = {"loss": f"{last['loss'] if loss is None else loss:.3f}"}
+        return {**said, "validation": f"{last['accuracy']:.1f} %"} if self.history else said
 
 
 def _optimizer(learner: Learner, settings: LearnerSettings) -> Optimizer:
@@ -181,23 +198,18 @@ def _schedule(optimizer: Optimizer, settings: LearnerSettings) -> LRScheduler:
     return ConstantLR(optimizer, factor=1.0)
 
 
-def _copied(learner: Learner) -> dict[str, torch.Tensor]:
+def _weights(learner: Learner) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in learner.state_dict().items()}
 
 
-def _save(folder: Path | None, name: str, learner: Learner, best: dict, about: dict | None, **more: Any) -> None:
-    if folder is not None:
-        checkpoints.save(folder / name, {"about": about or {}, "learner": _copied(learner), "best": best, **more})
-
-
-def _random_state() -> dict[str, torch.Tensor]:
+def _random_state() -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+def _set_random_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,8 +1,10 @@
 """Learner: the contract between a few-shot method and the suite."""
 
 import abc
+import contextlib
 import functools
 import time
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -85,22 +87,34 @@ class EmbeddedBank:
         self._precision = precision
         self.seconds = 0.0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the learner is, and so the embeddings: not the bank, where that is too large."""
+        return next((parameter.device for parameter in self._learner.parameters()), self.bank.device)
+
     @functools.cached_property
     def embeddings(self) -> Tensor:
         learner, was_training = self._learner, self._learner.training
-        usual = getattr(learner.backbone, "precision", None)
         began = time.perf_counter()
         learner.eval()
-        learner.backbone.precision = self._precision
-        try:
-            # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
-            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-                parts = torch.arange(len(self.bank), device=self.bank.device).split(_BATCH)
-                embeddings = torch.cat([learner.embed(self.bank.batch(part)).float() for part in parts])
-        finally:
-            learner.backbone.precision = usual
-            learner.train(was_training)
+        # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.no_grad(), computing_in(learner.backbone, self._precision), exact:
+            parts = torch.arange(len(self.bank), device=self.device).split(_BATCH)
+            embeddings = torch.cat([learner.embed(self.bank.batch(part)).float() for part in parts])
+        learner.train(was_training)
         if embeddings.is_cuda:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - began
         return embeddings
+
+
+@contextlib.contextmanager
+def computing_in(backbone: nn.Module, precision: torch.dtype) -> Iterator[None]:
+    """Inside, a Backbone computes in `precision`; backbones of another kind compute as they do."""
+    usual = getattr(backbone, "precision", None)
+    backbone.precision = precision
+    try:
+        yield
+    finally:
+        backbone.precision = usual

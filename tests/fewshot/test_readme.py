@@ -1,0 +1,52 @@
+"""What the README shows works as it stands there."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def block(word: str) -> str:
+    """The one Python block with `word` in it."""
+    (found,) = [text for text in BLOCKS if word in text]
+    return found
+
+
+def test_the_learner_is_short_and_stands_in_the_table_beside_the_others(call, preset, tmp_path):
+    source = block("SoftNeighbours(Learner)")
+    assert len(source.splitlines()) <= 20
+    (tmp_path / "my_idea.py").write_text(source)
+    learners = f"{tmp_path}/my_idea.py:SoftNeighbours,prototypical"
+    said = call("bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu", "--learner", learners)
+    assert (said.code, said.err.count("Traceback")) == (0, 0)
+    assert "SoftNeighbours" in said.out
+    assert set(pd.read_csv(tmp_path / "run" / "results.csv")["learner"]) == {"SoftNeighbours", "prototypical"}
+
+
+def test_episodes_come_in_the_shapes_it_says(real_data):
+    names = {}
+    exec(block("EpisodeSampler"), names)
+    assert names["bank"].classes == 1692
+    assert (names["episodes"].support.shape, names["episodes"].query.shape) == ((10_000, 5, 1), (10_000, 5, 15))
+    assert names["images"].shape == (5, 1, 28, 28)
+
+
+def test_results_stand_beside_published_ones(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "results" / "quick-omniglot"
+    folder.mkdir(parents=True)
+    row = {"learner": "prototypical", "way": 20, "shot": 1, "accuracy": 93.0, "ci95": 0.1}
+    pd.DataFrame([row]).to_csv(folder / "results.csv")
+    monkeypatch.chdir(tmp_path)
+    exec(block("published("), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"Prototypical Networks +Euclidean +20 +1 +96.00 +93.0 +0.1", printed)
+    assert "MAML" not in printed
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README.read_text()))
+def test_its_links_lead_somewhere(target):
+    assert (README.parent / target).exists()
