@@ -14,7 +14,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if nearest:
         return InputError(f"unknown {kind} '{name}': did you mean {' or '.join(repr(word) for word in nearest)}?")
-    return InputError(f"unknown {kind} '{name}': choose one of {', '.join(known)}")
+    choice = f"choose one of {', '.join(known)}" if known else "there are none"
+    return InputError(f"unknown {kind} '{name}': {choice}")
 
 
 class MissingData(InputError):

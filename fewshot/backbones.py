@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes.errors import unknown_name
+from episodes.errors import InputError, unknown_name
 
 
 class Backbone(nn.Module):
@@ -52,6 +52,8 @@ def conv4(channels: int, size: int, width: int = 64, last_relu: bool = True) -> 
     last_relu: False is the form for cosine classifiers (Gidaris and Komodakis 2018), whose embeddings may point
     anywhere.
     """
+    if size < 16:
+        raise InputError(f"Conv-4 halves an image four times: it needs 16 pixels or more, not {size}")
     widths = [channels, width, width, width, width]
     blocks = [ConvBlock(widths[i], widths[i + 1], relu=last_relu or i < 3) for i in range(4)]
     return Backbone(nn.Sequential(*blocks), width * (size // 16) ** 2)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +15,37 @@ from episodes.batches import batches_from
 from episodes.datasets import SPLITS
 from fewshot import checkpoints
 from fewshot.backbones import make_backbone
-from fewshot.config import Config
-from fewshot.devices import choose_device, describe, placed, prepare
+from fewshot.config import Config, LearnerSettings, Validation
+from fewshot.devices import choose_device, describe, placed, prepare, training_precision
 from fewshot.evaluation import run_episodes
+from fewshot.files import writing
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of
-from fewshot.run_folder import RunFolder, writing
-from fewshot.training import train
+from fewshot.run_folder import RunFolder
+from fewshot.training import Trained, train
 
 log = logging.getLogger("fewshot")
 
 
-def open_data(config: Config, data: str | None = None) -> tuple[Config, dict[str, ImageBank]]:
-    """The banks of the three splits, and the configuration with the data set they are really of.
+def open_data(
+    config: Config, data: str | None = None, splits: Sequence[str] = SPLITS
+) -> tuple[Config, dict[str, ImageBank]]:
+    """The banks of `splits`, and the configuration as it really holds for them.
 
-    Where the configured data set cannot be had and there is a fallback, says so and opens that.
+    Where the configured data set cannot be had and there is a fallback, says so and opens that. Where the data set
+    has fewer classes or images than a learner's batches or the validation episodes ask for, says so and takes fewer.
     """
+    name = config.data.dataset
     try:
-        return config, _banks(config, config.data.dataset, data)
+        banks = _banks(config, name, data, splits)
     except MissingData as error:
-        if not config.data.fallback:
+        name = config.data.fallback
+        if not name:
             raise
-        log.warning("%s; until then this runs on the embedded data set '%s'", error, config.data.fallback)
-        used = config.data.model_copy(update={"dataset": config.data.fallback, "fallback": ""})
-        return config.model_copy(update={"data": used}), _banks(config, used.dataset, data)
-
-
-def _banks(config: Config, name: str, data: str | None) -> dict[str, ImageBank]:
-    return {split: load_dataset(name, split, data=data, size=config.data.size or None) for split in SPLITS}
+        log.warning("%s; until then this runs on the embedded data set '%s'", error, name.partition(":")[0])
+        banks = _banks(config, name, data, splits)
+    used = config.data.model_copy(update={"dataset": name, "fallback": ""})
+    return _fitted(config.model_copy(update={"data": used}), banks), banks
 
 
 def run_benchmark(
@@ -62,7 +66,7 @@ def run_benchmark(
     prepare(chosen)
     wanted = config.evaluation
     # both are made before any training, so that a wish that cannot be met is told at once
-    cells = _cells(config, banks)
+    cells = _cells(config, banks["train"], banks["validation"])
     samplers = [
         EpisodeSampler(banks["test"], way, shot, wanted.query, wanted.seed)
         for way in wanted.ways
@@ -71,11 +75,14 @@ def run_benchmark(
     folder = RunFolder(path, config, banks, chosen, resume)
     with folder.logged():
         test = placed(banks["test"], chosen)
-        for cell in cells:
-            if cell.finished(folder):
-                log.info("%s: finished earlier; remove %s to run everything again", cell.label, path)
-                continue
-            learner, seconds = cell.train(config, banks, folder.checkpoints(cell.name), device, resume, progress)
+        counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items()]
+        log.info("%s (%s): %s; on %s", test.dataset, test.protocol, ", ".join(counts), describe(chosen))
+        waiting = [cell for cell in cells if not cell.finished(folder)]
+        if not waiting:
+            log.info("All of it was finished earlier: remove %s to run it again", path)
+        for cell in waiting:
+            home = folder.checkpoints(cell.name)
+            learner, trained = cell.train(banks["train"], banks["validation"], home, device, resume, progress)
             data = EmbeddedBank(learner, test)
             rows, accuracies = [], {}
             for sampler in samplers:
@@ -84,7 +91,7 @@ def run_benchmark(
                 accuracies[f"{cell.name}/{sampler.way}way{sampler.shot}shot"] = result.values
                 rows.append(
                     {
-                        **cell.columns,
+                        **cell.columns(chosen),
                         "dataset": test.dataset,
                         "protocol": test.protocol,
                         "split": test.split,
@@ -94,7 +101,7 @@ def run_benchmark(
                         "episodes": wanted.episodes,
                         "accuracy": round(result.percent.mean, 4),
                         "ci95": round(result.percent.ci95, 4),
-                        "train_seconds": round(seconds, 2),
+                        "train_seconds": round(trained.seconds, 2),
                         "eval_seconds": round(result.seconds, 2),
                     }
                 )
@@ -107,7 +114,7 @@ def train_learner(
 ) -> list[Path]:
     """Train the learners of `config`; the paths of their best checkpoints, each in a folder of its name in `folder`."""
     prepare(choose_device(device))
-    cells = _cells(config, banks)
+    cells = _cells(config, banks["train"], banks["validation"])
     for cell in cells:
         home = folder / cell.name
         if (home / "last.pt").exists() and not resume:
@@ -117,22 +124,22 @@ def train_learner(
             )
         with writing(folder):
             home.mkdir(parents=True, exist_ok=True)
-        cell.train(config, banks, home, device, resume)
+        cell.train(banks["train"], banks["validation"], home, device, resume)
     return [folder / cell.name / "best.pt" for cell in cells]
 
 
-def build_learner(about: dict[str, Any], spec: str | None = None) -> Learner:
-    """A fresh learner from what its checkpoint says about it; the same weights for the same seed.
-
-    spec: where to find its class, instead of what `about` says. A name like FILE.py:CLASS runs that file.
-    """
-    cls, variant = find_learner(spec or about["learner"])
+def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
+    """A fresh learner of class `cls` from what its checkpoint says about it; the same weights for the same seed."""
     settings = about["settings"]
-    if cls.name != about.get("name", cls.name):
-        raise InputError(f"the checkpoint is of the learner {about['name']}, not of {cls.name}")
     torch.manual_seed(about["seed"])
     backbone = make_backbone(settings["backbone"], about["channels"], about["size"])
-    return cls(backbone, about["classes"], variant=about["variant"] or variant, **settings["options"])
+    try:
+        return cls(backbone, about["classes"], variant=about["variant"], **settings["options"])
+    except TypeError as error:
+        raise InputError(
+            f"{cls.name} cannot be made ({error}): its __init__ must take backbone, classes, variant='' and the options"
+            f" {settings['options']}"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,74 +147,73 @@ class _Cell:
     """One learner with one training seed."""
 
     cls: type[Learner]
-    variant: str
     about: dict[str, Any]  # what its checkpoints say of it
 
     @classmethod
-    def of(cls, spec: str, config: Config, banks: dict[str, ImageBank], seed: int) -> "_Cell":
+    def of(cls, spec: str, config: Config, train_bank: ImageBank, validation_bank: ImageBank, seed: int) -> "_Cell":
         learner, variant = find_learner(spec)
-        variant = variant or learner.variants[0]
-        source, bank = source_of(learner), banks["train"]
-        return cls(
-            learner,
-            variant,
-            {
-                "learner": spec,
-                "name": learner.name,
-                "variant": variant,
-                "seed": seed,
-                "settings": config.learner[spec].model_dump(),
-                "validation": config.validation.model_dump(),
-                "dataset": f"{bank.dataset}:{bank.protocol}",
-                "data": {split: one.checksum for split, one in banks.items()},
-                "channels": bank.images.shape[1],
-                "size": bank.images.shape[2],
-                "classes": bank.classes,
-                "source": hashlib.sha256(source.read_bytes()).hexdigest() if source else "",
-            },
-        )
+        source = source_of(learner)
+        about = {
+            "learner": spec,
+            "name": learner.name,
+            "variant": variant or learner.variants[0],
+            "seed": seed,
+            "settings": config.learner[spec].model_dump(),
+            "validation": config.validation.model_dump(),
+            "dataset": f"{train_bank.dataset}:{train_bank.protocol}",
+            "data": [train_bank.checksum, validation_bank.checksum],
+            "channels": train_bank.images.shape[1],
+            "size": train_bank.images.shape[2],
+            "classes": train_bank.classes,
+            "source": hashlib.sha256(source.read_bytes()).hexdigest() if source else "",
+        }
+        return cls(learner, about)
 
     @property
     def name(self) -> str:
         """'siamese-koch-seed0': of its folder and of its arrays."""
-        return "-".join(filter(None, [self.cls.name, self.variant, f"seed{self.about['seed']}"]))
+        return "-".join(filter(None, [self.cls.name, self.about["variant"], f"seed{self.about['seed']}"]))
 
     @property
     def label(self) -> str:
         """'siamese (koch), seed 0': what messages call it."""
-        return f"{self.cls.name}{f' ({self.variant})' if self.variant else ''}, seed {self.about['seed']}"
+        variant = self.about["variant"]
+        return f"{self.cls.name}{f' ({variant})' if variant else ''}, seed {self.about['seed']}"
 
-    @property
-    def columns(self) -> dict[str, Any]:
+    def columns(self, device: torch.device) -> dict[str, Any]:
         """What its rows say of it."""
+        settings = self.about["settings"]
+        precision = training_precision(settings["precision"], device)
         return {
             "learner": self.cls.name,
-            "variant": self.variant,
-            "backbone": self.about["settings"]["backbone"],
+            "variant": self.about["variant"],
+            "backbone": settings["backbone"],
             "seed": self.about["seed"],
             "image_size": self.about["size"],
             "transductive": self.cls.transductive,
+            "device": describe(device),
+            "precision": str(precision).removeprefix("torch."),
+            "torch": torch.__version__,
         }
 
     def train(
         self,
-        config: Config,
-        banks: dict[str, ImageBank],
+        train_bank: ImageBank,
+        validation_bank: ImageBank,
         folder: Path,
         device: str,
         resume: bool,
         progress: bool = True,
-    ) -> tuple[Learner, float]:
-        """The trained learner and the seconds it took; it is given no test images."""
-        learner = build_learner(self.about)
-        settings = config.learner[self.about["learner"]]
-        log.info("%s: training %s steps on %s", self.label, f"{settings.steps:,}", describe(choose_device(device)))
+    ) -> tuple[Learner, Trained]:
+        """The trained learner; it is given no test images."""
+        learner = build_learner(self.cls, self.about)
+        log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
             learner,
-            banks["train"],
-            banks["validation"],
-            settings,
-            validation=config.validation,
+            train_bank,
+            validation_bank,
+            LearnerSettings.model_validate(self.about["settings"]),
+            validation=Validation.model_validate(self.about["validation"]),
             seed=self.about["seed"],
             device=device,
             folder=folder,
@@ -222,13 +228,14 @@ class _Cell:
             f"{trained.best_step:,}",
             trained.best_accuracy,
         )
-        return learner, trained.seconds
+        return learner, trained
 
     def finished(self, folder: RunFolder) -> bool:
         """Whether its rows are there; not where they are of an older state of the file it comes from."""
-        if not folder.has(self.cls.name, self.variant, self.about["seed"]):
+        if not folder.has(self.cls.name, self.about["variant"], self.about["seed"]):
             return False
-        before = checkpoints.load(folder.checkpoints(self.name) / "best.pt")["about"]
+        checkpoint = folder.checkpoints(self.name) / "best.pt"
+        before = checkpoints.load(checkpoint)["about"] if checkpoint.exists() else self.about
         changed = {key for key in self.about if before.get(key) != self.about[key]}
         if "source" in changed and "learner" not in changed:
             log.info("%s: its file has changed, running it again", self.label)
@@ -238,17 +245,40 @@ class _Cell:
                 f"{folder.path} holds another learner called {self.label}, {before['learner']}: rename one, or choose"
                 " another folder with --output"
             )
+        log.info("%s: finished earlier", self.label)
         return True
 
 
-def _cells(config: Config, banks: dict[str, ImageBank]) -> list[_Cell]:
+def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) -> list[_Cell]:
     """All learners with all seeds; InputError where two have one name or one cannot train on its batches."""
-    cells = [_Cell.of(spec, config, banks, seed) for spec in config.learner for seed in config.seeds]
+    cells = [
+        _Cell.of(spec, config, train_bank, validation_bank, seed) for spec in config.learner for seed in config.seeds
+    ]
     specs: dict[str, str] = {}
     for cell in cells:
         spec = cell.about["learner"]
         if specs.setdefault(cell.name, spec) != spec:
             raise InputError(f"{specs[cell.name]} and {spec} are both called {cell.label}: leave out or rename one")
         if cell.about["seed"] == config.seeds[0]:
-            build_learner(cell.about).check_batches(batches_from(cell.about["settings"]["batches"]))
+            build_learner(cell.cls, cell.about).check_batches(batches_from(cell.about["settings"]["batches"]))
     return cells
+
+
+def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -> dict[str, ImageBank]:
+    return {split: load_dataset(name, split, data=data, size=config.data.size or None) for split in splits}
+
+
+def _fitted(config: Config, banks: dict[str, ImageBank]) -> Config:
+    """The configuration with no more classes and images a batch than there are."""
+    learners = {}
+    for spec, settings in config.learner.items():
+        batches = batches_from(settings.batches)
+        fitted = batches.fitted(banks["train"])
+        if fitted != batches:
+            log.warning("%s: batches of %s, not of %s: the data set has no more", spec, vars(fitted), vars(batches))
+        learners[spec] = settings.model_copy(update={"batches": dict(vars(fitted))})
+    validation, classes = config.validation, banks["validation"].classes
+    if validation.way > classes:
+        log.warning("validation episodes of %d ways, not of %d: the data set has no more", classes, validation.way)
+        validation = validation.model_copy(update={"way": classes})
+    return config.model_copy(update={"learner": learners, "validation": validation})

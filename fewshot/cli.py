@@ -1,8 +1,10 @@
 """The command line: fewshot bench, train, evaluate, learners, data."""
 
 import argparse
+import inspect
 import logging
 import os
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +13,11 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from episodes import InputError, load_dataset
-from episodes.datasets import SOURCES, SPLITS, resolve
+from episodes.datasets import SOURCES, SPLITS, data_folders, resolve
 from fewshot import checkpoints, tables
 from fewshot.benchmark import build_learner, open_data, run_benchmark, train_learner
 from fewshot.config import load_config
@@ -62,13 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dataset", metavar="NAME", help="omniglot, omniglot:lake or glyphs (default: the preset's)")
     run.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
-    run.add_argument("--output", type=Path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
-    run.add_argument("--seed", type=_integers, metavar="N[,N]", help="training seeds (default: the preset's)")
+    run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
+    run.add_argument("--output", type=_path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
+    run.add_argument("--seed", type=_seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
     run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
 
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
     bench.add_argument(
         "--learner",
+        type=_names,
         metavar="NAME[,NAME]",
         help="NAME, NAME:VARIANT or FILE.py:CLASS, several with commas (default: the preset's)",
     )
@@ -79,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
 
     test = commands.add_parser("evaluate", parents=[data], help="evaluate a checkpoint on one protocol")
-    test.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    test.add_argument("--way", type=int, default=5, metavar="N")
-    test.add_argument("--shot", type=int, default=1, metavar="K")
+    test.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help="best.pt of a learner")
+    test.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
+    test.add_argument("--shot", type=int, default=1, metavar="K", help="support images a class (default: 1)")
     test.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
-    test.add_argument("--episodes", type=int, default=10_000, metavar="E")
+    test.add_argument("--episodes", type=int, default=10_000, metavar="E", help="how many (default: 10000)")
     test.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes (default: 0)")
     test.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
     test.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
@@ -95,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     learners.set_defaults(command=_learners)
 
     sets = commands.add_parser("data", help="list or prepare data sets").add_subparsers(required=True, metavar="ACTION")
-    listing = sets.add_parser("list", help="the data sets there are")
+    listing = sets.add_parser("list", parents=[data], help="the data sets there are, and where they were found")
     listing.set_defaults(command=_data_list)
     prepare = sets.add_parser("prepare", parents=[data], help="decode a data set into the cache folder")
     prepare.add_argument("name", metavar="NAME", help="omniglot, omniglot:lake, glyphs")
@@ -105,29 +110,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
-    specs = [spec.strip() for spec in options.learner.split(",")] if options.learner else None
-    config, banks = open_data(load_config(options.preset, specs, options.dataset, options.seed), options.data)
+    wanted = load_config(options.preset, options.learner, options.dataset, options.seed, options.size)
+    config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, banks["test"])
     results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
     tables.show(results, console)
-    console.print(
-        f"Written to {folder}: results.csv, .md and .tex, episodes.npz, config.toml and the rest of the run",
-        highlight=False,
-    )
+    print(f"Written to {folder}: results.csv, .md and .tex, episodes.npz, config.toml and the rest of the run")
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    wanted = load_config(options.preset, [options.learner], options.dataset, options.seed)
-    config, banks = open_data(wanted, options.data)
-    folder = options.output or _default_folder(options.preset, banks["test"]) / "checkpoints"
+    wanted = load_config(options.preset, [options.learner], options.dataset, options.seed, options.size)
+    config, banks = open_data(wanted, options.data, splits=("train", "validation"))
+    folder = options.output or _default_folder(f"train-{options.preset}", banks["train"])
     for path in train_learner(config, banks, folder, device=options.device, resume=options.resume):
-        console.print(f"Written to {path.parent}; next: fewshot evaluate {path}", highlight=False)
+        print(f"Written to {path.parent}; next: fewshot evaluate {shlex.quote(str(path))}")
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     content = checkpoints.load(options.checkpoint)
     about = content["about"]
-    if not {"learner", "variant", "settings", "dataset", "channels", "size", "classes", "seed"} <= about.keys():
+    if not {"learner", "name", "variant", "settings", "dataset", "channels", "size", "classes", "seed"} <= about.keys():
         raise InputError(
             f"{options.checkpoint} does not say what learner it is of: it was not written by bench or train"
         )
@@ -136,7 +138,10 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
             f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
         )
     bank = load_dataset(options.dataset or about["dataset"], options.split, data=options.data, size=about["size"])
-    learner = build_learner(about, options.learner)
+    cls, _ = find_learner(options.learner or about["learner"])
+    if cls.name != about["name"]:
+        raise InputError(f"{options.checkpoint} is of the learner {about['name']}, not of {cls.name}")
+    learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
     accuracies = evaluate(
         learner, bank, options.way, options.shot, options.query, options.episodes, options.seed, options.device
@@ -157,6 +162,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "image_size": about["size"],
         "transductive": learner.transductive,
     }
+    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
     tables.show(pd.DataFrame([row]), console)
 
 
@@ -164,14 +170,17 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
     table = Table("learner", "variants", "paper", "what it does", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in learner_names():
         cls, _ = find_learner(name)
-        table.add_row(name, ", ".join(cls.variants), cls.paper, (cls.__doc__ or "").strip().splitlines()[0])
+        about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
+        table.add_row(*(Text(cell) for cell in (name, ", ".join(cls.variants), cls.paper, about)))
     console.print(table)
 
 
 def _data_list(options: argparse.Namespace, console: Console) -> None:
-    table = Table("data set", "protocols", "pixels", "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("data set", "protocols", "what it is", "where", box=box.SIMPLE_HEAD, pad_edge=False)
+    folders = data_folders(options.data)
     for name, source in SOURCES.items():
-        table.add_row(name, ", ".join(source.protocols), f"{source.size}x{source.size}", source.about)
+        cells = name, ", ".join(source.protocols), source.about, source.where(folders)
+        table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
 
 
@@ -179,10 +188,9 @@ def _data_prepare(options: argparse.Namespace, console: Console) -> None:
     resolve(options.name)
     for split in SPLITS:
         bank = load_dataset(options.name, split, data=options.data, size=options.size)
-        console.print(
+        print(
             f"{bank.name}: {bank.classes:,} classes, {len(bank):,} images of {bank.images.shape[2]}x"
-            f"{bank.images.shape[3]} from {bank.source}, checksum {bank.checksum}",
-            highlight=False,
+            f"{bank.images.shape[3]} from {bank.source}, checksum {bank.checksum}"
         )
 
 
@@ -192,8 +200,21 @@ def _default_folder(preset: str, bank) -> Path:
     return Path("results") / f"{Path(preset).stem}-{bank.dataset}{protocol}"
 
 
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, nor several with commas") from error
+def _seeds(text: str) -> list[int]:
+    seeds = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+    if len(seeds) != len(text.split(",")) or max(seeds) >= 2**63:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on, nor several with commas")
+    return seeds
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("name at least one learner")
+    return names
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)

@@ -90,11 +90,15 @@ class Config(_Settings):
 
 
 def load_config(
-    preset: str, learners: list[str] | None = None, dataset: str | None = None, seeds: list[int] | None = None
+    preset: str,
+    learners: list[str] | None = None,
+    dataset: str | None = None,
+    seeds: list[int] | None = None,
+    size: int | None = None,
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
-    learners, seeds: instead of the preset's own; dataset: instead of the preset's, and then without fallback.
+    learners, seeds, size: instead of the preset's own; dataset: instead of the preset's, and then without fallback.
     A preset's table [training] holds for every learner, [learner.NAME] for that one and its variants,
     [learner."NAME:VARIANT"] for that variant. Raises InputError for names and values that there are not.
     """
@@ -111,16 +115,18 @@ def load_config(
             find_learner(name)
     specs = learners or (list(tables) if names is None else names)
     table["learner"] = {spec: _settings_of(spec, training, tables) for spec in specs}
-    if dataset and isinstance(data := table.get("data", {}), dict):
-        table["data"] = {**data, "dataset": dataset, "fallback": ""}
+    chosen = {**({"dataset": dataset, "fallback": ""} if dataset else {}), **({"size": size} if size else {})}
+    if chosen and isinstance(table.get("data", {}), dict):
+        table["data"] = {**table.get("data", {}), **chosen}
     if seeds:
         table["seeds"] = seeds
     config = _checked(Config, table, str(path))
-    for name in filter(None, (config.data.dataset, config.data.fallback)):
-        resolve(name)
+    names = {key: getattr(config.data, key) for key in ("dataset", "fallback")}
+    data = config.data.model_copy(update={key: ":".join(resolve(name)) for key, name in names.items() if name})
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
-    return config.model_copy(update={"learner": {spec: _complete(spec, one) for spec, one in config.learner.items()}})
+    settings = {spec: _complete(spec, one) for spec, one in config.learner.items()}
+    return config.model_copy(update={"data": data, "learner": settings})
 
 
 def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from episodes import Episodes, EpisodeSampler, ImageBank, InputError
 from fewshot.devices import choose_device, placed, prepare
@@ -45,8 +46,8 @@ def evaluate(
 
     Images are embedded in eval mode and float32. Raises InputError where the bank cannot fill such episodes.
     """
-    if episodes < 2:
-        raise InputError(f"an interval needs at least 2 episodes, not {episodes}")
+    if episodes < 2 or query < 1:
+        raise InputError(f"an accuracy needs at least 2 episodes and 1 query a class, not {episodes} and {query}")
     sampler = EpisodeSampler(bank, way, shot, query, seed)
     chosen = choose_device(device)
     prepare(chosen)
@@ -55,19 +56,55 @@ def evaluate(
 
 @torch.no_grad()
 def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, episodes: int) -> Accuracies:
-    """The accuracy in episodes 0 .. `episodes` - 1 of `sampler`, on a split that may be embedded already."""
+    """The accuracy in episodes 0 .. `episodes` - 1 of `sampler`, on a split that may be embedded already.
+
+    Raises InputError where the learner's scores are no scores, or where it is transductive and does not say so.
+    """
     began = time.perf_counter() - data.seconds
     was_training = learner.training
     learner.eval()
     images = sampler.way * (sampler.shot + sampler.query)
     chunk = max(1, _CHUNK[data.device.type] // images)
-    right = [_right(learner, data, part) for part in sampler.batches(episodes, chunk, data.device)]
+    with torch.random.fork_rng():  # a learner that draws numbers gets the same ones each time
+        torch.manual_seed(sampler.seed)
+        _check_inductive(learner, data, sampler)
+        right = [_right(learner, data, part) for part in sampler.batches(episodes, chunk, data.device)]
     learner.train(was_training)
     # whole numbers until here, so that no chunking can change a mean
     values = torch.cat(right).cpu().numpy().astype(np.float64) / (sampler.way * sampler.query)
     return Accuracies(values, time.perf_counter() - began)
 
 
-def _right(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> torch.Tensor:
+def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+    """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too."""
+    scores = learner.episode_scores(data, episodes)
+    _, way, query = episodes.query.shape
+    if scores.shape != (len(episodes), way * query, way):
+        raise InputError(
+            f"the scores of {learner.name} must have the shape (E, Q, N) = {(len(episodes), way * query, way)}, not"
+            f" {tuple(scores.shape)}"
+        )
+    if not scores.isfinite().all():
+        raise InputError(f"the scores of {learner.name} are not all finite numbers")
+    return scores
+
+
+def _right(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     """How many queries of each episode get the best score for their own class, (E,)."""
-    return (learner.episode_scores(data, episodes).argmax(2) == episodes.targets).sum(1)
+    return (_scores(learner, data, episodes).argmax(2) == episodes.targets).sum(1)
+
+
+def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler) -> None:
+    """InputError where a query of the first episode is scored otherwise when half of the queries are left out."""
+    if learner.transductive or sampler.query < 2:
+        return
+    whole = sampler.episodes(0, 1, data.device)
+    half = sampler.query // 2
+    part = Episodes(whole.classes, whole.support, whole.query[:, :, :half])
+    expected = _scores(learner, data, whole).unflatten(1, (sampler.way, -1))[:, :, :half].flatten(1, 2)
+    scores = _scores(learner, data, part)
+    if not torch.allclose(scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise InputError(
+            f"{learner.name} scores a query otherwise when other queries are left out: set transductive = True in its"
+            " class, so that tables can say so"
+        )

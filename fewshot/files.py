@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from episodes import InputError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -24,3 +26,14 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file."""
     with replacing(path) as unfinished:
         unfinished.write_text(text)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an error of the file system into an InputError about the output folder `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the output folder {path} cannot be written ({error.strerror}): choose another one with --output"
+        ) from error

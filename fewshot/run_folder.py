@@ -20,7 +20,7 @@ from episodes import ImageBank, InputError
 from fewshot import tables
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
-from fewshot.files import replace_text, replacing
+from fewshot.files import replace_text, replacing, writing
 
 log = logging.getLogger("fewshot")
 
@@ -43,19 +43,24 @@ class RunFolder:
                     config = self._joined(config, environment["data"], resume)
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             replace_text(path / "config.toml", tomli_w.dumps(config.model_dump()))
-            replace_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
+            if not (path / "environment.json").exists():
+                replace_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        self._environment = environment
         self.results = pd.DataFrame(columns=tables.COLUMNS)
         self._accuracies: dict[str, np.ndarray] = {}
         with _reading(path):
             if (path / "results.csv").exists():
                 self.results = pd.read_csv(path / "results.csv", keep_default_na=False)
+                if list(self.results.columns) != tables.COLUMNS:
+                    raise ValueError("results.csv has other columns")
                 with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
                     self._accuracies = dict(arrays)
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
         """Inside, what the run says goes to run.log too."""
-        handler = logging.FileHandler(self.path / "run.log")
+        with writing(self.path):
+            handler = logging.FileHandler(self.path / "run.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         try:
@@ -85,11 +90,13 @@ class RunFolder:
         together = together.assign(place=place).sort_values(["place", "seed"], kind="stable")
         self.results = together.drop(columns="place").reset_index(drop=True)
         self._accuracies.update(accuracies)
-        with replacing(self.path / "episodes.npz") as unfinished:
-            np.savez_compressed(unfinished, **self._accuracies)
-        replace_text(self.path / "results.md", tables.markdown(self.results))
-        replace_text(self.path / "results.tex", tables.latex(self.results))
-        replace_text(self.path / "results.csv", self.results.to_csv(index=False))
+        with writing(self.path):
+            with replacing(self.path / "episodes.npz") as unfinished, unfinished.open("wb") as file:
+                np.savez_compressed(file, **self._accuracies)
+            replace_text(self.path / "environment.json", json.dumps(self._environment, indent=2) + "\n")
+            replace_text(self.path / "results.md", tables.markdown(self.results))
+            replace_text(self.path / "results.tex", tables.latex(self.results))
+            replace_text(self.path / "results.csv", self.results.to_csv(index=False))
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run that is there with the learners of `config` added."""
@@ -101,8 +108,12 @@ class RunFolder:
             )
         earlier = read_config(self.path / "config.toml")
         for part in ("data", "evaluation", "validation"):
-            if getattr(earlier, part) != getattr(config, part):
-                raise InputError(f"{self.path} holds a run with other settings of [{part}]: {other}")
+            before, now = (getattr(one, part).model_dump() for one in (earlier, config))
+            for name in before:
+                if before[name] != now[name]:
+                    raise InputError(
+                        f"{self.path} holds a run with {name} = {before[name]} in [{part}], not {now[name]}: {other}"
+                    )
         for spec in sorted(earlier.learner.keys() & config.learner.keys()):
             if earlier.learner[spec] != config.learner[spec]:
                 raise InputError(f"{self.path} holds a run of {spec} with other settings: {other}")
@@ -121,21 +132,10 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"the run in {path} is damaged ({type(error).__name__}: {error}): remove that folder or choose another one"
             " with --output"
-        ) from error
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an error of the file system into an InputError about the output folder `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"the output folder {path} cannot be written ({error.strerror}): choose another one with --output"
         ) from error
 
 

@@ -24,10 +24,13 @@ COLUMNS = [
     "protocol",
     "image_size",
     "transductive",
+    "device",
+    "precision",
+    "torch",
 ]
 INTERVAL = (
-    "± is the 95 % interval over the episodes (1.96 standard errors): it covers the choice of episodes from"
-    " this test set for this one trained model, and neither other classes nor another training run"
+    "± is the 95 % interval over the episodes (1.96 standard errors): it covers which episodes are drawn from these"
+    " images for this one trained model, and neither other classes nor another training run"
 )
 
 

@@ -19,7 +19,7 @@ from fewshot import checkpoints
 from fewshot.config import LearnerSettings, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
-from fewshot.files import replace_text
+from fewshot.files import replace_text, writing
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in
 
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
@@ -58,8 +58,8 @@ def train(
     folder  where last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv go; None:
             nowhere
     about   what the checkpoints should say of the learner, besides its weights
-    resume  go on from folder/last.pt where there is one of the same `about`; the result is the same as without the
-            interruption
+    resume  go on from folder/last.pt where there is one, InputError if it is of another `about`; the result is the
+            same as without the interruption
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. It sees no test images: it is not given any.
@@ -83,7 +83,8 @@ def train(
     began = time.perf_counter() - run.seconds
     total, counted = torch.zeros((), device=chosen), 0
     learner.train()
-    bar = tqdm(total=settings.steps, initial=run.step, desc=learner.name, unit="step", disable=not progress)
+    name = " ".join(filter(None, [learner.name, learner.variant]))
+    bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=not progress)
     with bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
             indices = batches.indices(train_bank, seed, step - 1).to(chosen)
@@ -92,10 +93,14 @@ def train(
             total += loss.detach()
             counted += 1
             if step % settings.validate_every == 0 or step == settings.steps:
-                accuracies = run_episodes(
-                    learner, EmbeddedBank(learner, validation_bank, precision), sampler, validation.episodes
-                )
-                run.record(step, total.item() / counted, accuracies, time.perf_counter() - began)
+                mean = total.item() / counted
+                if not math.isfinite(mean):
+                    raise InputError(
+                        f"the loss of {learner.name} is no number any more at step {step}: lower learning_rate"
+                    )
+                data = EmbeddedBank(learner, validation_bank, precision)
+                accuracies = run_episodes(learner, data, sampler, validation.episodes)
+                run.record(step, mean, accuracies, time.perf_counter() - began)
                 total, counted = torch.zeros((), device=chosen), 0
             if step % _SHOW_EVERY == 0 or step == settings.steps:
                 bar.update(step - bar.n)
@@ -118,24 +123,37 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"step": 0, "accuracy": math.nan, "learner": _weights(learner)}
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self) -> None:
-        """Go on from last.pt, where there is one of the same `about`."""
+        """Go on from last.pt, where there is one; InputError where it is of another training."""
         if self.folder is None or not (self.folder / "last.pt").exists():
             return
-        state = checkpoints.load(self.folder / "last.pt")
-        if state["about"] == self.about:
-            self.learner.load_state_dict(state["learner"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            _set_random_state(state["random"])
-            self.step, self.seconds, self.history, self.best = (
-                state[name] for name in ("step", "seconds", "history", "best")
+        path = self.folder / "last.pt"
+        state = checkpoints.load(path)
+        changed = {key for key in self.about if state["about"].get(key) != self.about[key]}
+        if changed == {"source"}:  # the file that it comes from is being worked on
+            return
+        if changed:
+            raise InputError(
+                f"{path} is of a training with another {' and '.join(sorted(changed))}: choose another folder with"
+                f" --output, or remove {self.folder}"
             )
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        _set_random_state(state["random"])
+        self.step, self.seconds, self.history, self.best = (
+            state[name] for name in ("step", "seconds", "history", "best")
+        )
 
     def descend(self, loss: Tensor) -> None:
         """One step of the optimizer and of the learning rate."""
+        if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            raise InputError(
+                f"the loss of {self.learner.name} must be a scalar tensor that depends on the weights, not {loss!r:.60}"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -143,10 +161,6 @@ class _Run:
 
     def record(self, step: int, loss: float, accuracies: Accuracies, seconds: float) -> None:
         """A validation: keep the weights where they are the best so far, and write the checkpoints."""
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the loss of {self.learner.name} is no number any more at step {step}: lower learning_rate"
-            )
         accuracy, ci95 = accuracies.percent
         self.step = step
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
@@ -161,13 +175,15 @@ class _Run:
                 "schedule": self.schedule.state_dict(),
                 "random": _random_state(),
             }
-            checkpoints.save(self.folder / "last.pt", {**common, **state})
+            with writing(self.folder):
+                checkpoints.save(self.folder / "last.pt", {**common, **state})
 
     def finish(self) -> None:
         """Leave the learner with the best weights, and write them."""
         self.learner.load_state_dict(self.best["learner"])
         if self.folder is not None:
-            checkpoints.save(self.folder / "best.pt", {"about": self.about, **self.best})
+            with writing(self.folder):
+                checkpoints.save(self.folder / "best.pt", {"about": self.about, **self.best})
 
     def shown(self, loss: float | None) -> dict[str, str]:
         """What the progress bar says: the loss since the last validation, and what that found."""

@@ -13,12 +13,16 @@ SPLITS = ("train", "validation", "test")
 
 
 class Source(NamedTuple):
-    """One data set: `load(split, protocol, size, folders)` gives the bank; the first protocol is the default."""
+    """One data set: `load(split, protocol, size, folders)` gives the bank; the first protocol is the default.
+
+    where: given the folders, where its files are, in words.
+    """
 
     load: Callable[[str, str, int | None, list[Path]], ImageBank]
     protocols: tuple[str, ...]
     size: int
     about: str
+    where: Callable[[list[Path]], str]
 
 
 SOURCES = {
@@ -27,13 +31,14 @@ SOURCES = {
         omniglot.PROTOCOLS,
         omniglot.SIZE,
         "1,623 handwritten characters of 50 alphabets x 20 drawings (Lake et al. 2015)",
+        omniglot.where,
     ),
     "glyphs": Source(
         glyphs.load,
         glyphs.PROTOCOLS,
         glyphs.SIZE,
-        f"{glyphs.CHARACTERS} printed characters of {len(glyphs.SCRIPTS)} scripts x 20 renderings;"
-        " embedded, needs no download",
+        f"{glyphs.CHARACTERS} printed characters of {len(glyphs.SCRIPTS)} scripts x 20 renderings",
+        lambda folders: "embedded",
     ),
 }
 

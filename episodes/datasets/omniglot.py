@@ -107,15 +107,24 @@ def _prepare(image: Image.Image, size: int) -> Image.Image:
     return grey.point(lambda level: 255 - level)
 
 
+def where(folders: list[Path]) -> str:
+    """Where the release is, in words."""
+    found = [_located(part, folders) for part in _PARTS]
+    if None in found:
+        return "not found; downloaded when first used"
+    return ", ".join(sorted({str(path.parent) for path in found}))
+
+
+def _located(part: str, folders: list[Path]) -> Path | None:
+    """A part of the release: a tree or a zip archive in one of `folders`."""
+    homes = (folder / name for folder in folders for name in ("omniglot", "omniglot-py", "."))
+    return next((home / name for home in homes for name in (part, f"{part}.zip") if (home / name).exists()), None)
+
+
 def _find(part: str, folders: list[Path]) -> ImageFiles:
-    """The images of one part of the release: a tree or a zip archive in one of `folders`, or the download."""
-    pattern = r"(?:^|/)(?!\._)[^/]+/character\d\d/(?!\.)[^/]+\.png$"
-    for folder in folders:
-        for home in (folder / "omniglot", folder / "omniglot-py", folder):
-            for path in (home / part, home / f"{part}.zip"):
-                if path.exists():
-                    return ImageFiles(path, pattern)
-    return ImageFiles(_download(part, folders), pattern)
+    """The images of one part of the release, downloaded where they are not in one of `folders`."""
+    path = _located(part, folders) or _download(part, folders)
+    return ImageFiles(path, r"(?:^|/)(?!\._)[^/]+/character\d\d/(?!\.)[^/]+\.png$")
 
 
 def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:

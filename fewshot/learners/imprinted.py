@@ -23,12 +23,7 @@ class Imprinted(Learner):
     batches = ShuffledBatches(size=256)
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        classes: int,
-        variant: str = "",
-        finetune_steps: int = 20,
-        finetune_rate: float = 0.01,
+        self, backbone: nn.Module, classes: int, variant: str = "", finetune_steps: int = 20, finetune_rate: float = 1.0
     ) -> None:
         """finetune_steps and finetune_rate: the gradient steps of the variant 'finetune' and their size."""
         super().__init__(backbone, classes, variant)
@@ -56,13 +51,13 @@ class Imprinted(Learner):
         """The weights (E, N, D) after gradient descent on the cross-entropy of the support set, episode by episode."""
         episodes, way, shot, _ = support.shape
         images = support.detach().flatten(1, 2)
-        labels = torch.arange(way, device=support.device).repeat_interleave(shot).expand(episodes, -1)
+        labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(episodes)
         weights = weights.detach()
         for _ in range(self.finetune_steps):
             weights.requires_grad_()
             logits = self._logits(images, weights)
             # a sum over episodes of their own means: each episode's gradient is its own
-            loss = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="sum") / (way * shot)
+            loss = functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum") / (way * shot)
             (gradient,) = torch.autograd.grad(loss, weights)
             weights = (weights - self.finetune_rate * gradient).detach()
         return weights

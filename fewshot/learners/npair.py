@@ -21,7 +21,7 @@ class NPair(Learner):
     paper = "Sohn 2016"
     batches = ClassBatches(classes=120, images=2)
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", regularisation: float = 0.02) -> None:
+    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", regularisation: float = 0.002) -> None:
         """regularisation: the weight of the embeddings' mean squared length in the loss."""
         super().__init__(backbone, classes, variant)
         self.regularisation = regularisation

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from episodes.batches import Batches
 from episodes.errors import InputError, unknown_name
 from fewshot.learners.base import Learner
 
@@ -61,18 +62,28 @@ def find_learner(spec: str) -> tuple[type[Learner], str]:
             raise unknown_name("learner", name, learner_names())
         cls = LEARNERS[name]
     if variant and variant not in cls.variants:
-        raise unknown_name(f"variant of {cls.name}", variant, cls.variants)
+        raise unknown_name(f"variant of {cls.name}", variant, filter(None, cls.variants))
+    if not isinstance(cls.batches, Batches):
+        raise InputError(
+            f"batches of {cls.name} must be ClassBatches(...) or ShuffledBatches(...), not {cls.batches!r}"
+        )
     return cls, variant
 
 
 def default_options(cls: type[Learner]) -> dict[str, Any]:
     """A learner's options and their defaults: the keyword arguments of its __init__, but for the variant."""
     parameters = list(inspect.signature(cls).parameters.values())[2:]
-    return {
+    options = {
         parameter.name: parameter.default
         for parameter in parameters
         if parameter.default is not parameter.empty and parameter.name != "variant"
     }
+    for name, default in options.items():
+        if not isinstance(default, bool | int | float | str | list):
+            raise InputError(
+                f"the option {name} of {cls.name} needs a number, a string or a list as its default, not {default!r}"
+            )
+    return options
 
 
 def checked_options(cls: type[Learner], options: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +95,7 @@ def checked_options(cls: type[Learner], options: dict[str, Any]) -> dict[str, An
         default = complete[name]
         if type(default) is float and type(value) is int:
             value = float(value)
-        if default is not None and type(value) is not type(default):
+        if type(value) is not type(default):
             raise InputError(
                 f"the option {name} of {cls.name} must be of type {type(default).__name__}, as its default"
                 f" {default!r} is, not {value!r}"

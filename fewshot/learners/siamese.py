@@ -19,8 +19,8 @@ class Siamese(Learner):
     koch         a verification head, sigmoid(sum over d of alpha_d |a_d - b_d| + bias), trained with cross-entropy
                  (Koch et al. 2015, section 3.1) on all pairs of a batch, either kind weighing the same
 
-    The score of a class is the mean over its
-    support images of minus the squared distance (contrastive), or of the probability of 'same' (koch).
+    The score of a class is the mean over its support images of minus the squared distance (contrastive), or of the
+    probability of 'same' (koch).
     """
 
     paper = "Hadsell et al. 2006, Koch et al. 2015"

@@ -13,7 +13,9 @@ from episodes.datasets import SOURCES
 from fewshot import checkpoints
 from fewshot.benchmark import build_learner
 from fewshot.cli import main
+from fewshot.learners.npair import NPair
 from fewshot.learners.registry import LEARNERS
+from fewshot.learners.siamese import Siamese
 
 LEARNER = """
 from pathlib import Path
@@ -155,7 +157,6 @@ def test_several_seeds_by_the_command_line(call, preset, tmp_path):
     [
         (["--learner", "npiar"], "unknown learner 'npiar': did you mean 'npair'"),
         (["--learner", "siamese:koh"], "unknown variant of siamese 'koh': did you mean 'koch'"),
-        (["--learner", ","], "unknown learner '"),
         (["--learner", "nowhere.py:Mine"], "there is no learner file nowhere.py"),
         (["--preset", "quik"], "unknown preset 'quik': did you mean 'quick'"),
         (["--preset", "nowhere.toml"], "there is no preset file nowhere.toml"),
@@ -241,7 +242,7 @@ def test_wrong_checkpoints_are_told_in_one_line(call, tmp_path, write, message):
         (["--shot", 25], "need 28 images a class"),
         (["--episodes", 1], "episodes"),
         (["--episodes", 0], "episodes"),
-        (["--learner", "siamese"], "the checkpoint is of the learner npair, not of siamese"),
+        (["--learner", "siamese"], "is of the learner npair, not of siamese"),
         (["--learner", "nowhere.py:Mine"], "there is no learner file nowhere.py"),
         (["--device", "gpu"], "unknown device 'gpu'"),
     ],
@@ -266,8 +267,8 @@ def test_unknown_arguments_are_told_by_usage_lines(arguments, capsys):
 
 
 def test_a_seed_that_is_no_seed_is_told(call, preset, tmp_path):
-    said = call("train", "--learner", "npair", "--preset", preset, "--output", tmp_path, "--seed", 2**70)
-    assert "seed" in refused(said)
+    with pytest.raises(SystemExit, match="2"):
+        call("train", "--learner", "npair", "--preset", preset, "--output", tmp_path, "--seed", 2**70)
 
 
 def test_learners_lists_every_learner_and_variant(call):
@@ -295,11 +296,11 @@ def test_data_prepare_says_what_it_made(call, toy_banks, monkeypatch):
 
 def test_a_checkpoint_says_enough_to_build_its_learner(checkpoint):
     content = checkpoints.load(checkpoint)
-    learner = build_learner(content["about"])
+    learner = build_learner(NPair, content["about"])
     checkpoints.restore(learner, content, checkpoint)
     assert (learner.name, learner.backbone.embedding_size) == ("npair", 64)
-    with pytest.raises(InputError, match="unknown learner"):
-        build_learner({**content["about"], "learner": "nobody"})
+    with pytest.raises(InputError, match="siamese cannot be made .* unexpected keyword argument 'regularisation'"):
+        build_learner(Siamese, content["about"])
 
 
 @pytest.mark.parametrize(

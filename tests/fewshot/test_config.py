@@ -41,7 +41,7 @@ def test_shipped_presets_run_every_learner_in_every_variant(name, learner):
 def test_the_quick_preset_lists_its_learners_and_falls_back():
     config = load_config("quick")
     assert list(config.learner) == ["siamese", "prototypical", "imprinted", "npair"]
-    assert config.data.fallback == "glyphs"
+    assert config.data.fallback == "glyphs:scripts"
     assert config.evaluation.episodes == 10_000
 
 

@@ -151,3 +151,68 @@ def test_a_wish_that_cannot_be_met_is_an_input_error(bank, wish, message):
 def test_too_few_episodes_are_an_input_error(bank, episodes):
     with pytest.raises(InputError, match="episodes"):
         assert evaluate(make(), bank, 5, 1, 3, episodes=episodes, device="cpu").percent
+
+
+class Centred(Constant):
+    """Takes the mean of the queries away, so that each query's score depends on the others."""
+
+    def scores(self, support, query):
+        return -torch.cdist(query - query.mean(1, keepdim=True), support.mean(2) - support.mean((1, 2))[:, None])
+
+
+class Declared(Centred):
+    """The same, and says so."""
+
+    transductive = True
+
+
+class Drawn(Constant):
+    """Draws its scores."""
+
+    transductive = True
+
+    def scores(self, support, query):
+        return torch.rand(len(query), query.shape[1], support.shape[1])
+
+
+class Scored(Constant):
+    """Gives scores of a wrong kind."""
+
+    wrong = staticmethod(lambda scores: scores)
+
+    def scores(self, support, query):
+        return self.wrong(super().scores(support, query))
+
+
+def test_a_learner_that_looks_at_other_queries_must_say_so(bank):
+    with pytest.raises(InputError, match="set transductive = True"):
+        accuracies(Centred(Pixels(), 12), bank)
+    assert accuracies(Declared(Pixels(), 12), bank).mean() > 0.5
+
+
+def test_a_learner_that_draws_numbers_gets_the_same_ones_each_time(bank):
+    state = torch.get_rng_state()
+    first = accuracies(Drawn(Pixels(), 12), bank)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert (accuracies(Drawn(Pixels(), 12), bank) == first).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda scores: scores[:, :1], r"must have the shape \(E, Q, N\)"),
+        (lambda scores: scores.transpose(1, 2), r"must have the shape \(E, Q, N\)"),
+        (lambda scores: scores / 0, "not all finite"),
+    ],
+)
+def test_scores_that_are_no_scores_are_refused(bank, monkeypatch, wrong, message):
+    monkeypatch.setattr(Scored, "wrong", staticmethod(wrong))
+    with pytest.raises(InputError, match=message):
+        accuracies(Scored(Pixels(), 12), bank)
+
+
+@pytest.mark.parametrize("wish", [{"query": 0}, {"episodes": 1}])
+def test_too_little_for_an_accuracy_is_refused(bank, wish):
+    with pytest.raises(InputError, match="at least 2 episodes and 1 query"):
+        accuracies(make(), bank, **{"episodes": 5, **wish})

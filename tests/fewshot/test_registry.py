@@ -15,7 +15,7 @@ from fewshot import Learner
 class Mine(Learner):
     variants = ("plain", "fancy")
 
-    def __init__(self, backbone, classes, variant="", rate: float = 0.5, tags=None):
+    def __init__(self, backbone, classes, variant="", rate: float = 0.5, tags="all"):
         super().__init__(backbone, classes, variant)
 
     def loss(self, images, labels):
@@ -159,7 +159,7 @@ def test_an_installed_package_brings_a_learner(monkeypatch):
 
 def test_options_are_the_keyword_arguments_after_the_variant(file):
     cls, _ = find_learner(f"{file}:Mine")
-    assert default_options(cls) == {"rate": 0.5, "tags": None}
+    assert default_options(cls) == {"rate": 0.5, "tags": "all"}
     assert default_options(LEARNERS["siamese"]) == {"margin": 1.2}
 
 

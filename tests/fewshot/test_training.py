@@ -100,9 +100,17 @@ def test_a_finished_training_is_not_repeated(banks, tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_learner_is_not_resumed(banks, tmp_path):
     run(make(), banks, folder=tmp_path, about={"learner": "one"})
+    before = checkpoints.load(tmp_path / "last.pt")["seconds"]
+    with pytest.raises(InputError, match="is of a training with another learner"):
+        run(make(), banks, seed=1, folder=tmp_path, resume=True, about={"learner": "two"})
+    assert checkpoints.load(tmp_path / "last.pt")["seconds"] == before
+
+
+def test_a_checkpoint_of_an_older_state_of_a_learner_file_is_trained_anew(banks, tmp_path):
+    run(make(), banks, folder=tmp_path, about={"source": "one"})
     fresh, other = make(), make()
     run(fresh, banks, seed=1)
-    run(other, banks, seed=1, folder=tmp_path, resume=True, about={"learner": "two"})
+    run(other, banks, seed=1, folder=tmp_path, resume=True, about={"source": "two"})
     assert torch.equal(weights(fresh), weights(other))
 
 
@@ -216,3 +224,11 @@ def test_training_sees_only_the_two_banks_it_is_given(banks, monkeypatch):
     run(learner, banks)
     assert set(losses) == {"train"}  # gradients come from base classes alone
     assert set(seen) == {"train", "validation"}
+
+
+@pytest.mark.parametrize("loss", [None, 1.0, torch.zeros(()), torch.zeros(2, requires_grad=True)])
+def test_a_loss_that_is_no_loss_is_an_input_error(banks, monkeypatch, loss):
+    learner = make()
+    monkeypatch.setattr(learner, "loss", lambda images, labels: loss)
+    with pytest.raises(InputError, match="must be a scalar tensor that depends on the weights"):
+        run(learner, banks)
