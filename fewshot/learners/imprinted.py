@@ -23,7 +23,12 @@ class Imprinted(Learner):
     batches = ShuffledBatches(size=256)
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", finetune_steps: int = 20, finetune_rate: float = 1.0
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        finetune_steps: int = 100,
+        finetune_rate: float = 0.1,
     ) -> None:
         """finetune_steps and finetune_rate: the gradient steps of the variant 'finetune' and their size."""
         super().__init__(backbone, classes, variant)

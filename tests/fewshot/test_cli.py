@@ -299,7 +299,7 @@ def test_a_checkpoint_says_enough_to_build_its_learner(checkpoint):
     learner = build_learner(NPair, content["about"])
     checkpoints.restore(learner, content, checkpoint)
     assert (learner.name, learner.backbone.embedding_size) == ("npair", 64)
-    with pytest.raises(InputError, match="siamese cannot be made .* unexpected keyword argument 'regularisation'"):
+    with pytest.raises(InputError, match=r"siamese cannot be made .* unexpected keyword argument 'regularisation'"):
         build_learner(Siamese, content["about"])
 
 
