@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -176,7 +176,8 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
 
 
 def _data_list(options: argparse.Namespace, console: Console) -> None:
-    table = Table("data set", "protocols", "what it is", "where", box=box.SIMPLE_HEAD, pad_edge=False)
+    where = Column("where", overflow="fold")
+    table = Table("data set", "protocols", "what it is", where, box=box.SIMPLE_HEAD, pad_edge=False)
     folders = data_folders(options.data)
     for name, source in SOURCES.items():
         cells = name, ", ".join(source.protocols), source.about, source.where(folders)

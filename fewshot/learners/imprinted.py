@@ -11,7 +11,10 @@ from fewshot.learners.registry import register
 
 @register("imprinted")
 class Imprinted(Learner):
-    """A cosine classifier, tau * cos(f(x), w_k), trained on the base classes; a new class gets its weights imprinted.
+    """A cosine classifier; new classes get their weights imprinted.
+
+    It is trained on the base classes with the logits tau * cos(f(x), w_k). The weights of a new class come from its
+    support set:
 
     imprint   w = the normalised mean of the normalised support embeddings (Qi et al. 2018, section 3.2)
     finetune  then gradient descent on the imprinted weights, by the cross-entropy of the support set. Qi et al.

@@ -12,10 +12,11 @@ from fewshot.losses import n_pair
 
 @register("npair")
 class NPair(Learner):
-    """Trains on N classes x 2 images with the multi-class N-pair loss; a query goes to the class of nearest direction.
+    """Pairs of N classes, each against all others at once.
 
-    The loss compares by inner products, whose size says little about a class that was not trained, so the score is
-    the cosine similarity to the mean of the support embeddings.
+    It trains on N classes x 2 images with the multi-class N-pair loss. The loss compares by inner products, whose size
+    says little about a class that was not trained, so the score is the cosine similarity to the mean of the support
+    embeddings.
     """
 
     paper = "Sohn 2016"

@@ -13,7 +13,9 @@ from fewshot.losses import squared_distances
 
 @register("prototypical")
 class Prototypical(Learner):
-    """A class is the mean of its support embeddings; training runs the same episodes as the test.
+    """A query goes to the class of the nearest mean embedding.
+
+    Training runs episodes of the kind that the test runs.
 
     euclidean  softmax over minus the squared Euclidean distance (equations 1 and 2)
     cosine     softmax over `scale` times the cosine similarity, which the paper finds worse

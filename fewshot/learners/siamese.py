@@ -12,7 +12,9 @@ from fewshot.losses import contrastive, pair_cross_entropy
 
 @register("siamese")
 class Siamese(Learner):
-    """Embeddings of one class are near, of two classes a margin apart; a query goes to the class nearest on average.
+    """Pairs of one class are near, of two classes a margin apart.
+
+    A query goes to the class whose support images are nearest on average.
 
     contrastive  contrastive loss (Hadsell et al. 2006) on embeddings of length one; the pairs are all positive ones
                  of a batch and as many negative ones, the nearest
