@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import toy_bank
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -33,6 +34,17 @@ def test_episodes_come_in_the_shapes_it_says(real_data):
     assert names["bank"].classes == 1692
     assert (names["episodes"].support.shape, names["episodes"].query.shape) == ((10_000, 5, 1), (10_000, 5, 15))
     assert names["images"].shape == (5, 1, 28, 28)
+
+
+def test_a_learner_trains_and_is_evaluated_from_python():
+    names = {
+        "load_dataset": lambda name, split: toy_bank(30, 20, size=28, split=split),
+        "bank": toy_bank(30, 20, size=28),
+    }
+    source = block("train(learner").replace("steps=500", "steps=2").replace("10_000", "20")
+    *lines, last = source.strip().splitlines()
+    exec("\n".join(lines), names)
+    assert 50 < eval(last, names).mean <= 100
 
 
 def test_results_stand_beside_published_ones(capsys, tmp_path, monkeypatch):
