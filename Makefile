@@ -1,6 +1,7 @@
 # Each target makes what it needs, the virtual environment in .venv included.
 PYTHON ?= python3
 READY := .venv/ready
+PACKAGES := baselines episodes fewshot tests
 
 .DEFAULT_GOAL := help
 .PHONY: help bench test lint clean
@@ -18,8 +19,8 @@ test: lint  ## lint, then run the tests
 	@.venv/bin/pytest
 
 lint: $(READY)  ## check style and formatting
-	@.venv/bin/ruff check --quiet .
-	@.venv/bin/ruff format --quiet --check .
+	@.venv/bin/ruff check --quiet $(PACKAGES)
+	@.venv/bin/ruff format --quiet --check $(PACKAGES)
 
 clean:  ## remove the virtual environment and what tools leave behind; results and the data cache stay
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
