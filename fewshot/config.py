@@ -121,8 +121,8 @@ def load_config(
     if seeds:
         table["seeds"] = seeds
     config = _checked(Config, table, str(path))
-    names = {key: getattr(config.data, key) for key in ("dataset", "fallback")}
-    data = config.data.model_copy(update={key: ":".join(resolve(name)) for key, name in names.items() if name})
+    wanted = {key: getattr(config.data, key) for key in ("dataset", "fallback")}
+    data = config.data.model_copy(update={key: ":".join(resolve(name)) for key, name in wanted.items() if name})
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, one) for spec, one in config.learner.items()}

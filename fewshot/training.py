@@ -108,7 +108,8 @@ def train(
     run.finish()
     table = pd.DataFrame(run.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
     if folder is not None:
-        replace_text(folder / "training.csv", table.round(4).to_csv(index=False))
+        with writing(folder):
+            replace_text(folder / "training.csv", table.round(4).to_csv(index=False))
     return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table)
 
 

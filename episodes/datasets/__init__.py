@@ -18,7 +18,7 @@ class Source(NamedTuple):
     where: given the folders, where its files are, in words.
     """
 
-    load: Callable[[str, str, int | None, list[Path]], ImageBank]
+    load: Callable[[str, str, int, list[Path]], ImageBank]
     protocols: tuple[str, ...]
     size: int
     about: str
@@ -77,4 +77,5 @@ def load_dataset(name: str, split: str, *, data: str | os.PathLike | None = None
         raise unknown_name("split", split, SPLITS)
     if size is not None and not 8 <= size <= 1024:
         raise InputError(f"an image size of {size} pixels is not between 8 and 1024")
-    return SOURCES[dataset].load(split, protocol, size, data_folders(data))
+    source = SOURCES[dataset]
+    return source.load(split, protocol, size or source.size, data_folders(data))

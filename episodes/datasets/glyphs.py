@@ -84,9 +84,8 @@ _CANVAS = 84  # pixels of the square a letter is drawn in before it is distorted
 _LETTER = 57  # pixels of its longer side there
 
 
-def load(split: str, protocol: str, size: int | None, folders: list[Path]) -> ImageBank:
+def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     """The bank of one split: letters bright on dark, `size` x `size` pixels; no two splits share a script."""
-    size = size or SIZE
     chosen = [(script, letter) for script, (where, letters) in SCRIPTS.items() if where == split for letter in letters]
 
     def fill(images: np.ndarray) -> None:

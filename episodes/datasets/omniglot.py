@@ -54,9 +54,8 @@ _PARTS = {"images_background": BACKGROUND, "images_evaluation": EVALUATION}
 Character = tuple[str, str, str]  # (part, alphabet, 'characterNN')
 
 
-def load(split: str, protocol: str, size: int | None, folders: list[Path]) -> ImageBank:
+def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     """The bank of one split: strokes bright on dark, `size` x `size` pixels, classes in the order of the release."""
-    size = size or SIZE
     chosen = characters(split, protocol)
     files = {part: _find(part, folders) for part in sorted({part for part, _, _ in chosen})}
     paths = {part: _paths(part, found) for part, found in files.items()}
