@@ -1,0 +1,154 @@
+"""Image augmentation on the device: each image of a batch gets its own random transformation, in batched operations.
+
+Images come and go as float32 (B, C, H, W) in [0, 1]. Random numbers are those of PyTorch's generator of their device,
+which the training seeds and its checkpoints hold. Written here because torchvision draws one transformation for a whole
+batch, and takes up to forty times as long image by image, and because kornia's jitter refuses grey images.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from episodes.errors import unknown_name
+
+_LUMA = (0.2989, 0.587, 0.114)  # the weights of red, green and blue in a grey image, as torchvision rounds them
+_TRIES = 10  # boxes drawn for an image before it is taken whole, as in torchvision
+
+
+def affine(images: Tensor, strength: float = 1.0) -> Tensor:
+    """Turned, sheared, scaled and shifted (Koch et al. 2015, section 3.3), for square images on a black background.
+
+    Rotation up to 10 degrees either way, shear up to 0.3 radians and scale 0.8 to 1.2 along each axis, shift up to 2/28
+    of the side along each axis, each of these seven with probability 0.5. strength: a factor on all of them.
+    """
+    limits = images.new_tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 2 / 28, 2 / 28]) * strength
+    drawn = 2 * torch.rand(len(images), 7, device=images.device) - 1
+    chosen = torch.rand(len(images), 7, device=images.device) < 0.5
+    angle, shear, scale, shift = (limits * drawn * chosen).split([1, 2, 2, 2], 1)
+    return warped(images, angle.squeeze(1), shear, 1 + scale, shift)
+
+
+def warped(images: Tensor, angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Each image scaled, then sheared, then turned about its centre, then shifted; black where it was not.
+
+    angle (B,) in radians, clockwise; shear (B, 2) in radians; scale (B, 2); shift (B, 2) in sides; pairs are x and y
+    """
+    one, sheared = torch.ones_like(angle), shear.tan()
+    turn = _matrices(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+    forward = turn @ _matrices(one, sheared[:, 0], sheared[:, 1], one) * scale[:, None]
+    # where each pixel comes from; inv_ex because inv checks its result, for which a GPU would have to wait
+    inverse = torch.linalg.inv_ex(forward).inverse
+    back = torch.cat([inverse, inverse @ (-2 * shift[:, :, None])], 2)  # the grid's coordinates go from -1 to 1
+    grid = functional.affine_grid(back, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False).clamp_(0, 1)
+
+
+def crop(images: Tensor, padding: float = 8 / 84) -> Tensor:
+    """Shifted by whole pixels, up to `padding` of the side either way along each axis, black beyond the edges.
+
+    At least by 4 pixels, as the sources do on the 32 pixels of CIFAR-100.
+    """
+    height, width = images.shape[2:]
+    down, right = (max(4, round(padding * side)) if padding else 0 for side in (height, width))
+    padded = functional.pad(images, (right, right, down, down))
+    top = torch.randint(2 * down + 1, (len(images),), device=images.device)
+    left = torch.randint(2 * right + 1, (len(images),), device=images.device)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, tops, lefts, H, W)
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def flip(images: Tensor) -> Tensor:
+    """Mirrored left to right with probability 0.5."""
+    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(chosen, images.flip(3), images)
+
+
+def jitter(images: Tensor, strength: float = 0.4) -> Tensor:
+    """Brightness, contrast and saturation times factors of 1 - strength to 1 + strength, in random order."""
+    order = torch.rand(3, len(images), device=images.device).argsort(0)
+    factors = 1 + strength * (2 * torch.rand(3, len(images), device=images.device) - 1)
+    return adjusted(images, order, factors)
+
+
+def adjusted(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+    """In step i, image b goes away from black, its mean grey or its own grey by factors[i, b], for order[i, b] 0, 1, 2.
+
+    order, factors (steps, B). That is brightness, contrast or saturation as torchvision and Pillow adjust them: an
+    image goes from that grey (factor 0) through itself (factor 1) and beyond. Grey images have no saturation.
+    """
+    for kind, factor in zip(order[:, :, None, None, None], factors[:, :, None, None, None]):
+        grey = _grey(images)
+        base = (kind == 1) * grey.mean((2, 3), keepdim=True) + (kind == 2) * grey
+        images = torch.lerp(base, images, factor).clamp_(0, 1)
+    return images
+
+
+def resized_crop(
+    images: Tensor, scale: tuple[float, float] = (0.08, 1), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> Tensor:
+    """A box of `scale` of the area with width : height of `ratio`, enlarged to the whole: RandomResizedCrop."""
+    return enlarged(images, draw_boxes(images, scale, ratio))
+
+
+def draw_boxes(images: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
+    """A random box of each image: left, top, width and height (B, 4) in whole pixels, drawn as in torchvision."""
+    count, height, width = len(images), *images.shape[2:]
+    area = torch.empty(_TRIES, count, device=images.device).uniform_(*scale) * height * width
+    shape = torch.empty(_TRIES, count, device=images.device).uniform_(*map(math.log, ratio)).exp()
+    sides = torch.stack([(area * shape).sqrt(), (area / shape).sqrt()], 2).round()
+    whole = sides.new_tensor([width, height])
+    fits = ((sides >= 1) & (sides <= whole)).all(2)
+    first = fits.byte().argmax(0), torch.arange(count, device=images.device)
+    sides = torch.where(fits[first][:, None], sides[first], whole)
+    corner = (torch.rand(count, 2, device=images.device) * (whole - sides + 1)).floor()
+    return torch.cat([corner, sides], 1)
+
+
+def enlarged(images: Tensor, boxes: Tensor) -> Tensor:
+    """The box (left, top, width, height) of each image, boxes (B, 4), enlarged bilinearly to the size of the image."""
+    height, width = images.shape[2:]
+    left, top, across, down = boxes.split(1, 1)
+    x, y = _sources(left, across, width)[:, None, :], _sources(top, down, height)[:, :, None]
+    grid = torch.stack(torch.broadcast_tensors(x, y), 3)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp_(0, 1)
+
+
+def _sources(start: Tensor, length: Tensor, side: int) -> Tensor:
+    """Where `side` pixels come from (B, side), from -1 to 1 over the image: none from beyond the box's edge pixels."""
+    centres = (torch.arange(side, device=start.device) + 0.5) / side * length - 0.5
+    inside = torch.minimum(centres.clamp_min(0), length - 1)
+    return (2 * (start + inside) + 1) / side - 1
+
+
+def _grey(images: Tensor) -> Tensor:
+    """The grey images (B, 1, H, W) of colour or grey images."""
+    if images.shape[1] == 1:
+        return images
+    return (images.new_tensor(_LUMA) @ images.flatten(2)).unflatten(1, (1, *images.shape[2:]))
+
+
+def _matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """The matrices (B, 2, 2) of the rows a b and c d, each (B,)."""
+    return torch.stack([a, b, c, d], 1).unflatten(1, (2, 2))
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda images: images,
+    # characters: Koch et al. 2015
+    "affine": affine,
+    # natural images: Gidaris and Komodakis 2018; with colours, Lee et al. 2019 (MetaOptNet); Chen et al. 2019 (A Closer
+    # Look at Few-shot Classification)
+    "crop": lambda images: flip(crop(images)),
+    "crop-jitter": lambda images: flip(jitter(crop(images))),
+    "resized-crop": lambda images: flip(jitter(resized_crop(images))),
+}
+
+
+def find_augmentation(name: str) -> Callable[[Tensor], Tensor]:
+    """The augmentation of that name."""
+    if name not in AUGMENTATIONS:
+        raise unknown_name("augmentation", name, AUGMENTATIONS)
+    return AUGMENTATIONS[name]
