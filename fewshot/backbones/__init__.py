@@ -1,0 +1,44 @@
+"""The networks that turn images into embeddings, by name; one file a family, `base.py` is the contract."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from episodes.errors import unknown_name
+from fewshot.backbones import external
+from fewshot.backbones.base import Backbone, Recipe
+from fewshot.backbones.conv4 import CONV4, conv4
+from fewshot.backbones.resnet import RESNETS
+from fewshot.backbones.weights import load_weights
+from fewshot.backbones.wide_resnet import WIDE_RESNETS
+
+__all__ = ["BACKBONES", "Backbone", "backbone_listing", "conv4", "find_backbone", "load_weights", "make_backbone"]
+
+BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS}
+
+
+def find_backbone(name: str) -> Callable[[int, int], Backbone]:
+    """What makes the backbone of that name for images of so many channels and pixels a side; InputError for none."""
+    library, colon, network = name.partition(":")
+    if colon and library in external.LIBRARIES:
+        return external.LIBRARIES[library](network)
+    if name not in BACKBONES:
+        raise unknown_name("backbone", name, [*BACKBONES, *(f"{library}:NAME" for library in external.LIBRARIES)])
+    return BACKBONES[name]
+
+
+def make_backbone(name: str, channels: int, size: int, weights: str | Path = "") -> Backbone:
+    """A fresh backbone for images of `channels` x `size` x `size`, by its name.
+
+    weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`
+    """
+    backbone = find_backbone(name)(channels, size)
+    if weights:
+        load_weights(backbone, Path(weights), name)
+    return backbone
+
+
+def backbone_listing() -> list[tuple[str, str, str]]:
+    """Name, description and paper of each backbone; the libraries stand as NAME, since they have hundreds."""
+    listed = [(name, recipe.about, recipe.paper) for name, recipe in BACKBONES.items()]
+    about = "any classification network of {}, untrained, without its classifier"
+    return [*listed, *((f"{library}:NAME", about.format(library), "") for library in external.LIBRARIES)]

@@ -1,0 +1,55 @@
+"""Backbone: what every network of the suite is, and the recipes by which they are made."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from episodes.errors import InputError
+
+# of ImageNet's training images: what the published networks, and their weights, expect of red, green and blue
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """A network body that maps images (B, C, H, W) in [0, 1] to embeddings (B, embedding_size) in float32.
+
+    Colour images are standardised by ImageNet's means and deviations first; grey ones are taken as they are.
+    precision: the arithmetic of the body alone; losses and scores are always float32.
+    """
+
+    def __init__(self, body: nn.Module, embedding_size: int) -> None:
+        super().__init__()
+        self.body = body.to(memory_format=torch.channels_last)
+        self.embedding_size = embedding_size
+        self.precision = torch.float32
+        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1] == 3:
+            images = (images - self.mean) / self.deviation
+        reduced = self.precision != torch.float32
+        with torch.autocast(images.device.type, self.precision if reduced else torch.bfloat16, enabled=reduced):
+            features = self.body(images.contiguous(memory_format=torch.channels_last))
+        return features.flatten(1).float()
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Makes a fresh backbone for images of `channels` x `size` x `size`; what it is and who published it."""
+
+    make: Callable[[int, int], Backbone]
+    about: str
+    paper: str
+
+    def __call__(self, channels: int, size: int) -> Backbone:
+        return self.make(channels, size)
+
+
+def check_size(network: str, size: int, halvings: int) -> None:
+    """Raise InputError for images that the halvings would leave nothing of."""
+    if size < 2**halvings:
+        times = {2: "twice", 3: "three times", 4: "four times"}[halvings]
+        raise InputError(f"{network} halves an image {times}: it needs {2**halvings} pixels or more, not {size}")

@@ -1,0 +1,76 @@
+"""The classification networks of torchvision and timm as backbones, by their names there."""
+
+import difflib
+import functools
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from episodes.errors import InputError, unknown_name
+from fewshot.backbones.base import Backbone
+
+_WITH_SIDE_CLASSIFIERS = ("googlenet", "inception_v3")  # that are for training as classifiers alone
+
+
+class ColourBackbone(Backbone):
+    """A backbone of a network for colour images: grey ones become colour ones of three equal channels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.expand(-1, 3, -1, -1))
+
+
+def torchvision_network(network: str) -> Callable[[int, int], Backbone]:
+    """What makes that classification network of torchvision, untrained and without its last linear layer."""
+    _check_name("torchvision", network, torchvision.models.list_models(module=torchvision.models))
+    return functools.partial(_backbone, f"torchvision:{network}", functools.partial(_of_torchvision, network))
+
+
+def timm_network(network: str) -> Callable[[int, int], Backbone]:
+    """What makes that network of timm, untrained and without its classifier."""
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"timm:{network} needs the package timm: pip install 'fewshot[timm]'") from error
+    # a name like hf-hub:NAME, which timm would look for online, is not among them
+    _check_name("timm", network, [*timm.list_models(), *timm.list_pretrained()])
+    return functools.partial(
+        _backbone, f"timm:{network}", functools.partial(timm.create_model, network, pretrained=False, num_classes=0)
+    )
+
+
+LIBRARIES: dict[str, Callable[[str], Callable[[int, int], Backbone]]] = {
+    "torchvision": torchvision_network,
+    "timm": timm_network,
+}
+
+
+def _of_torchvision(network: str) -> nn.Module:
+    options = {"aux_logits": False, "init_weights": True} if network in _WITH_SIDE_CLASSIFIERS else {}
+    body = torchvision.models.get_model(network, weights=None, **options)
+    classifiers = [name for name, module in body.named_modules() if isinstance(module, nn.Linear)]
+    if not classifiers:
+        raise InputError(f"torchvision:{network} has no linear classifier to take off: choose another network")
+    body.set_submodule(classifiers[-1], nn.Identity())
+    return body
+
+
+def _backbone(name: str, build: Callable[[], nn.Module], channels: int, size: int) -> Backbone:
+    if channels not in (1, 3):
+        raise InputError(f"{name} takes grey or colour images, not {channels} channels")
+    body = build()
+    was_training = body.training
+    try:
+        with torch.no_grad():  # in eval mode, so that the blank image does not count in a batch norm
+            features = body.eval()(torch.zeros(1, 3, size, size))
+        embedding_size = features.flatten(1).shape[1]
+    except Exception as error:  # each network refuses in its own way
+        raise InputError(f"{name} does not take images of {size}x{size} pixels") from error
+    return ColourBackbone(body.train(was_training), embedding_size)
+
+
+def _check_name(library: str, network: str, known: list[str]) -> None:
+    if network not in known:  # told the nearest alone, since there are hundreds
+        nearest = difflib.get_close_matches(network, known, n=10, cutoff=0)
+        raise unknown_name(f"network of {library}", network, nearest)
