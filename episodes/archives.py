@@ -1,78 +1,267 @@
-"""Reading image files out of folders and zip archives that nobody vouches for: nothing is extracted, nothing is run."""
+"""Image files in folders, zip and tar archives that nobody vouches for: nothing is extracted, nothing is run."""
 
+import abc
+import bz2
+import contextlib
+import functools
+import gzip
 import hashlib
 import io
+import lzma
+import os
 import re
+import tarfile
+import tempfile
+import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 from PIL import Image
 
 from episodes.errors import InputError
 
 _LARGEST = 64 * 2**20  # bytes of one unpacked image file; more is no image of these data sets but a bomb
+_MOST = 200  # times its size that a compressed tar may unpack to; images hardly compress
+_PIECE = 2**20
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
+
+_COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # by their first bytes
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
-class ImageFiles:
-    """The image files of a folder or a zip archive, by their path inside it (with forward slashes).
+class EncodedImages(abc.ABC):
+    """Images that are read as the bytes of a file format: what is common to folders, archives and tables."""
 
-    names        sorted paths of the files that match `pattern`
-    fingerprint  changes whenever a file is added, removed or altered; the same for a zip however it was packed
+    path: Path
+
+    @abc.abstractmethod
+    def read(self, key: Any) -> bytes:
+        """The encoded bytes of one image; InputError where they cannot be had whole. Safe to call from threads."""
+
+    def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+        """One decoded image after `prepare`; InputError where the bytes are no whole image."""
+        try:
+            with Image.open(io.BytesIO(self.read(key)), formats=image_formats()) as image:
+                image.load()  # now, while the file is open
+                return prepare(image)
+        except InputError:
+            raise
+        except Exception as error:  # the bytes decide what goes wrong inside a decoder
+            raise InputError(f"{key} in {self.path} is not a readable image ({_reason(error)}): replace it") from error
+
+
+class ImageFiles(EncodedImages):
+    """The files of a folder, a zip or a tar archive whose path inside it (with forward slashes) matches `pattern`.
+
+    names        their sorted paths
+    others       sorted paths of the files that do not match
+    fingerprint  changes whenever such a file is added, removed or altered
+
+    Hidden files and folders are passed over, and folders of whose name `enter` is False. A compressed tar is unpacked
+    once, into a nameless temporary file, since it could not be read in another order otherwise.
     """
 
-    def __init__(self, path: Path, pattern: str) -> None:
+    def __init__(self, path: Path, pattern: str, enter: Callable[[str], bool] = lambda name: True) -> None:
         self.path = path
-        wanted = re.compile(pattern)
+        self._wanted, self._enter = re.compile(pattern), enter
+
+    @property
+    def names(self) -> list[str]:
+        return self._listed[0]
+
+    @property
+    def others(self) -> list[str]:
+        return self._listed[1]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of an archive as a file, which needs no look inside; of a folder by the size and time of each file."""
         try:
-            self._archive = None if path.is_dir() else zipfile.ZipFile(path)
-            if self._archive is None:
-                marks = {
-                    file.relative_to(path).as_posix(): (file.stat().st_size, file.stat().st_mtime_ns)
-                    for file in path.rglob("*")
-                    if file.is_file()
-                }
-            else:
-                marks = {info.filename: (info.file_size, info.CRC) for info in self._archive.infolist()}
-        except (OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path} is not a readable zip archive ({_reason(error)}): copy or download it again"
-            ) from error
-        for name in marks if self._archive else ():
-            if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
-                raise InputError(
-                    f"{path} holds the path '{name}', which leads out of the archive: do not trust it,"
-                    " get the archive from its source again"
-                )
-        self.names = sorted(name for name in marks if wanted.search(name))
-        self.fingerprint = hashlib.blake2b(
-            repr([(name, marks[name]) for name in self.names]).encode(), digest_size=8
-        ).hexdigest()
+            marks = self._marks if self.path.is_dir() else [(self.path.name, *_mark(self.path.stat()))]
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read ({_reason(error)})") from error
+        return fingerprint(marks)
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; InputError where they cannot be had whole."""
         try:
-            if self._archive is None:
-                return (self.path / name).read_bytes()
-            if self._archive.getinfo(name).file_size > _LARGEST:
-                raise InputError(f"{name} in {self.path} unpacks to more than {_LARGEST >> 20} MB: it is no image")
-            return self._archive.read(name)
-        except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            return self._content.read(name)
+        except InputError:
+            raise
+        except (OSError, RuntimeError, NotImplementedError, EOFError, KeyError, *_BROKEN) as error:
             raise InputError(
                 f"{name} in {self.path} cannot be read ({_reason(error)}): copy or download it again"
             ) from error
 
-    def image(self, name: str, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
-        """One decoded image after `prepare`; InputError where the file is no whole image."""
+    @functools.cached_property
+    def _content(self) -> "_Folder | _Zip | _Tar":
+        """Opened when first needed: whoever finds a prepared bank never asks for it."""
+        kind = _Folder if self.path.is_dir() else _Zip if self.path.suffix.lower() == ".zip" else _Tar
         try:
-            return prepare(Image.open(io.BytesIO(self.read(name))))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{name} in {self.path} is not a readable image ({_reason(error)}): replace it") from error
+            return kind(self.path)
+        except InputError:
+            raise
+        except (OSError, EOFError, ValueError, NotImplementedError, *_BROKEN) as error:
+            what = "zip" if kind is _Zip else "tar"
+            raise InputError(
+                f"{self.path} is not a readable {what} archive ({_reason(error)}): copy or download it again"
+            ) from error
+
+    @property
+    def _marks(self) -> list[tuple[str, int, int]]:
+        """Path, size and time of each wanted file of a folder."""
+        wanted = self._wanted.search
+        return sorted((name, *_mark(entry.stat())) for name, entry in self._entries if wanted(name))
+
+    @functools.cached_property
+    def _entries(self) -> list[tuple[str, os.DirEntry]]:
+        """Path and entry of each file of a folder."""
+        return _walk(self.path, self._enter)
+
+    @functools.cached_property
+    def _listed(self) -> tuple[list[str], list[str]]:
+        if self.path.is_dir():
+            every = [name for name, _ in self._entries]
+        else:
+            every = [name for name in dict.fromkeys(self._content.names()) if not _hidden(name)]
+            for name in every:
+                _stay_inside(self.path, name)
+            every = [name for name in every if all(map(self._enter, name.split("/")[:-1]))]
+        wanted = [name for name in every if self._wanted.search(name)]
+        return sorted(wanted), sorted(set(every) - set(wanted))
+
+
+@functools.cache
+def image_formats() -> tuple[str, ...]:
+    """The formats that Pillow reads by itself; PostScript, for one, it would hand to another program."""
+    Image.init()
+    ours = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP"
+    return tuple(kind for kind in ours.split() if kind in Image.OPEN)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name of `path` is that of an archive, and it is a file."""
+    return path.name.lower().endswith(ARCHIVES) and path.is_file()
+
+
+def fingerprint(marks: Any) -> str:
+    """A short digest of what says that files are as they were."""
+    return hashlib.blake2b(repr(marks).encode(), digest_size=8).hexdigest()
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path, self._archive = path, zipfile.ZipFile(path)
+
+    def names(self) -> list[str]:
+        return [info.filename for info in self._archive.infolist() if not info.filename.endswith("/")]
+
+    def read(self, name: str) -> bytes:
+        _check_size(self._path, name, self._archive.getinfo(name).file_size)
+        return self._archive.read(name)
+
+
+class _Tar:
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._file = _unpacked(path)
+        weakref.finalize(self, self._file.close)
+        with tarfile.open(fileobj=self._file, mode="r:") as archive:
+            members = archive.getmembers()
+        places = {member.name: (member.offset_data, member.size) for member in members if member.isreg()}
+        # a tar writes a file that it holds already as a link to its first name
+        links = {
+            member.name: places[member.linkname] for member in members if member.islnk() and member.linkname in places
+        }
+        self._places = {name.removeprefix("./"): place for name, place in (places | links).items()}
+
+    def names(self) -> list[str]:
+        return list(self._places)
+
+    def read(self, name: str) -> bytes:
+        start, size = self._places[name]
+        _check_size(self._path, name, size)
+        with self._lock:
+            self._file.seek(start)
+            data = self._file.read(size)
+        if len(data) < size:
+            raise EOFError("it ends too early")
+        return data
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    """The plain tar in `path`: the file itself, or a temporary one that disappears with the process."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    unpack = next((opener for signature, opener in _COMPRESSIONS.items() if start.startswith(signature)), None)
+    if unpack is None:
+        return path.open("rb")
+    most = _MOST * path.stat().st_size + _PIECE
+    with contextlib.ExitStack() as failing:
+        unpacked = failing.enter_context(tempfile.TemporaryFile())
+        packed = failing.enter_context(unpack(path))
+        while piece := packed.read(_PIECE):
+            unpacked.write(piece)
+            if unpacked.tell() > most:
+                raise InputError(f"{path} unpacks to more than {_MOST} times its size: it is no archive of images")
+        packed.close()
+        unpacked.seek(0)
+        failing.pop_all()
+    return unpacked
+
+
+def _walk(
+    root: Path, enter: Callable[[str], bool], inside: str = "", above: frozenset = frozenset()
+) -> list[tuple[str, os.DirEntry]]:
+    """Path and entry of every file in `root`; through links to folders too, but not round in circles."""
+    here = (status := os.stat(root / inside)).st_dev, status.st_ino
+    if here in above:
+        return []
+    found = []
+    with os.scandir(root / inside) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == "." or name == "__MACOSX":
+                continue
+            if not entry.is_dir():
+                found.append((inside + name, entry))
+            elif enter(name):
+                found += _walk(root, enter, f"{inside}{name}/", above | {here})
+    return found
+
+
+def _hidden(name: str) -> bool:
+    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in name.split("/"))
+
+
+def _stay_inside(path: Path, name: str) -> None:
+    if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
+        raise InputError(
+            f"{path} holds the path '{name}', which leads out of the archive: do not trust it, get the archive from its"
+            " source again"
+        )
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if size > _LARGEST:
+        raise InputError(f"{name} in {path} unpacks to more than {_LARGEST >> 20} MB: it is no image")
+
+
+def _mark(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return re.sub(r"\s*<_io\.BytesIO[^>]*>", "", text) or type(error).__name__
+    return re.sub(r"\s*<_io\.BytesIO[^>]*>", "", text).strip("'") or type(error).__name__

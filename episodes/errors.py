@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input from outside: a name, a number, a file. The command line prints it and exits with code 2."""
+    """Bad input from outside: a name, a number, a file. The command line prints it and exits with code 2.
+
+    Its text is one line, whatever the names in it are: a stranger's archive may call a file anything.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)))
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

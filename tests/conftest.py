@@ -1,12 +1,18 @@
 """What several tests need: a cache folder of their own, toy banks, and the real data where it is at hand."""
 
+import io
 import os
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from episodes import ImageBank
+from episodes import ImageBank, InputError
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,3 +52,40 @@ def toy_bank(classes: int = 30, images: int = 8, size: int = 16, seed: int = 0, 
     offsets = torch.arange(classes + 1) * images
     names = tuple(f"class {number}" for number in range(classes))
     return ImageBank(pixels, offsets, names, names, dataset="toy", protocol="random", split=split)
+
+
+def encoded(pixels: np.ndarray, form: str = "PNG", **options) -> bytes:
+    """The bytes of an image file of `pixels`, uint8 (H, W) or (H, W, 3)."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, form, **options)
+    return data.getvalue()
+
+
+def write_files(path: Path, files: dict[str, bytes]) -> Path:
+    """Writes `files` as a folder, or as the zip or tar archive that the name of `path` asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(zipfile.ZipInfo(name), data)
+    elif ".t" in path.name:
+        packing = {"gz": "gz", "tgz": "gz", "bz2": "bz2", "xz": "xz"}.get(path.name.rpartition(".")[2], "")
+        with tarfile.open(path, f"w:{packing}", **({"preset": 1} if packing == "xz" else {})) as archive:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    else:
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    return path
+
+
+def refusal(call: Callable[[], object], kind: type[InputError] = InputError) -> str:
+    """The text of the InputError that `call` raises: of just this kind, and one line."""
+    with pytest.raises(InputError) as caught:
+        call()
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

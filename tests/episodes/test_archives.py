@@ -1,16 +1,21 @@
 """Archives that nobody vouches for are read without leaving them, and refused in a sentence where they are broken."""
 
 import io
+import os
+import shutil
 import struct
+import tarfile
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import write_files
 from PIL import Image
 
 from episodes import InputError
-from episodes.archives import ImageFiles
+from episodes.archives import ARCHIVES, ImageFiles, image_formats, is_archive
 
 PATTERN = r"\.png$"
 
@@ -147,30 +152,309 @@ def test_files_that_are_no_whole_image_are_refused(tmp_path, content):
     assert "file the file" not in text
 
 
-def test_the_fingerprint_does_not_depend_on_the_packing(tmp_path):
-    backwards = dict(reversed(GOOD.items()))
-    one = ImageFiles(zipped(tmp_path / "1.zip", GOOD), PATTERN)
-    other = ImageFiles(zipped(tmp_path / "2.zip", {**backwards, "readme": b""}, zipfile.ZIP_DEFLATED), PATTERN)
-    assert one.fingerprint == other.fingerprint
+def test_a_name_that_a_zip_holds_twice_is_one_image(tmp_path):
+    path = zipped(tmp_path / "x.zip", {"a/1.png": png(), "b/2.png": png()})
+    path.write_bytes(path.read_bytes().replace(b"b/2.png", b"a/1.png"))
+    assert ImageFiles(path, PATTERN).names == ["a/1.png"]
 
 
+def test_members_without_a_name_do_no_harm(tmp_path):
+    path = zipped(tmp_path / "x.zip", {"": png(), "a/1.png": png()})
+    assert ImageFiles(path, PATTERN).names == ["a/1.png"]
+
+
+TARS = [suffix for suffix in ARCHIVES if suffix != ".zip"]
+
+
+def tarred(path: Path, *members: tarfile.TarInfo | str) -> Path:
+    """A tar archive of empty links, and of images of these names."""
+    with tarfile.open(path, "w") as archive:
+        for member in members:
+            if isinstance(member, str):
+                member, data = tarfile.TarInfo(member), GOOD.get(member, GOOD["a/1.png"])
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            else:
+                archive.addfile(member)
+    return path
+
+
+def link(name: str, target: str, kind: bytes = tarfile.LNKTYPE) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize("suffix", TARS)
+def test_a_tar_holds_the_same_images_as_a_folder_and_a_zip(tmp_path, suffix):
+    members = {**dict(reversed(GOOD.items())), "a/notes.txt": b"text"}
+    tree, archive, tar = (
+        ImageFiles(write_files(tmp_path / name, members), PATTERN) for name in ("tree", "x.zip", f"x{suffix}")
+    )
+    assert is_archive(tar.path)
+    assert tar.names == tree.names == archive.names == sorted(GOOD)
+    assert tar.others == tree.others == archive.others == ["a/notes.txt"]
+    for name in tar.names:
+        assert tar.read(name) == tree.read(name) == archive.read(name) == GOOD[name]
+
+
+def test_a_compressed_tar_needs_no_telling_name(tmp_path):
+    packed = write_files(tmp_path / "x.tar.xz", GOOD)
+    assert ImageFiles(packed.rename(tmp_path / "x.tar"), PATTERN).names == sorted(GOOD)
+
+
+def test_a_tar_unpacked_for_reading_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    assert len(decoded(write_files(tmp_path / "x.tar.gz", GOOD))) == len(GOOD)
+    assert [*(tmp_path / "temporary").iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["x", "x.zip", "x.tar", "x.tar.gz"])
+def test_threads_read_what_one_reader_reads(tmp_path, name):
+    members = {f"a/{number}.png": bytes([number]) * (500 + number) for number in range(50)}
+    files = ImageFiles(write_files(tmp_path / name, members), PATTERN)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(files.read, files.names * 4)) == [members[name] for name in files.names] * 4
+
+
+def test_dots_before_the_paths_of_a_tar_make_no_difference(tmp_path):
+    path = tarred(tmp_path / "x.tar", "./a/1.png", link("./a/2.png", "./a/1.png"))
+    assert ImageFiles(path, PATTERN).names == ["a/1.png", "a/2.png"]
+
+
+def test_hard_links_in_a_tar_are_files(tmp_path):
+    files = ImageFiles(tarred(tmp_path / "x.tar", "a/1.png", "a/2.png", link("b/1.png", "a/2.png")), PATTERN)
+    assert files.names == ["a/1.png", "a/2.png", "b/1.png"]
+    assert files.read("b/1.png") == GOOD["a/2.png"]
+
+
+def test_links_that_lead_to_nothing_in_the_tar_are_passed_over(tmp_path):
+    (tmp_path / "outside.png").write_bytes(png())
+    outside = [link("b/1.png", str(tmp_path / "outside.png"), kind) for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE)]
+    inside = link("b/2.png", "../a/1.png", tarfile.SYMTYPE)
+    assert ImageFiles(tarred(tmp_path / "x.tar", "a/1.png", *outside, inside), PATTERN).names == ["a/1.png"]
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/abs.png", "a\\..\\b.png", "C:/x.png", "a/../../x.png", "../notes.txt"])
+def test_paths_that_lead_out_of_a_tar_are_refused(tmp_path, name):
+    text = refusal(tarred(tmp_path / "x.tar", "a/1.png", name))
+    assert f"'{name}', which leads out of the archive" in text
+
+
+def test_links_whose_own_path_leads_out_of_a_tar_are_refused(tmp_path):
+    text = refusal(tarred(tmp_path / "x.tar", "a/1.png", link("../x.png", "a/1.png")))
+    assert "'../x.png', which leads out of the archive" in text
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("part", [0, 0.001, 0.1, 0.5, 0.99])
+def test_truncated_compressed_tars_are_refused(tmp_path, suffix, part):
+    path = write_files(tmp_path / f"x{suffix}", GOOD)
+    os.truncate(path, int(part * path.stat().st_size))
+    assert f"{path} is not a readable tar archive" in refusal(path)
+
+
+@pytest.mark.parametrize("length", [0, 3, 511, 700, 1024])
+def test_truncated_tars_are_refused(tmp_path, length):
+    path = write_files(tmp_path / "x.tar", {**GOOD, "a/1.png": bytes(2000)})
+    os.truncate(path, length)
+    assert f"{path} is not a readable tar archive" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_damaged_compressed_tars_are_refused(tmp_path, suffix):
+    path = write_files(tmp_path / f"x{suffix}", GOOD)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 20] = bytes(20)
+    path.write_bytes(data)
+    assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", TARS)
 @pytest.mark.parametrize(
-    "changed",
-    [
-        {**GOOD, "a/1.png": GOOD["a/1.png"][:-1] + b"!"},
-        {**GOOD, "a/3.png": png()},
-        {"a/1.png": GOOD["a/1.png"]},
-        {**GOOD, "a/1.png": GOOD["a/2.png"], "a/2.png": GOOD["a/1.png"]},
-    ],
-    ids=["altered", "added", "removed", "swapped"],
+    "content", [b"<html>not found</html>" * 99, png(), b"PK\x03\x04" * 300], ids=["html", "png", "zip"]
 )
-def test_the_fingerprint_depends_on_the_content(tmp_path, changed):
-    one = ImageFiles(zipped(tmp_path / "1.zip", GOOD), PATTERN)
-    assert ImageFiles(zipped(tmp_path / "2.zip", changed), PATTERN).fingerprint != one.fingerprint
+def test_files_that_are_no_tar_are_refused(tmp_path, content, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    assert f"{path} is not a readable tar archive" in refusal(path)
 
 
-def test_the_fingerprint_of_a_folder_depends_on_the_content(tmp_path):
-    (tmp_path / "1.png").write_bytes(png())
-    before = ImageFiles(tmp_path, PATTERN).fingerprint
-    (tmp_path / "1.png").write_bytes(png() + b"more")
-    assert ImageFiles(tmp_path, PATTERN).fingerprint != before
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_a_tar_that_unpacks_to_a_multiple_of_itself_is_refused(tmp_path, suffix):
+    path = write_files(tmp_path / f"x{suffix}", {"a/1.png": bytes(2**23)})
+    assert f"{path} unpacks to more than 200 times its size" in refusal(path)
+
+
+def test_members_of_a_tar_of_a_giant_size_are_refused_unread(tmp_path):
+    path = tarred(tmp_path / "x.tar", "a/1.png")
+    with path.open("r+b") as file:
+        header = tarfile.TarInfo("a/1.png")
+        header.size = 65 * 2**20
+        file.write(header.tobuf())
+        file.truncate(66 * 2**20)  # a hole: it takes no space
+    assert f"a/1.png in {path} unpacks to more than 64 MB" in refusal(path)
+
+
+def test_links_to_class_folders_are_followed(tmp_path):
+    write_files(tmp_path / "elsewhere", GOOD)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "linked").symlink_to(tmp_path / "elsewhere" / "a")
+    (tmp_path / "tree" / "c.png").symlink_to(tmp_path / "elsewhere" / "b" / "1.png")
+    files = ImageFiles(tmp_path / "tree", PATTERN)
+    assert files.names == ["c.png", "linked/1.png", "linked/2.png"]
+    assert [files.read(name) for name in files.names] == [GOOD["b/1.png"], GOOD["a/1.png"], GOOD["a/2.png"]]
+
+
+def test_links_that_lead_in_circles_end(tmp_path):
+    write_files(tmp_path, GOOD)
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "itself").symlink_to(tmp_path / "b")
+    assert ImageFiles(tmp_path, PATTERN).names == sorted(GOOD)
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    write_files(tmp_path, GOOD)
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert "a/gone.png" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x", "x.zip", "x.tar"])
+def test_hidden_files_and_those_of_a_mac_are_passed_over(tmp_path, name):
+    hidden = [".git/1.png", "a/.1.png", "a/._1.png", "__MACOSX/a/1.png", "a/__MACOSX/1.png", ".notes.txt"]
+    files = ImageFiles(write_files(tmp_path / name, GOOD | dict.fromkeys(hidden, b"no image")), PATTERN)
+    assert files.names == sorted(GOOD)
+    assert files.others == []
+
+
+@pytest.mark.parametrize("name", ["x", "x.zip", "x.tar"])
+def test_only_folders_that_are_to_be_entered_are(tmp_path, name):
+    path = write_files(tmp_path / name, GOOD | {"b/a/9.png": png(), "b/notes.txt": b""})
+    files = ImageFiles(path, PATTERN, lambda name: name != "b")
+    assert (files.names, files.others) == (["a/1.png", "a/2.png"], [])
+
+
+@pytest.mark.parametrize("form", ["EPS", "PDF", "PALM", "ICNS", "SPIDER"])
+def test_formats_that_are_not_among_the_image_formats_are_no_images(tmp_path, form):
+    data = io.BytesIO()
+    mode = {"SPIDER": "F", "PALM": "1"}.get(form, "RGB")
+    Image.new(mode, (16, 16)).save(data, form)
+    text = refusal(write_files(tmp_path / "tree", {"a/1.png": data.getvalue()}))
+    assert form not in image_formats()
+    assert f"a/1.png in {tmp_path / 'tree'} is not a readable image (cannot identify image file" in text
+
+
+@pytest.mark.parametrize("form", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_usual_formats_are_images(tmp_path, form):
+    data = io.BytesIO()
+    Image.new("RGB", (16, 16), "white").save(data, form)
+    (image,) = decoded(write_files(tmp_path / "tree", {"a/1.png": data.getvalue()}))
+    assert image.getextrema() == (255, 255)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, struct.error, TypeError, IndexError, MemoryError, ZeroDivisionError])
+def test_whatever_goes_wrong_in_a_decoder_is_told_in_a_sentence(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("out of luck")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    path = write_files(tmp_path / "x.tar", GOOD)
+    assert f"a/1.png in {path} is not a readable image (out of luck)" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["a\nb/1.png", "../a\nb.png", "a\x1b[2J/1.png"], ids=["lines", "out", "escape"])
+@pytest.mark.parametrize("archive", ["x.zip", "x.tar"])
+def test_names_that_would_break_a_sentence_do_not(tmp_path, archive, name):
+    text = refusal(write_files(tmp_path / archive, {name: b"no image"}))
+    assert text.isprintable()
+
+
+def test_an_archive_is_told_by_its_name(tmp_path):
+    for name in ("x.ZIP", "x.Tar.Gz", "x.txz"):
+        (tmp_path / name).touch()
+        assert is_archive(tmp_path / name)
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "x.gz").touch()
+    for name in ("folder.zip", "x.gz", "missing.zip"):
+        assert not is_archive(tmp_path / name)
+
+
+def at(path: Path, seconds: int = 1_000_000_000) -> Path:
+    """Sets the time of a file or of all files in a folder."""
+    for one in (path, *path.rglob("*")):
+        os.utime(one, (seconds, seconds))
+    return path
+
+
+def mark(path: Path) -> str:
+    return ImageFiles(path, PATTERN).fingerprint
+
+
+@pytest.mark.parametrize("name", ["x", "x.zip", "x.tar.xz"])
+def test_the_fingerprint_stays_while_nothing_is_changed(tmp_path, name):
+    path = at(write_files(tmp_path / name, GOOD))
+    before = mark(path)
+    assert decoded(path)
+    assert mark(path) == before
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copytree if path.is_dir() else shutil.copy2
+    assert mark(Path(copy(path, tmp_path / "elsewhere" / name))) == before
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.xz"])
+@pytest.mark.parametrize("changed", ["time", "size", "name"])
+def test_the_fingerprint_of_an_archive_is_that_of_the_file(tmp_path, name, changed):
+    path = at(write_files(tmp_path / name, GOOD))
+    before = mark(path)
+    if changed == "time":
+        at(path, 1_000_000_001)
+    elif changed == "size":
+        path.write_bytes(path.read_bytes() + b"!")
+        at(path)
+    else:
+        path = path.rename(tmp_path / f"other-{name}")
+    assert mark(path) != before
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"], ids=["empty", "html"])
+def test_the_fingerprint_of_an_archive_needs_no_look_inside(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert mark(at(tmp_path / name)) != mark(at(tmp_path / name, 0))
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x"])
+def test_there_is_no_fingerprint_of_what_is_not_there(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{tmp_path / name} cannot be read \(No such file"):
+        mark(tmp_path / name)
+
+
+@pytest.mark.parametrize("change", ["altered", "touched", "added", "removed", "renamed", "swapped"])
+def test_the_fingerprint_of_a_folder_is_that_of_all_its_images(tmp_path, change):
+    members = {**GOOD, "a/1.png": bytes(10), "a/2.png": bytes(20)}
+    tree = at(write_files(tmp_path / "tree", members))
+    before, one, other = mark(tree), tree / "a" / "1.png", tree / "a" / "2.png"
+    if change == "altered":
+        one.write_bytes(bytes(11))
+    elif change == "added":
+        (tree / "b" / "2.png").write_bytes(png())
+    elif change == "removed":
+        one.unlink()
+    elif change == "renamed":
+        one.rename(tree / "a" / "0.png")
+    elif change == "swapped":
+        one.rename(tree / "x")
+        other.rename(one)
+        (tree / "x").rename(other)
+    at(tree)
+    if change == "touched":
+        at(one, 1_000_000_001)
+    assert mark(tree) != before
+
+
+def test_the_fingerprint_of_a_folder_does_not_depend_on_other_files(tmp_path):
+    tree = write_files(tmp_path / "tree", GOOD)
+    before = mark(tree)
+    write_files(tree, {"notes.txt": b"text", "a/.hidden.png": b"", "a/Thumbs.db": b""})
+    assert mark(tree) == before
