@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -108,25 +108,41 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FEWSHOT_CACHE") or platformdirs.user_cache_dir("fewshot"))
 
 
-def cached_bank(
-    key: str,
-    shape: tuple[int, int, int],
-    sizes: Sequence[int],
-    class_names: Sequence[str],
-    group_names: Sequence[str],
-    fill: Callable[[np.ndarray], None],
-    **about: str,
-) -> ImageBank:
-    """The bank prepared under `key`, built by `fill` where there is none yet.
+class Contents(NamedTuple):
+    """What a bank is to hold.
 
-    `fill` gets the uint8 array (N, C, H, W) of the file to come and writes every image into it, sorted by class.
-    `about` is the rest of ImageBank's fields. The build happens in a folder of a temporary name that is renamed when
+    shape                     of one image, (C, H, W)
+    sizes                     images in each class
+    class_names, group_names  one each a class
+    fill                      gets the uint8 array (N, C, H, W) of the file to come, and writes every image into it,
+                              sorted by class
+    about                     the other fields of the ImageBank: dataset, protocol, split, source
+    """
+
+    shape: tuple[int, int, int]
+    sizes: Sequence[int]
+    class_names: Sequence[str]
+    group_names: Sequence[str]
+    fill: Callable[[np.ndarray], None]
+    about: dict[str, str]
+
+
+def bank_folder(key: str) -> Path:
+    """Where the bank of this key is, or will be."""
+    return cache_folder() / "banks" / key
+
+
+def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
+    """The bank prepared under `key`, built from `contents()` where there is none yet.
+
+    The build happens in a folder of a temporary name that is renamed when
     all is on disk, so that an interrupted build leaves nothing that a later run would open.
     """
-    folder = cache_folder() / "banks" / key
+    folder = bank_folder(key)
     bank = _open(folder)
     if bank is not None:
         return bank
+    shape, sizes, class_names, group_names, fill, about = contents()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for stale in folder.parent.glob(f"{key}.*.building"):  # of a build that was killed

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from episodes.bank import ImageBank, cached_bank
+from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.sampler import stream
 
 PROTOCOLS = ("scripts",)
@@ -94,18 +94,15 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
         for place, (_, letter) in zip(by_class, tqdm(chosen, desc=f"glyphs {split}", unit="character")):
             place[:] = _renderings(letter, fonts, size).numpy()
 
-    return cached_bank(
-        f"glyphs-{split}-{size}-1",
+    contents = Contents(
         (1, size, size),
         [RENDERINGS] * len(chosen),
         [unicodedata.name(letter) for _, letter in chosen],
         [script for script, _ in chosen],
         fill,
-        dataset="glyphs",
-        protocol=protocol,
-        split=split,
-        source="fonts that matplotlib ships",
+        {"dataset": "glyphs", "protocol": protocol, "split": split, "source": "fonts that matplotlib ships"},
     )
+    return cached_bank(f"glyphs-{split}-{size}-1", lambda: contents)
 
 
 class _Font:

@@ -8,10 +8,6 @@ lake     the background alphabets for training, the same five of them for valida
          test; no rotations (Lake et al. 2015: 792 / 172 / 659 classes).
 """
 
-import re
-import shutil
-import socket
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +17,15 @@ from torchvision.datasets.utils import download_url
 from tqdm import tqdm
 
 from episodes.archives import ImageFiles
-from episodes.bank import ImageBank, cache_folder, cached_bank
-from episodes.errors import InputError, MissingData
+from episodes.bank import Contents, ImageBank, cached_bank
+from episodes.datasets.downloads import download
+from episodes.errors import InputError
 
 PROTOCOLS = ("vinyals", "lake")
 SIZE = 28
 DRAWERS = 20
 VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 _TRAIN_AND_VALIDATION = 1200  # characters, of the vinyals protocol
-_TIMEOUT = 10  # seconds a download may stay silent
 
 # characters of each alphabet in the official release
 # fmt: off
@@ -58,10 +54,10 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     """The bank of one split: strokes bright on dark, `size` x `size` pixels, classes in the order of the release."""
     chosen = characters(split, protocol)
     files = {part: _find(part, folders) for part in sorted({part for part, _, _ in chosen})}
-    paths = {part: _paths(part, found) for part, found in files.items()}
     turns = 4 if protocol == "vinyals" else 1
 
     def fill(images: np.ndarray) -> None:
+        paths = {part: _paths(part, found) for part, found in files.items()}
         by_class = images.reshape(len(chosen), turns, DRAWERS, size, size)
         for place, character in zip(by_class, tqdm(chosen, desc=f"omniglot {protocol} {split}", unit="character")):
             for drawer, name in enumerate(paths[character[0]][character]):
@@ -71,18 +67,20 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
     suffixes = [f"/rot{90 * turn:03d}" for turn in range(turns)] if turns > 1 else [""]
     fingerprint = "-".join(found.fingerprint for found in files.values())
-    return cached_bank(
-        f"omniglot-{protocol}-{split}-{size}-{fingerprint}",
+    contents = Contents(
         (1, size, size),
         [DRAWERS] * len(chosen) * turns,
         [f"{alphabet}/{name}{suffix}" for _, alphabet, name in chosen for suffix in suffixes],
         [alphabet for _, alphabet, _ in chosen for _ in suffixes],
         fill,
-        dataset="omniglot",
-        protocol=protocol,
-        split=split,
-        source=" and ".join(str(f.path) for f in files.values()),
+        {
+            "dataset": "omniglot",
+            "protocol": protocol,
+            "split": split,
+            "source": " and ".join(str(f.path) for f in files.values()),
+        },
     )
+    return cached_bank(f"omniglot-{protocol}-{split}-{size}-{fingerprint}", lambda: contents)
 
 
 def characters(split: str, protocol: str) -> list[Character]:
@@ -146,22 +144,12 @@ def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:
 
 def _download(part: str, folders: list[Path]) -> Path:
     """The official zip, fetched through torchvision into the cache folder; MissingData where it cannot be had."""
-    home = cache_folder() / "data" / "omniglot-py"
-    url = f"{Omniglot.download_url_prefix}/{part}.zip"
-    waiting = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home) as unfinished:
-            download_url(url, unfinished, f"{part}.zip", Omniglot.zips_md5[part])
-            return Path(shutil.move(Path(unfinished) / f"{part}.zip", home / f"{part}.zip"))
-    except (OSError, RuntimeError) as error:
-        reason = re.sub(r"[<>]|urlopen error |\[Errno -?\d+\] ", "", str(error)).strip() or type(error).__name__
-        places = ", ".join(str(folder) for folder in folders)
-        raise MissingData(
-            f"Omniglot is not in {places} and cannot be downloaded ({reason}): put images_background.zip and"
-            " images_evaluation.zip from https://github.com/brendenlake/omniglot/tree/master/python into a folder"
-            " omniglot/ and name its parent with --data or FEWSHOT_DATA"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(waiting)
+
+    def fetch(folder: Path) -> None:
+        download_url(f"{Omniglot.download_url_prefix}/{part}.zip", folder, f"{part}.zip", Omniglot.zips_md5[part])
+
+    advice = (
+        "put images_background.zip and images_evaluation.zip from"
+        " https://github.com/brendenlake/omniglot/tree/master/python into a folder omniglot/"
+    )
+    return download(fetch, "omniglot-py", "Omniglot", advice, folders) / f"{part}.zip"

@@ -13,7 +13,7 @@ import torch
 from conftest import toy_bank
 
 from episodes import ImageBank, InputError
-from episodes.bank import cached_bank
+from episodes.bank import Contents, cached_bank
 
 PIXELS = np.arange(5 * 16, dtype=np.uint8).reshape(5, 1, 4, 4)
 
@@ -29,7 +29,8 @@ class Filler:
 
 
 def build(fill) -> ImageBank:
-    return cached_bank("toy-key", (1, 4, 4), [2, 3], ["a", "b"], ["g", "h"], fill, dataset="toy", split="test")
+    contents = Contents((1, 4, 4), [2, 3], ["a", "b"], ["g", "h"], fill, {"dataset": "toy", "split": "test"})
+    return cached_bank("toy-key", lambda: contents)
 
 
 @pytest.fixture
@@ -96,12 +97,13 @@ def test_an_interrupted_build_leaves_nothing(banks, fill, error, told):
 def test_a_build_killed_outright_leaves_nothing_that_is_opened(banks, fill):
     script = (
         "import os, signal\n"
-        "from episodes.bank import cached_bank\n"
+        "from episodes.bank import Contents, cached_bank\n"
         "def fill(images):\n"
         "    images[:2] = 9\n"
         "    images.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cached_bank('toy-key', (1, 4, 4), [2, 3], ['a', 'b'], ['g', 'h'], fill, dataset='toy', split='test')\n"
+        "contents = Contents((1, 4, 4), [2, 3], ['a', 'b'], ['g', 'h'], fill, {'dataset': 'toy', 'split': 'test'})\n"
+        "cached_bank('toy-key', lambda: contents)\n"
     )
     child = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
     assert child.returncode == -signal.SIGKILL

@@ -82,14 +82,6 @@ def reference(miniature) -> ImageBank:
     return load(miniature)
 
 
-@pytest.fixture
-def own_cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache folder, and no data folder."""
-    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FEWSHOT_DATA", raising=False)
-    return tmp_path / "cache"
-
-
 def refusal(folder: Path) -> str:
     """The one-line text of the InputError that loading raises."""
     with pytest.raises(InputError) as caught:

@@ -1,0 +1,38 @@
+"""Fetching data sets: impatient, whole or not at all, and clear about what to do without a network."""
+
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from episodes.bank import cache_folder
+from episodes.errors import MissingData
+
+_TIMEOUT = 10  # seconds a download may stay silent
+
+
+def download(fetch: Callable[[Path], object], name: str, title: str, advice: str, folders: list[Path]) -> Path:
+    """What `fetch(folder)` puts into an empty folder is moved to data/`name` in the cache folder, which is returned.
+
+    Raises MissingData where it cannot be had, with `advice` on where the data set `title` is to be put instead.
+    """
+    home = cache_folder() / "data" / name
+    waiting = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as unfinished:
+            fetch(Path(unfinished))
+            for path in Path(unfinished).iterdir():
+                shutil.move(path, home / path.name)
+        return home
+    except (OSError, RuntimeError) as error:
+        reason = re.sub(r"[<>]|urlopen error |\[Errno -?\d+\] ", "", str(error)).strip() or type(error).__name__
+        raise MissingData(
+            f"{title} is not in {', '.join(map(str, folders))} and cannot be downloaded ({reason}): {advice} and name"
+            " its parent with --data or FEWSHOT_DATA"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(waiting)

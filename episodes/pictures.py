@@ -1,0 +1,133 @@
+"""Pictures of any size, mode and format become the square RGB images of a bank, decoded on all cores."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+from tqdm import tqdm
+
+from episodes.bank import Contents
+
+_TOGETHER = 64  # images a thread decodes before it reports
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageSource(Protocol):
+    """Where images come from: files, rows of a table, an array."""
+
+    def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image: ...
+
+
+class Picture(NamedTuple):
+    """One image that is not decoded yet: `source.image(key, ...)` gives it."""
+
+    source: ImageSource
+    key: Any
+
+
+class ArrayImages:
+    """The images of an array (N, H, W, 3) uint8 by their number."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+        return prepare(Image.fromarray(self._array[key]))
+
+
+def contents(
+    classes: Mapping[str, Sequence[Picture]],
+    groups: Mapping[str, str],
+    size: int,
+    about: dict[str, str],
+    shape: Callable[[Image.Image, int], Image.Image] | None = None,
+) -> Contents:
+    """A bank of the pictures of each class, as `size` x `size` RGB; `shape` is `cropped` where it is not given.
+
+    groups: of the classes that have one; about: as in Contents.
+    """
+    pictures = [picture for name in classes for picture in classes[name]]
+
+    def prepare(image: Image.Image) -> Image.Image:
+        return (shape or cropped)(upright_rgb(image), size)
+
+    def fill(images: np.ndarray) -> None:
+        def decode(start: int) -> int:
+            chunk = pictures[start : start + _TOGETHER]
+            for place, (source, key) in enumerate(chunk, start):
+                images[place] = np.asarray(source.image(key, prepare)).transpose(2, 0, 1)
+            return len(chunk)
+
+        # Pillow decodes outside of Python's lock: threads do, and write into the mapped file themselves
+        bar = tqdm(total=len(pictures), desc=f"{about['dataset']} {about['split']}", unit="image")
+        with bar, warnings.catch_warnings(), contextlib.closing(_Pool(cores())) as pool:
+            warnings.simplefilter("ignore")  # Pillow's about odd metadata in images that it reads all the same
+            for count in as_completed([pool.submit(decode, i) for i in range(0, len(pictures), _TOGETHER)]):
+                bar.update(count.result())
+
+    names = list(classes)
+    sizes = [len(classes[name]) for name in names]
+    return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any image as 8-bit RGB, turned as its EXIF data say; what is transparent becomes white.
+
+    Of an animation it is the first frame. 16-bit grey is scaled to 8 bits, not cut off at 255 as Pillow would.
+    """
+    image = _upright(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        levels = np.asarray(image, dtype=np.float64)
+        if image.mode.startswith("I;16") or levels.max(initial=0) > 255:
+            levels = levels / 257  # 65,535 becomes 255
+        image = Image.fromarray(levels.clip(0, 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says; Pillow's exif_transpose writes all tags anew, and fails at odd ones."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged metadata of an image that may be sound
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def cropped(image: Image.Image, size: int) -> Image.Image:
+    """The largest square in the middle, scaled: shapes are kept, the edges of long pictures are lost."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
+
+
+def squashed(image: Image.Image, size: int) -> Image.Image:
+    """The whole image, scaled to a square: nothing is lost, shapes are not kept."""
+    return image.resize((size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Pool(ThreadPoolExecutor):
+    """Threads that stop with the first failure, or with Ctrl-C, instead of working off what is waiting."""
+
+    def close(self) -> None:
+        self.shutdown(cancel_futures=True)
