@@ -1,21 +1,26 @@
 """The data sets by name, and `load_dataset`, which opens any split of them as an ImageBank."""
 
+import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from episodes.archives import is_archive
 from episodes.bank import ImageBank, cache_folder
-from episodes.datasets import glyphs, omniglot
+from episodes.datasets import cifar, cub, folder, glyphs, mini_imagenet, omniglot, tiered_imagenet, torchvision_sets
 from episodes.errors import InputError, unknown_name
 
 SPLITS = ("train", "validation", "test")
 
 
 class Source(NamedTuple):
-    """One data set: `load(split, protocol, size, folders)` gives the bank; the first protocol is the default.
+    """One data set: `load(split, protocol, size, folders)` gives the bank.
 
-    where: given the folders, where its files are, in words.
+    protocols  its ways to split classes, the first the default; a seed stands for all seeds
+    natural    whether its images are photographs, which want other presets than characters
+    where      given the folders, where its files are, in words
     """
 
     load: Callable[[str, str, int, list[Path]], ImageBank]
@@ -23,6 +28,7 @@ class Source(NamedTuple):
     size: int
     about: str
     where: Callable[[list[Path]], str]
+    natural: bool = True
 
 
 SOURCES = {
@@ -32,6 +38,42 @@ SOURCES = {
         omniglot.SIZE,
         "1,623 handwritten characters of 50 alphabets x 20 drawings (Lake et al. 2015)",
         omniglot.where,
+        natural=False,
+    ),
+    "mini_imagenet": Source(
+        mini_imagenet.load,
+        mini_imagenet.PROTOCOLS,
+        mini_imagenet.SIZE,
+        "100 classes of ImageNet x 600 images (Vinyals et al. 2016; split of Ravi and Larochelle 2017)",
+        mini_imagenet.where,
+    ),
+    "tiered_imagenet": Source(
+        tiered_imagenet.load,
+        tiered_imagenet.PROTOCOLS,
+        tiered_imagenet.SIZE,
+        "608 classes of ImageNet, split by superclass (Ren et al. 2018)",
+        tiered_imagenet.where,
+    ),
+    "cifar_fs": Source(
+        cifar.cifar_fs,
+        ("bertinetto",),
+        cifar.SIZE,
+        "CIFAR-100's classes, split at random (Bertinetto et al. 2019)",
+        cifar.where,
+    ),
+    "fc100": Source(
+        cifar.fc100,
+        ("oreshkin",),
+        cifar.SIZE,
+        "CIFAR-100's classes, split by superclass (Oreshkin et al. 2018)",
+        cifar.where,
+    ),
+    "cub": Source(
+        cub.load,
+        cub.PROTOCOLS,
+        cub.SIZE,
+        "200 kinds of birds, 11,788 photographs (Wah et al. 2011; split of Chen et al. 2019)",
+        cub.where,
     ),
     "glyphs": Source(
         glyphs.load,
@@ -39,19 +81,60 @@ SOURCES = {
         glyphs.SIZE,
         f"{glyphs.CHARACTERS} printed characters of {len(glyphs.SCRIPTS)} scripts x 20 renderings",
         lambda folders: "embedded",
+        natural=False,
     ),
 }
+_TORCHVISION = "torchvision:"
+_SEED = r"seed\d{1,9}"
 
 
-def resolve(name: str) -> tuple[str, str]:
-    """'omniglot' or 'omniglot:lake' as (data set, protocol); InputError for names that there are not."""
+def find_source(name: str) -> tuple[Source, str]:
+    """The data set that a name stands for, and the protocol; InputError for names that there are not.
+
+    omniglot, omniglot:lake                a data set of the suite, and its protocol where it is not the default one
+    torchvision:CIFAR10, the same:seed7    one of torchvision's, its classes split by a seed
+    path/to/images, the same:seed7         a folder or an archive of images (see episodes/datasets/folder.py)
+    """
+    if name.startswith(_TORCHVISION):
+        dataset, _, seed = name.removeprefix(_TORCHVISION).partition(":")
+        torchvision_sets.find(dataset)
+        load = functools.partial(torchvision_sets.load, dataset)
+        about = f"torchvision.datasets.{dataset}, its classes split by a seed"
+        source = Source(load, ("seed0",), torchvision_sets.SIZE, about, lambda folders: "opened by torchvision")
+        return source, _seed(seed, name) or "seed0"
     dataset, _, protocol = name.partition(":")
-    if dataset not in SOURCES:
-        raise unknown_name("data set", dataset, SOURCES)
-    protocols = SOURCES[dataset].protocols
-    if protocol and protocol not in protocols:
-        raise unknown_name(f"protocol of {dataset}", protocol, protocols)
-    return dataset, protocol or protocols[0]
+    if dataset in SOURCES:
+        source = SOURCES[dataset]
+        if protocol and protocol not in source.protocols:
+            raise unknown_name(f"protocol of {dataset}", protocol, source.protocols)
+        return source, protocol or source.protocols[0]
+    path, seed = _path_and_seed(name)
+    if name and (path.is_dir() or is_archive(path)):
+        load = functools.partial(_load_folder, path)
+        return Source(
+            load, ("", "seed0"), folder.SIZE, "images of yours", lambda folders: folder.where(path, seed)
+        ), seed
+    if "/" in name or os.sep in name or name.startswith("."):
+        raise InputError(f"there is no folder or archive of images at {path}")
+    raise InputError(f"{unknown_name('data set', dataset, SOURCES)} (or the path of a folder of images)")
+
+
+def full_name(name: str) -> str:
+    """The name with its protocol spelled out, as 'omniglot:vinyals'."""
+    _, protocol = find_source(name)
+    dataset = name.removesuffix(f":{protocol}") if protocol else name
+    return f"{dataset}:{protocol}" if protocol else dataset
+
+
+def short_name(name: str) -> str:
+    """A name for folders: without the default protocol, and of a path its last part."""
+    source, protocol = find_source(name)
+    usual = protocol == source.protocols[0]
+    dataset = name.removesuffix(f":{protocol}") if protocol else name
+    dataset = dataset.removeprefix(_TORCHVISION)
+    if dataset not in SOURCES and not name.startswith(_TORCHVISION):
+        dataset = folder.dataset_name(Path(dataset))
+    return dataset if usual else f"{dataset}-{protocol}"
 
 
 def data_folders(data: str | os.PathLike | None = None) -> list[Path]:
@@ -65,17 +148,31 @@ def data_folders(data: str | os.PathLike | None = None) -> list[Path]:
 def load_dataset(name: str, split: str, *, data: str | os.PathLike | None = None, size: int | None = None) -> ImageBank:
     """One split of a data set as a memory-mapped ImageBank, prepared in the cache folder on first use.
 
-    name   'omniglot', 'omniglot:lake', 'glyphs': data set, and protocol where it is not the default one
+    name   a data set, with its protocol where that is not the default one, or a folder of images: see find_source
     split  'train', 'validation' or 'test': disjoint classes
     data   the folder that holds the data sets; by default $FEWSHOT_DATA
     size   height and width in pixels; by default the customary one
 
     Raises InputError with a sentence to act on; MissingData where the files are not to be had.
     """
-    dataset, protocol = resolve(name)
+    source, protocol = find_source(name)
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     if size is not None and not 8 <= size <= 1024:
         raise InputError(f"an image size of {size} pixels is not between 8 and 1024")
-    source = SOURCES[dataset]
     return source.load(split, protocol, size or source.size, data_folders(data))
+
+
+def _load_folder(path: Path, split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
+    return folder.load(path, split, protocol, size)
+
+
+def _path_and_seed(name: str) -> tuple[Path, str]:
+    path, _, seed = name.rpartition(":")
+    return (Path(path), seed) if path and re.fullmatch(_SEED, seed) else (Path(name), "")
+
+
+def _seed(word: str, name: str) -> str:
+    if word and not re.fullmatch(_SEED, word):
+        raise InputError(f"'{word}' in {name} is no seed: write seed0, seed1 and so on")
+    return word

@@ -4,22 +4,59 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import refusal
 
 from episodes import InputError, load_dataset
-from episodes.datasets import SOURCES, SPLITS, data_folders, resolve
+from episodes.datasets import SOURCES, SPLITS, data_folders, find_source, full_name, short_name
 
 
 @pytest.mark.parametrize(
-    ("name", "resolved"),
+    ("name", "found"),
     [
         ("omniglot", ("omniglot", "vinyals")),
         ("omniglot:vinyals", ("omniglot", "vinyals")),
         ("omniglot:lake", ("omniglot", "lake")),
         ("glyphs", ("glyphs", "scripts")),
+        ("mini_imagenet", ("mini_imagenet", "ravi")),
+        ("fc100:oreshkin", ("fc100", "oreshkin")),
     ],
 )
-def test_names_resolve_to_a_data_set_and_a_protocol(name, resolved):
-    assert resolve(name) == resolved
+def test_names_stand_for_a_data_set_and_a_protocol(name, found):
+    dataset, protocol = found
+    assert find_source(name) == (SOURCES[dataset], protocol)
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "short"),
+    [
+        ("omniglot", "omniglot:vinyals", "omniglot"),
+        ("omniglot:vinyals", "omniglot:vinyals", "omniglot"),
+        ("omniglot:lake", "omniglot:lake", "omniglot-lake"),
+        ("torchvision:MNIST", "torchvision:MNIST:seed0", "MNIST"),
+        ("torchvision:MNIST:seed0", "torchvision:MNIST:seed0", "MNIST"),
+        ("torchvision:MNIST:seed12", "torchvision:MNIST:seed12", "MNIST-seed12"),
+        ("birds", "birds", "birds"),
+        ("./birds/", "./birds/", "birds"),
+        ("birds:seed7", "birds:seed7", "birds-seed7"),
+        ("birds:seed0", "birds:seed0", "birds-seed0"),
+        ("in/birds.tar.gz", "in/birds.tar.gz", "birds"),
+        ("in/birds.tar.gz:seed7", "in/birds.tar.gz:seed7", "birds-seed7"),
+    ],
+)
+def test_names_are_had_in_full_and_in_short(tmp_path, monkeypatch, name, full, short):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "birds.tar.gz").touch()
+    assert (full_name(name), short_name(name)) == (full, short)
+    assert (full_name(full), short_name(full)) == (full, short)
+
+
+def test_a_data_set_of_the_suite_comes_before_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glyphs").mkdir()
+    assert find_source("glyphs")[0] is SOURCES["glyphs"]
+    assert find_source("./glyphs")[0] is not SOURCES["glyphs"]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +72,31 @@ def test_names_resolve_to_a_data_set_and_a_protocol(name, resolved):
 )
 def test_unknown_names_are_refused_with_the_nearest(name, message):
     with pytest.raises(InputError) as caught:
-        resolve(name)
+        find_source(name)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "there is no folder or archive of images at nowhere"),
+        ("pictures/birds.zip:seed3", "there is no folder or archive of images at pictures/birds.zip"),
+        ("torchvision:MINST", "unknown data set of torchvision 'MINST': did you mean 'MNIST'"),
+        ("torchvision:", "unknown data set of torchvision ''"),
+        ("torchvision:MNIST:seven", "'seven' in torchvision:MNIST:seven is no seed: write seed0, seed1"),
+        ("omniglot:seed3", "unknown protocol of omniglot 'seed3'"),
+    ],
+)
+def test_names_that_lead_nowhere_are_refused(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(lambda: find_source(name)).startswith(message)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_where_every_data_set_is_can_be_told_without_data(tmp_path, name):
+    told = SOURCES[name].where([tmp_path])
+    assert told
+    assert "\n" not in told
 
 
 @pytest.mark.parametrize(

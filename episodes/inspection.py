@@ -1,0 +1,111 @@
+"""Looking at a data set before trusting it: whether its images are intact, which occur twice, what episodes show."""
+
+import dataclasses
+import hashlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from episodes.bank import ImageBank
+from episodes.errors import InputError
+from episodes.sampler import EpisodeSampler
+
+_WHITE, _GAP = 255, 3  # pixels between the images of a picture
+_LONGEST = 28  # characters of a class name that are written beside its images
+
+
+@dataclasses.dataclass(frozen=True)
+class Twins:
+    """Images that are pixel for pixel the same as another one: of the same class, another class, another split."""
+
+    same_class: int
+    other_class: int
+    other_split: int
+
+
+def intact(bank: ImageBank) -> bool:
+    """Whether the prepared images are still those that were written: computes their checksum again."""
+    return bank.compute_checksum() == bank.checksum
+
+
+def find_twins(banks: dict[str, ImageBank]) -> dict[str, Twins]:
+    """How many images of each split occur more than once; an image that has twins of several kinds counts for each."""
+    if not banks:
+        return {}
+    digests = np.concatenate([_digests(bank) for bank in banks.values()])
+    splits = np.repeat(np.arange(len(banks)), [len(bank) for bank in banks.values()])
+    labels = np.concatenate([bank.labels.numpy() for bank in banks.values()])
+    _, image, copies = np.unique(digests, return_inverse=True, return_counts=True)
+    kinds = {name: np.zeros(len(digests), bool) for name in ("same_class", "other_class", "other_split")}
+    for number in np.flatnonzero(copies > 1):
+        (group,) = np.nonzero(image == number)
+        for one in group:
+            others = group[group != one]
+            same_split = splits[others] == splits[one]
+            kinds["other_split"][one] = not same_split.all()
+            kinds["same_class"][one] = (same_split & (labels[others] == labels[one])).any()
+            kinds["other_class"][one] = (same_split & (labels[others] != labels[one])).any()
+    return {
+        name: Twins(**{kind: int(marked[splits == number].sum()) for kind, marked in kinds.items()})
+        for number, name in enumerate(banks)
+    }
+
+
+def draw_episode(
+    bank: ImageBank, path: Path, way: int = 5, shot: int = 1, query: int = 5, seed: int = 0, number: int = 0
+) -> None:
+    """Write a picture of episode `number` of `seed`: a row a class, its support images and then its queries.
+
+    path: its suffix decides the format, .png .pdf .svg ... Raises InputError where it cannot be written.
+    """
+    episode = EpisodeSampler(bank, way, shot, query, seed).episodes(number, 1)
+    height, width = bank.images.shape[2:]
+    parts = {"support": episode.support[0], "queries": episode.query[0]}
+    tiles = [_tiled(bank.images[indices.cpu()]) for indices in parts.values()]
+    between = np.full((len(tiles[0]), width // 4, *tiles[0].shape[2:]), _WHITE, np.uint8)
+    sheet = np.concatenate([tiles[0], between, tiles[1]], axis=1)
+    inches = max(1.0, 64 / width) / 72  # a pixel
+    figure = Figure(figsize=(2.4 + inches * sheet.shape[1], 0.8 + inches * len(sheet)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, vmin=0, vmax=255, cmap="gray", interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    starts = (0, tiles[0].shape[1] + between.shape[1])
+    for start, tile, (name, indices) in zip(starts, tiles, parts.items()):
+        axes.text(start + tile.shape[1] / 2, -_GAP, f"{name}, {indices.shape[1]} a class", ha="center", va="bottom")
+    axes.set_xticks([])
+    names = [_shortened(bank.class_names[index]) for index in episode.classes[0].tolist()]
+    axes.set_yticks((np.arange(way) + 0.5) * (height + _GAP) - _GAP / 2, names, parse_math=False)
+    axes.tick_params(length=0)
+    figure.suptitle(
+        f"{bank.name}, {height}x{width} pixels: {way}-way {shot}-shot episode {number} of seed {seed}", parse_math=False
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of letters that the font lacks, and shows as boxes
+            figure.savefig(path, dpi=144, format=path.suffix[1:] or "png")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the picture {path} cannot be written: {error}") from error
+
+
+def _tiled(images: torch.Tensor) -> np.ndarray:
+    """Images (rows, columns, C, H, W) as one picture with white gaps, (H', W') or (H', W', 3)."""
+    rows, columns, channels, height, width = images.shape
+    sheet = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels), _WHITE, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + _GAP), column * (width + _GAP)
+            sheet[top : top + height, left : left + width] = images[row, column].permute(1, 2, 0).numpy()
+    return sheet if channels == 3 else sheet[:, :, 0]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
+def _digests(bank: ImageBank) -> np.ndarray:
+    """16 bytes for each image, equal for equal images."""
+    images = bank.images.contiguous().numpy()
+    return np.array([hashlib.blake2b(image.data, digest_size=16).digest() for image in images], dtype="S16")
