@@ -7,9 +7,10 @@ import pandas as pd
 _FOLDER = Path(__file__).parent
 
 
-def presets() -> dict[str, Path]:
-    """The presets by name."""
-    return {path.stem: path for path in sorted((_FOLDER / "presets").glob("*.toml"))}
+def presets() -> dict[str, dict[str, Path]]:
+    """The presets by name; each is a file for data sets of characters and one for natural images."""
+    folders = sorted(path for path in (_FOLDER / "presets").iterdir() if path.is_dir())
+    return {folder.name: {path.stem: path for path in sorted(folder.glob("*.toml"))} for folder in folders}
 
 
 def published(dataset: str, protocol: str) -> pd.DataFrame:

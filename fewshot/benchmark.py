@@ -12,15 +12,15 @@ import torch
 
 from episodes import EpisodeSampler, ImageBank, InputError, MissingData, load_dataset
 from episodes.batches import batches_from
-from episodes.datasets import SPLITS
+from episodes.datasets import SPLITS, full_name
 from fewshot import checkpoints
-from fewshot.backbones import make_backbone
-from fewshot.config import Config, LearnerSettings, Validation
+from fewshot.backbones import load_weights, make_backbone
+from fewshot.config import Config, Evaluation, Training, Validation
 from fewshot.devices import choose_device, describe, placed, prepare, training_precision
 from fewshot.evaluation import run_episodes
 from fewshot.files import writing
 from fewshot.learners.base import EmbeddedBank, Learner
-from fewshot.learners.registry import find_learner, source_of
+from fewshot.learners.registry import find_learner, source_of, split_backbone
 from fewshot.run_folder import RunFolder
 from fewshot.training import Trained, train
 
@@ -44,7 +44,7 @@ def open_data(
             raise
         log.warning("%s; until then this runs on the embedded data set '%s'", error, name.partition(":")[0])
         banks = _banks(config, name, data, splits)
-    used = config.data.model_copy(update={"dataset": name, "fallback": ""})
+    used = config.data.model_copy(update={"dataset": full_name(name), "fallback": ""})
     return _fitted(config.model_copy(update={"data": used}), banks), banks
 
 
@@ -85,7 +85,7 @@ def run_benchmark(
             learner, trained = cell.train(banks["train"], banks["validation"], home, device, resume, progress)
             data = EmbeddedBank(learner, test)
             rows, accuracies = [], {}
-            for sampler in samplers:
+            for sampler in (one for one in samplers if one.shot in cell.shots):
                 result = run_episodes(learner, data, sampler, wanted.episodes)
                 log.info("%s: %d-way %d-shot %.2f ± %.2f", cell.label, sampler.way, sampler.shot, *result.percent)
                 accuracies[f"{cell.name}/{sampler.way}way{sampler.shot}shot"] = result.values
@@ -144,41 +144,61 @@ def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """One learner with one training seed."""
+    """One model to train: a learner with one training seed, for all test shots or for one of them."""
 
     cls: type[Learner]
     about: dict[str, Any]  # what its checkpoints say of it
+    shots: tuple[int, ...]  # that it is tested with
+    marks: tuple[str, ...]  # what tells it from other models of its learner
 
     @classmethod
-    def of(cls, spec: str, config: Config, train_bank: ImageBank, validation_bank: ImageBank, seed: int) -> "_Cell":
+    def all_of(
+        cls, spec: str, config: Config, train_bank: ImageBank, validation_bank: ImageBank, seed: int
+    ) -> list["_Cell"]:
+        """The models of one learner and seed: one, and one more for each shot that has its own settings."""
         learner, variant = find_learner(spec)
         source = source_of(learner)
-        about = {
+        common = {
             "learner": spec,
             "name": learner.name,
             "variant": variant or learner.variants[0],
             "seed": seed,
-            "settings": config.learner[spec].model_dump(),
-            "validation": config.validation.model_dump(),
-            "dataset": f"{train_bank.dataset}:{train_bank.protocol}",
+            "dataset": config.data.dataset,
             "data": [train_bank.checksum, validation_bank.checksum],
             "channels": train_bank.images.shape[1],
             "size": train_bank.images.shape[2],
             "classes": train_bank.classes,
             "source": hashlib.sha256(source.read_bytes()).hexdigest() if source else "",
         }
-        return cls(learner, about)
+        settings, validation = config.learner[spec], config.validation
+        own = {shot: settings.per_shot[str(shot)] for shot in config.evaluation.shots if str(shot) in settings.per_shot}
+        rest = tuple(shot for shot in config.evaluation.shots if shot not in own)
+        models = [(rest, settings, validation, "")] if rest else []
+        models += [((shot,), own[shot], validation.model_copy(update={"shot": shot}), f"{shot}shot") for shot in own]
+        backbone = split_backbone(spec)[1].replace(":", "-")
+        return [
+            cls(
+                learner,
+                {**common, "settings": one.model_dump(exclude={"per_shot"}), "validation": held_out.model_dump()},
+                shots,
+                tuple(filter(None, [backbone, mark])),
+            )
+            for shots, one, held_out, mark in models
+        ]
 
     @property
     def name(self) -> str:
         """'siamese-koch-seed0': of its folder and of its arrays."""
-        return "-".join(filter(None, [self.cls.name, self.about["variant"], f"seed{self.about['seed']}"]))
+        parts = [self.cls.name, self.about["variant"], *self.marks, f"seed{self.about['seed']}"]
+        return "-".join(filter(None, parts))
 
     @property
     def label(self) -> str:
         """'siamese (koch), seed 0': what messages call it."""
         variant = self.about["variant"]
-        return f"{self.cls.name}{f' ({variant})' if variant else ''}, seed {self.about['seed']}"
+        return ", ".join(
+            [f"{self.cls.name}{f' ({variant})' if variant else ''}", *self.marks, f"seed {self.about['seed']}"]
+        )
 
     def columns(self, device: torch.device) -> dict[str, Any]:
         """What its rows say of it."""
@@ -207,12 +227,15 @@ class _Cell:
     ) -> tuple[Learner, Trained]:
         """The trained learner; it is given no test images."""
         learner = build_learner(self.cls, self.about)
+        settings = Training.model_validate(self.about["settings"])
+        if settings.weights:
+            load_weights(learner.backbone, Path(settings.weights), settings.backbone)
         log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
             learner,
             train_bank,
             validation_bank,
-            LearnerSettings.model_validate(self.about["settings"]),
+            settings,
             validation=Validation.model_validate(self.about["validation"]),
             seed=self.about["seed"],
             device=device,
@@ -232,7 +255,8 @@ class _Cell:
 
     def finished(self, folder: RunFolder) -> bool:
         """Whether its rows are there; not where they are of an older state of the file it comes from."""
-        if not folder.has(self.cls.name, self.about["variant"], self.about["seed"]):
+        about = self.about
+        if not folder.has(self.cls.name, about["variant"], about["settings"]["backbone"], about["seed"], self.shots):
             return False
         checkpoint = folder.checkpoints(self.name) / "best.pt"
         before = checkpoints.load(checkpoint)["about"] if checkpoint.exists() else self.about
@@ -252,13 +276,17 @@ class _Cell:
 def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) -> list[_Cell]:
     """All learners with all seeds; InputError where two have one name or one cannot train on its batches."""
     cells = [
-        _Cell.of(spec, config, train_bank, validation_bank, seed) for spec in config.learner for seed in config.seeds
+        cell
+        for spec in config.learner
+        for seed in config.seeds
+        for cell in _Cell.all_of(spec, config, train_bank, validation_bank, seed)
     ]
-    specs: dict[str, str] = {}
+    specs: dict[tuple[str, ...], str] = {}
     for cell in cells:
         spec = cell.about["learner"]
-        if specs.setdefault(cell.name, spec) != spec:
-            raise InputError(f"{specs[cell.name]} and {spec} are both called {cell.label}: leave out or rename one")
+        row = cell.cls.name, cell.about["variant"], cell.about["settings"]["backbone"]
+        if specs.setdefault(row, spec) != spec:
+            raise InputError(f"{specs[row]} and {spec} are both called {cell.label}: leave out or rename one")
         if cell.about["seed"] == config.seeds[0]:
             build_learner(cell.cls, cell.about).check_batches(batches_from(cell.about["settings"]["batches"]))
     return cells
@@ -269,16 +297,45 @@ def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -
 
 
 def _fitted(config: Config, banks: dict[str, ImageBank]) -> Config:
-    """The configuration with no more classes and images a batch than there are."""
+    """The configuration with no more classes and images a batch or an episode than there are; says what it changed."""
     learners = {}
     for spec, settings in config.learner.items():
-        batches = batches_from(settings.batches)
-        fitted = batches.fitted(banks["train"])
-        if fitted != batches:
-            log.warning("%s: batches of %s, not of %s: the data set has no more", spec, vars(fitted), vars(batches))
-        learners[spec] = settings.model_copy(update={"batches": dict(vars(fitted))})
-    validation, classes = config.validation, banks["validation"].classes
-    if validation.way > classes:
-        log.warning("validation episodes of %d ways, not of %d: the data set has no more", classes, validation.way)
-        validation = validation.model_copy(update={"way": classes})
-    return config.model_copy(update={"learner": learners, "validation": validation})
+        per_shot = {shot: _with_batches(spec, one, banks["train"]) for shot, one in settings.per_shot.items()}
+        learners[spec] = _with_batches(spec, settings, banks["train"]).model_copy(update={"per_shot": per_shot})
+    validation = _with_validation(config.validation, banks["validation"])
+    evaluation = _with_tests(config.evaluation, banks["test"]) if "test" in banks else config.evaluation
+    return config.model_copy(update={"learner": learners, "validation": validation, "evaluation": evaluation})
+
+
+def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
+    batches = vars(batches_from(settings.batches).fitted(bank))
+    return _changed(spec, settings, bank, batches=dict(batches))
+
+
+def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
+    fewest = int(bank.sizes.min())
+    shot = min(validation.shot, fewest - 1)
+    query = min(validation.query, fewest - shot)
+    return _changed("validation", validation, bank, way=min(validation.way, bank.classes), shot=shot, query=query)
+
+
+def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
+    """The test protocols that the bank can fill; where it can fill none they stay, and are refused later."""
+    fewest = int(bank.sizes.min())
+    ways = [way for way in evaluation.ways if way <= bank.classes]
+    shots = [shot for shot in evaluation.shots if shot < fewest]
+    if not ways or not shots:
+        return evaluation
+    query = min(evaluation.query, fewest - max(shots))
+    return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
+
+
+def _changed(what: str, settings: Any, bank: ImageBank, **fitted: Any) -> Any:
+    """The settings with what fits the bank; says which ones that changes."""
+    for name, value in fitted.items():
+        if value != getattr(settings, name):
+            log.warning(
+                "%s: %s = %s, not %s: there are %d %s classes, the smallest of %d images",
+                *(what, name, value, getattr(settings, name), bank.classes, bank.split, int(bank.sizes.min())),
+            )
+    return settings.model_copy(update=fitted)

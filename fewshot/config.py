@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 import baselines
 from episodes.batches import batches_from
-from episodes.datasets import resolve
+from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
-from fewshot.backbones import BACKBONES
-from fewshot.learners.registry import checked_options, find_learner
+from fewshot.augmentation import find_augmentation
+from fewshot.backbones import find_backbone
+from fewshot.learners.registry import checked_options, find_learner, split_backbone
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -23,7 +24,8 @@ class _Settings(BaseModel):
 
 
 class Data(_Settings):
-    """dataset: NAME or NAME:PROTOCOL; fallback: what to run on where that cannot be had; size: pixels, 0 as usual."""
+    """dataset: NAME, NAME:PROTOCOL or a path; fallback: what to run on where that cannot be had; size: pixels, 0 as
+    usual."""
 
     dataset: str = "omniglot"
     fallback: str = ""
@@ -50,36 +52,48 @@ class Validation(_Settings):
 
 
 class Training(_Settings):
-    """How one learner trains. Where steps is 0 it does not: its backbone stays as initialised.
+    """How one model trains. Where steps is 0 it does not: its backbone stays as it is.
 
+    weights       a file of weights that the backbone starts from
+    augmentation  of the training images, by name (see fewshot/augmentation.py)
     schedule      one-cycle: up to learning_rate in 30 % of the steps, then down to nothing, both along a cosine;
-                  halving: halved every `halve_every` steps (Snell et al. 2017); constant
+                  halving: halved every `halve_every` steps (Snell et al. 2017);
+                  milestones: learning_rate times the factor of the last milestone passed; constant
     precision     arithmetic of the backbone in training: auto is bfloat16 where the device computes in it natively
     validate_every  steps between validations, each of which also writes a checkpoint
+    batches       {classes, images} or {size}; options: the learner's own
     """
 
     backbone: str = "conv4"
+    weights: str = ""
+    augmentation: str = "none"
     steps: Annotated[int, Field(ge=0)] = 1000
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["one-cycle", "halving", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "halving", "milestones", "constant"] = "one-cycle"
     halve_every: PositiveInt = 2000
+    milestones: dict[Annotated[str, Field(pattern=r"^\d+$")], PositiveFloat] = {}
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validate_every: PositiveInt = 250
+    batches: dict[str, int] = {}
+    options: dict[str, Any] = {}
 
 
 class LearnerSettings(Training):
-    """The training of one learner, with the batches it gets and its own options."""
+    """The training of one learner; `per_shot` has that of the models for single test shots, where they have their own.
 
-    batches: dict[str, int] = {}
-    options: dict[str, Any] = {}
+    Such a model is tested with its shot alone, and its checkpoint is chosen by validation episodes of that shot.
+    """
+
+    per_shot: dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Training] = {}
 
 
 class Config(_Settings):
     """A whole run. `seeds` are those of the trainings.
 
-    `learner` maps what `--learner` takes (NAME, NAME:VARIANT, FILE.py:CLASS) to its settings.
+    `learner` maps what `--learner` takes (NAME, NAME:VARIANT, FILE.py:CLASS, each with @BACKBONE or without) to its
+    settings.
     """
 
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
@@ -99,10 +113,11 @@ def load_config(
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
     learners, seeds, size: instead of the preset's own; dataset: instead of the preset's, and then without fallback.
-    A preset's table [training] holds for every learner, [learner.NAME] for that one and its variants,
-    [learner."NAME:VARIANT"] for that variant. Raises InputError for names and values that there are not.
+    A named preset has one file for characters and one for photographs; `dataset` decides. A preset's table [training]
+    holds for every learner, [learner.NAME] for that one and its variants, [learner."NAME:VARIANT"] for that variant,
+    and either with @BACKBONE for it on that backbone. Raises InputError for names and values that there are not.
     """
-    path = _preset_path(preset)
+    path = _preset_path(preset, dataset)
     table = _read_toml(path)
     training, tables, names = table.pop("training", {}), table.pop("learner", {}), table.pop("learners", None)
     if not (isinstance(tables, dict) and all(isinstance(one, dict) for one in (training, *tables.values()))):
@@ -122,7 +137,7 @@ def load_config(
         table["seeds"] = seeds
     config = _checked(Config, table, str(path))
     wanted = {key: getattr(config.data, key) for key in ("dataset", "fallback")}
-    data = config.data.model_copy(update={key: ":".join(resolve(name)) for key, name in wanted.items() if name})
+    data = config.data.model_copy(update={key: full_name(name) for key, name in wanted.items() if name})
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, one) for spec, one in config.learner.items()}
@@ -130,12 +145,35 @@ def load_config(
 
 
 def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The tables that hold for `spec`, the most special one last; options are merged one by one."""
-    _, variant = find_learner(spec)
-    levels = [training, tables.get(spec.removesuffix(f":{variant}"), {}), tables.get(spec, {})]
-    merged = {name: value for level in levels for name, value in level.items()}
-    options = [level["options"] for level in levels if isinstance(level.get("options"), dict)]
-    return {**merged, **({"options": {k: v for one in options for k, v in one.items()}} if options else {})}
+    """The tables that hold for `spec`, the most special one last; per_shot is laid over the rest."""
+    learner, backbone = split_backbone(spec)
+    _, variant = find_learner(learner)
+    names = dict.fromkeys([learner.removesuffix(f":{variant}"), learner])
+    if backbone:
+        names |= dict.fromkeys([f"{name}@{backbone}" for name in names])
+    levels = [training, *(tables.get(name, {}) for name in names), {"backbone": backbone} if backbone else {}]
+    merged = _laid_over(*levels)
+    shots = merged.get("per_shot")
+    if isinstance(shots, dict) and all(isinstance(one, dict) for one in shots.values()):
+        common = {name: value for name, value in merged.items() if name != "per_shot"}
+        merged["per_shot"] = {shot: _laid_over(common, one) for shot, one in shots.items()}
+    return merged
+
+
+def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
+    """The values of the last level that has them; options and models per shot are laid over each other in turn.
+
+    An empty table takes away what earlier levels had.
+    """
+    merged: dict[str, Any] = {}
+    for level in levels:
+        for name, value in level.items():
+            before = merged.get(name)
+            inner = name in ("options", "per_shot") or name.isdecimal()
+            merged[name] = (
+                _laid_over(before, value) if inner and value and type(before) is type(value) is dict else value
+            )
+    return merged
 
 
 def read_config(path: Path) -> Config:
@@ -151,17 +189,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _complete(spec: str, settings: LearnerSettings) -> LearnerSettings:
-    """The settings with the learner's own batches and options spelled out."""
+    """The settings with the learner's own batches and options spelled out, those of its models per shot too."""
     cls, _ = find_learner(spec)
-    if settings.backbone not in BACKBONES:
-        raise unknown_name("backbone", settings.backbone, BACKBONES)
-    batches = batches_from(settings.batches) if settings.batches else cls.batches
-    return settings.model_copy(
-        update={"batches": dict(vars(batches)), "options": checked_options(cls, settings.options)}
-    )
+
+    def complete(one: Training) -> dict[str, Any]:
+        find_backbone(one.backbone)
+        find_augmentation(one.augmentation)
+        batches = batches_from(one.batches) if one.batches else cls.batches
+        return {"batches": dict(vars(batches)), "options": checked_options(cls, one.options)}
+
+    per_shot = {shot: one.model_copy(update=complete(one)) for shot, one in settings.per_shot.items()}
+    return settings.model_copy(update={**complete(settings), "per_shot": per_shot})
 
 
-def _preset_path(preset: str) -> Path:
+def _preset_path(preset: str, dataset: str | None) -> Path:
     if preset.endswith(".toml"):
         if not Path(preset).is_file():
             raise InputError(f"there is no preset file {preset}")
@@ -169,7 +210,8 @@ def _preset_path(preset: str) -> Path:
     known = baselines.presets()
     if preset not in known:
         raise unknown_name("preset", preset, known)
-    return known[preset]
+    natural = dataset is not None and find_source(dataset)[0].natural
+    return known[preset]["natural" if natural else "characters"]
 
 
 def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:
@@ -189,7 +231,8 @@ def _keys(model: type[BaseModel], parents: list[Any]) -> list[str]:
     """The keys a table may have: the fields of the settings at the end of `parents`."""
     keys = list(model.model_fields)
     if parents:
-        inner = LearnerSettings if parents[0] == "learner" else model.model_fields[parents[0]].annotation
+        in_learner = {"learner": LearnerSettings, "per_shot": Training}
+        inner = in_learner.get(parents[-2] if len(parents) > 1 else "") or model.model_fields[parents[0]].annotation
         keys = list(inner.model_fields)
     elif model is Config:
         keys += ["learners", "training"]

@@ -19,12 +19,13 @@ def contrastive_terms(distances: Tensor, same: Tensor, margin: float) -> Tensor:
     return torch.where(same, distances.square(), functional.relu(margin - distances).square())
 
 
-def contrastive(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
+def contrastive(embeddings: Tensor, labels: Tensor, margin: float, nearest: bool = True) -> Tensor:
     """Contrastive loss on balanced pairs of a batch: a scalar.
 
-    embeddings (B, D), labels (B,). The pairs are all positive pairs of the batch and as many negative ones, the
-    nearest: of all negative pairs most are beyond the margin, where they teach nothing. The loss is the mean of the
-    terms over the positive pairs plus that over the negative pairs; a kind of which the batch has no pair adds 0.
+    embeddings (B, D), labels (B,). The pairs are all positive pairs of the batch and, with `nearest`, as many negative
+    ones, the nearest: of all negative pairs most are beyond the margin, where they teach nothing; else all negative
+    pairs. The loss is the mean of the terms over the positive pairs plus that over the negative pairs; a kind of which
+    the batch has no pair adds 0.
     """
     row, column = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
     same = labels[row] == labels[column]
@@ -32,8 +33,9 @@ def contrastive(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
     distances = squares.clamp_min(1e-12).sqrt()  # the square root has no finite slope at zero
     terms = contrastive_terms(distances, same, margin)
     positive, negative = terms[same], terms[~same]
-    nearest = negative.topk(min(len(positive), len(negative))).values  # the nearest have the largest terms
-    return positive.sum() / max(1, len(positive)) + nearest.sum() / max(1, len(nearest))
+    if nearest:
+        negative = negative.topk(min(len(positive), len(negative))).values  # the nearest have the largest terms
+    return positive.sum() / max(1, len(positive)) + negative.sum() / max(1, len(negative))
 
 
 def pair_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from fewshot import tables
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, replacing, writing
+
+_LEARNER = ["learner", "variant", "backbone"]
 
 log = logging.getLogger("fewshot")
 
@@ -73,10 +75,11 @@ class RunFolder:
         """Where the checkpoints of the learner and seed called `name` are."""
         return self.path / "checkpoints" / name
 
-    def has(self, learner: str, variant: str, seed: int) -> bool:
-        """Whether the rows of a learner and seed are there."""
-        rows = self.results
-        return bool(((rows["learner"] == learner) & (rows["variant"] == variant) & (rows["seed"] == seed)).any())
+    def has(self, learner: str, variant: str, backbone: str, seed: int, shots: Sequence[int]) -> bool:
+        """Whether the rows of a learner and seed are there, for all these shots."""
+        wanted = {"learner": learner, "variant": variant, "backbone": backbone, "seed": seed}
+        rows = self.results[(self.results[list(wanted)] == list(wanted.values())).all(axis=1)]
+        return set(shots) <= set(rows["shot"])
 
     def add(self, rows: list[dict[str, Any]], accuracies: dict[str, np.ndarray]) -> None:
         """Add the rows of one learner and seed, in place of older ones, and bring all files up to date.
@@ -85,9 +88,9 @@ class RunFolder:
         """
         new = pd.DataFrame(rows, columns=tables.COLUMNS)
         together = pd.concat([self.results, new]) if len(self.results) else new
-        together = together.drop_duplicates(["learner", "variant", "seed", "way", "shot"], keep="last")
-        place = together.groupby(["learner", "variant"], sort=False).ngroup()
-        together = together.assign(place=place).sort_values(["place", "seed"], kind="stable")
+        together = together.drop_duplicates([*_LEARNER, "seed", "way", "shot"], keep="last")
+        place = together.groupby(_LEARNER, sort=False).ngroup()
+        together = together.assign(place=place).sort_values(["place", "seed", "way", "shot"], kind="stable")
         self.results = together.drop(columns="place").reset_index(drop=True)
         self._accuracies.update(accuracies)
         with writing(self.path):

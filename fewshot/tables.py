@@ -95,11 +95,13 @@ def show(results: pd.DataFrame, console: Console) -> None:
 
 
 def _labels(results: pd.DataFrame) -> list[str]:
-    """'npair', 'siamese (koch)', with the seed where there are several."""
+    """'npair', 'siamese (koch)', with the seed or the backbone where a learner has several."""
     several = results["seed"].nunique() > 1
+    backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
     labels = []
-    for row in results.itertuples():
+    for row, has_several in zip(results.itertuples(), backbones):
         label = f"{row.learner} ({row.variant})" if row.variant else row.learner
+        label += f", {row.backbone}" if has_several else ""
         label += f", seed {row.seed}" if several else ""
         labels.append(f"{label} [transductive]" if row.transductive else label)
     return labels

@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 from tqdm import tqdm
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from episodes.batches import batches_from
 from fewshot import checkpoints
-from fewshot.config import LearnerSettings, Validation
+from fewshot.augmentation import find_augmentation
+from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
@@ -43,7 +44,7 @@ def train(
     learner: Learner,
     train_bank: ImageBank,
     validation_bank: ImageBank,
-    settings: LearnerSettings | None = None,
+    settings: Training | None = None,
     *,
     validation: Validation | None = None,
     seed: int = 0,
@@ -64,7 +65,7 @@ def train(
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. It sees no test images: it is not given any.
     """
-    settings, validation = settings or LearnerSettings(), validation or Validation()
+    settings, validation = settings or Training(), validation or Validation()
     chosen = choose_device(device)
     prepare(chosen)
     learner.to(chosen)
@@ -75,6 +76,7 @@ def train(
     way = min(validation.way, validation_bank.classes)
     sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
     precision = training_precision(settings.precision, chosen)
+    augment = find_augmentation(settings.augmentation)
 
     torch.manual_seed(seed)
     run = _Run(learner, settings, folder, about or {})
@@ -88,7 +90,7 @@ def train(
     with bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
             indices = batches.indices(train_bank, seed, step - 1).to(chosen)
-            loss = learner.loss(train_bank.batch(indices), labels[indices])
+            loss = learner.loss(augment(train_bank.batch(indices)), labels[indices])
             run.descend(loss)
             total += loss.detach()
             counted += 1
@@ -116,7 +118,7 @@ def train(
 class _Run:
     """What changes while a learner trains, and its checkpoints: last.pt has all of it, best.pt the weights to keep."""
 
-    def __init__(self, learner: Learner, settings: LearnerSettings, folder: Path | None, about: dict[str, Any]) -> None:
+    def __init__(self, learner: Learner, settings: Training, folder: Path | None, about: dict[str, Any]) -> None:
         self.learner, self.folder, self.about = learner, folder, about
         self.optimizer = _optimizer(learner, settings)
         self.schedule = _schedule(self.optimizer, settings)
@@ -193,7 +195,7 @@ class _Run:
         return {**said, "validation": f"{last['accuracy']:.1f} %"} if self.history else said
 
 
-def _optimizer(learner: Learner, settings: LearnerSettings) -> Optimizer:
+def _optimizer(learner: Learner, settings: Training) -> Optimizer:
     """Weight decay holds for weight matrices and kernels, not for biases, norms and temperatures."""
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     groups = [
@@ -206,12 +208,15 @@ def _optimizer(learner: Learner, settings: LearnerSettings) -> Optimizer:
     return AdamW(groups, settings.learning_rate)
 
 
-def _schedule(optimizer: Optimizer, settings: LearnerSettings) -> LRScheduler:
+def _schedule(optimizer: Optimizer, settings: Training) -> LRScheduler:
     if settings.schedule == "one-cycle":
         # one step more than there are, since the scheduler steps after the last one too
         return OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1)
     if settings.schedule == "halving":
         return StepLR(optimizer, settings.halve_every, gamma=0.5)
+    if settings.schedule == "milestones":
+        factors = sorted((int(step), factor) for step, factor in settings.milestones.items())
+        return LambdaLR(optimizer, lambda step: next((f for at, f in reversed(factors) if step >= at), 1.0))
     return ConstantLR(optimizer, factor=1.0)
 
 

@@ -22,10 +22,21 @@ class NPair(Learner):
     paper = "Sohn 2016"
     batches = ClassBatches(classes=120, images=2)
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", regularisation: float = 0.002) -> None:
-        """regularisation: the weight of the embeddings' mean squared length in the loss."""
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        regularisation: float = 0.002,
+        temperature: float = 1.0,
+    ) -> None:
+        """regularisation: the weight of the embeddings' mean squared length in the loss.
+
+        temperature: what inner products and squared lengths are divided by, 1 in the paper; those of long embeddings
+        want more, since they saturate the softmax of a fresh network.
+        """
         super().__init__(backbone, classes, variant)
-        self.regularisation = regularisation
+        self.regularisation, self.temperature = regularisation, temperature
 
     def check_batches(self, batches: Batches) -> None:
         super().check_batches(batches)
@@ -33,7 +44,8 @@ class NPair(Learner):
             raise InputError(f"npair trains on batches of pairs, images = 2 a class, not {batches.images}")
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        pairs = self.embed(images).unflatten(0, (-1, 2))  # the batch brings class after class, two images each
+        embeddings = self.embed(images) / self.temperature**0.5
+        pairs = embeddings.unflatten(0, (-1, 2))  # the batch brings class after class, two images each
         return n_pair(pairs[:, 0], pairs[:, 1], self.regularisation)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ class Prototypical(Learner):
 
     Training runs episodes of the kind that the test runs.
 
-    euclidean  softmax over minus the squared Euclidean distance (equations 1 and 2)
+    euclidean  softmax over minus the squared Euclidean distance (equations 1 and 2), divided by `temperature`: 1 in the
+               paper; the distances of long embeddings want more, since they saturate the softmax of a fresh network
     cosine     softmax over `scale` times the cosine similarity, which the paper finds worse
     """
 
@@ -26,11 +27,20 @@ class Prototypical(Learner):
     batches = ClassBatches(classes=60, images=6)
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, scale: float = 10.0
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        shot: int = 1,
+        temperature: float = 1.0,
+        scale: float = 10.0,
     ) -> None:
-        """shot: support images a class in a training batch, the other ones are queries; scale: of the cosine."""
+        """shot: support images a class in a training batch, the other ones are queries.
+
+        temperature: of the squared distances; scale: of the cosine.
+        """
         super().__init__(backbone, classes, variant)
-        self.shot, self.scale = shot, scale
+        self.shot, self.temperature, self.scale = shot, temperature, scale
 
     def check_batches(self, batches: Batches) -> None:
         super().check_batches(batches)
@@ -53,4 +63,4 @@ class Prototypical(Learner):
         prototypes = support.mean(2)  # (E, N, D)
         if self.variant == "cosine":
             return self.scale * functional.normalize(query, dim=2) @ functional.normalize(prototypes, dim=2).mT
-        return -squared_distances(query, prototypes)
+        return -squared_distances(query, prototypes) / self.temperature

@@ -39,14 +39,23 @@ def learner_names() -> list[str]:
     return sorted({*LEARNERS, *importlib.metadata.entry_points(group=_ENTRY_POINTS).names})
 
 
+def split_backbone(spec: str) -> tuple[str, str]:
+    """'prototypical:cosine@resnet12' as the learner 'prototypical:cosine' and the backbone 'resnet12', '' for none."""
+    path, is_file, rest = spec.rpartition(".py:")
+    learner, _, backbone = rest.partition("@")
+    return path + is_file + learner, backbone
+
+
 def find_learner(spec: str) -> tuple[type[Learner], str]:
     """A learner's class and the variant asked for ('' for the default one), from one of
 
     NAME, NAME:VARIANT                        a registered learner, or one of the entry-point group fewshot.learners
     path/to/file.py:CLASS, the same:VARIANT   a class in a file
 
-    Raises InputError where there is no such thing; a file runs when it is loaded, so name only files you trust.
+    each also with @BACKBONE, which is not looked at here. Raises InputError where there is no such thing; a file runs
+    when it is loaded, so name only files you trust.
     """
+    spec, _ = split_backbone(spec)
     path, is_file, rest = spec.partition(".py:")
     if is_file:
         name, _, variant = rest.partition(":")

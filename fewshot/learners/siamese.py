@@ -17,7 +17,7 @@ class Siamese(Learner):
     A query goes to the class whose support images are nearest on average.
 
     contrastive  contrastive loss (Hadsell et al. 2006) on embeddings of length one; the pairs are all positive ones
-                 of a batch and as many negative ones, the nearest
+                 of a batch and as many negative ones, the nearest, or all of them
     koch         a verification head, sigmoid(sum over d of alpha_d |a_d - b_d| + bias), trained with cross-entropy
                  (Koch et al. 2015, section 3.1) on all pairs of a batch, either kind weighing the same
 
@@ -29,10 +29,16 @@ class Siamese(Learner):
     variants = ("contrastive", "koch")
     batches = ClassBatches(classes=60, images=4)
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", margin: float = 1.2) -> None:
-        """margin: the distance from which on two classes are far enough apart, between 0 and 2."""
+    def __init__(
+        self, backbone: nn.Module, classes: int, variant: str = "", margin: float = 1.2, nearest: bool = True
+    ) -> None:
+        """margin: the distance from which on two classes are far enough apart, between 0 and 2.
+
+        nearest: of the negative pairs, only the nearest; where classes overlap much, those alone make all embeddings
+        collapse.
+        """
         super().__init__(backbone, classes, variant)
-        self.margin = margin
+        self.margin, self.nearest = margin, nearest
         if self.variant == "koch":
             # near images are the same: start from minus the distance
             self.alpha = nn.Parameter(torch.full((backbone.embedding_size,), -1.0))
@@ -45,7 +51,7 @@ class Siamese(Learner):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         embeddings = self.embed(images)
         if self.variant == "contrastive":
-            return contrastive(embeddings, labels, self.margin)
+            return contrastive(embeddings, labels, self.margin, self.nearest)
         return pair_cross_entropy(self._logits(embeddings, embeddings), labels)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

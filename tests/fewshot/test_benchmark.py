@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from conftest import toy_bank
 
 import fewshot.benchmark
 from episodes import InputError, MissingData
 from fewshot import checkpoints
-from fewshot.benchmark import open_data, run_benchmark
+from fewshot.benchmark import open_data, run_benchmark, train_learner
 from fewshot.config import load_config
 
 COLUMNS = "dataset,split,learner,variant,backbone,way,shot,query,episodes,seed,accuracy,ci95,train_seconds,eval_seconds"
@@ -248,6 +250,71 @@ def test_a_protocol_that_cannot_be_met_is_told_before_any_training(preset, toy_b
         bench(str(changed), toy_banks, tmp_path / "run")
     assert not trained
     assert not (tmp_path / "run").exists()
+
+
+PER_SHOT = """
+learners = ["prototypical", "prototypical@conv4-32"]
+[evaluation]
+ways = [3]
+shots = [1, 2, 5]
+query = 3
+episodes = 20
+[validation]
+way = 3
+shot = 1
+query = 3
+episodes = 10
+[training]
+steps = 1
+precision = "float32"
+[learner.prototypical]
+batches = {classes = 8, images = 4}
+[learner.prototypical.per_shot.5]
+batches = {classes = 5, images = 8}
+options = {shot = 5}
+[learner."prototypical@conv4-32"]
+per_shot = {}
+"""
+
+
+def test_a_shot_with_settings_of_its_own_has_a_model_of_its_own(toy_banks, tmp_path, trained):
+    path = tmp_path / "own.toml"
+    path.write_text(PER_SHOT)
+    results = bench(str(path), toy_banks, tmp_path / "run")
+    assert len(trained) == 3
+    assert results.groupby("backbone")["shot"].apply(list).to_dict() == {"conv4": [1, 2, 5], "conv4-32": [1, 2, 5]}
+    homes = {home.name: home for home in (tmp_path / "run" / "checkpoints").iterdir()}
+    names = {"": 1, "-5shot": 5, "-conv4-32": 1}  # with the shot of their validation
+    assert homes.keys() == {f"prototypical-euclidean{name}-seed0" for name in names}
+    for name, shot in names.items():
+        about = checkpoints.load(homes[f"prototypical-euclidean{name}-seed0"] / "best.pt")["about"]
+        assert about["validation"]["shot"] == shot
+    assert "prototypical (euclidean), conv4-32" in (tmp_path / "run" / "results.md").read_text()
+    bench(str(path), toy_banks, tmp_path / "run", resume=True)
+    assert len(trained) == 3
+
+
+def test_a_backbone_starts_from_the_weights_of_a_file(preset, toy_banks, tmp_path, finished):
+    path = tmp_path / "own.toml"
+    weights = finished / "checkpoints" / "npair-seed0" / "best.pt"
+    path.write_text(f"learners = ['prototypical']\n[training]\nsteps = 0\nweights = '{weights}'\n")
+    config, _ = load_config(str(path)), shutil.copytree(finished, tmp_path / "finished")
+    train_learner(config, {split: toy_banks[split] for split in ("train", "validation")}, tmp_path / "run")
+    taken = checkpoints.load(tmp_path / "run" / "prototypical-euclidean-seed0" / "best.pt")["learner"]
+    given = checkpoints.load(weights)["learner"]
+    assert all(torch.equal(value, given[name]) for name, value in taken.items())
+
+
+def test_what_a_small_data_set_cannot_fill_is_fitted_and_told(monkeypatch, preset, caplog):
+    banks = {"train": toy_bank(6, 7), "validation": toy_bank(4, 7), "test": toy_bank(7, 7)}
+    monkeypatch.setattr(fewshot.benchmark, "load_dataset", lambda name, split, **_: banks[split])
+    with caplog.at_level("INFO", "fewshot"):
+        config, _ = open_data(load_config("quick"))
+    assert (config.evaluation.ways, config.evaluation.shots, config.evaluation.query) == ([5], [1, 5], 2)
+    assert (config.validation.way, config.validation.query) == (4, 5)
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "test: ways = [5], not [5, 20]" in said
+    assert "test: query = 2, not 15" in said
 
 
 def test_a_killed_run_goes_on_to_the_same_results(preset, toy_banks, finished, tmp_path, trained):

@@ -1,6 +1,7 @@
 """Presets: complete, with the nearer table winning, and exact about what is wrong and where."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -8,7 +9,7 @@ import tomli_w
 import baselines
 from episodes import InputError
 from fewshot.config import Config, load_config
-from fewshot.learners.registry import LEARNERS, default_options
+from fewshot.learners.registry import LEARNERS, default_options, find_learner
 
 
 @pytest.fixture
@@ -22,20 +23,40 @@ def preset(tmp_path):
 
 
 @pytest.mark.parametrize("name", baselines.presets())
-def test_shipped_presets_are_complete(name):
-    config = load_config(name)
+@pytest.mark.parametrize("dataset", ["omniglot", "mini_imagenet"])
+def test_shipped_presets_are_complete(name, dataset):
+    config = load_config(name, dataset=dataset)
     assert config.learner
-    assert config.data.dataset
+    assert config.data.dataset.partition(":")[0] == dataset
     for spec, settings in config.learner.items():
-        assert settings.batches
-        assert settings.options == {**default_options(LEARNERS[spec.split(":")[0]]), **settings.options}
+        defaults = default_options(find_learner(spec)[0])
+        for one in (settings, *settings.per_shot.values()):
+            assert one.batches
+            assert one.options == {**defaults, **one.options}
 
 
 @pytest.mark.parametrize("name", baselines.presets())
+@pytest.mark.parametrize("dataset", ["omniglot", "mini_imagenet"])
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_shipped_presets_run_every_learner_in_every_variant(name, learner):
+def test_shipped_presets_run_every_learner_in_every_variant(name, dataset, learner):
     specs = [f"{learner}:{variant}" if variant else learner for variant in LEARNERS[learner].variants]
-    assert list(load_config(name, specs).learner) == specs
+    assert list(load_config(name, specs, dataset).learner) == specs
+
+
+@pytest.mark.parametrize("name", baselines.presets())
+def test_a_preset_has_one_file_for_characters_and_one_for_photographs(name):
+    of_folder = load_config(name, dataset=str(Path(__file__).parent))
+    assert of_folder.learner == load_config(name, dataset="mini_imagenet").learner
+    assert of_folder.learner != load_config(name).learner == load_config(name, dataset="glyphs").learner
+    assert all(one.augmentation == "none" for one in load_config(name).learner.values())
+
+
+def test_the_paper_preset_trains_prototypical_networks_for_each_shot_as_their_paper():
+    settings = load_config("paper", dataset="mini_imagenet").learner["prototypical"]
+    models = {1: settings, 5: settings.per_shot["5"]}
+    seen = {shot: (one.batches["classes"], one.options["shot"]) for shot, one in models.items()}
+    assert seen == {1: (30, 1), 5: (20, 5)}  # Snell et al. 2017, section 3.2
+    assert {one.batches["images"] - one.options["shot"] for one in models.values()} == {15}
 
 
 def test_the_quick_preset_lists_its_learners_and_falls_back():
@@ -62,6 +83,38 @@ steps = 3
     assert values == {"npair": (1, 0.1, 0.5), "siamese": (2, 0.2, 0.5), "siamese:koch": (3, 0.2, 0.5)}
 
 
+PER_SHOT = """
+[learner.prototypical]
+steps = 1
+backbone = "conv4-32"
+options = {shot = 1, scale = 3.0}
+[learner.prototypical.per_shot.5]
+steps = 2
+options = {shot = 5}
+[learner."prototypical@resnet12"]
+steps = 3
+per_shot = {}
+[learner."prototypical:cosine"]
+options = {scale = 7.0}
+"""
+
+
+def test_a_model_for_one_shot_has_the_settings_of_its_learner_but_for_its_own(preset):
+    settings = load_config(preset(PER_SHOT), ["prototypical"]).learner["prototypical"]
+    (own,) = settings.per_shot.values()
+    values = [(one.steps, one.backbone, one.options["shot"], one.options["scale"]) for one in (settings, own)]
+    assert values == [(1, "conv4-32", 1, 3.0), (2, "conv4-32", 5, 3.0)]
+
+
+def test_a_backbone_is_named_with_the_learner_and_an_empty_table_takes_away(preset):
+    specs = ["prototypical@resnet12", "prototypical:cosine@conv4-128", "prototypical:cosine@torchvision:resnet18"]
+    learners = load_config(preset(PER_SHOT), specs).learner
+    seen = [(one.backbone, one.steps, one.options["scale"], list(one.per_shot)) for one in learners.values()]
+    assert seen == [("resnet12", 3, 3.0, []), ("conv4-128", 1, 7.0, ["5"]), ("torchvision:resnet18", 1, 7.0, ["5"])]
+    own = learners["prototypical:cosine@conv4-128"].per_shot["5"]
+    assert (own.backbone, own.options["scale"]) == ("conv4-128", 7.0)
+
+
 def test_learners_are_those_asked_for_or_listed_or_of_the_tables(preset):
     tables = "[learner.npair]\n[learner.siamese]\n"
     assert list(load_config(preset(tables)).learner) == ["npair", "siamese"]
@@ -85,7 +138,7 @@ def test_a_configuration_that_is_written_reads_back_the_same(preset):
 def test_defaults_are_spelled_out_in_a_written_configuration(preset):
     written = load_config(preset("[learner.siamese]\n")).model_dump()
     assert written["learner"]["siamese"]["batches"] == {"classes": 60, "images": 4}
-    assert written["learner"]["siamese"]["options"] == {"margin": 1.2}
+    assert written["learner"]["siamese"]["options"] == {"margin": 1.2, "nearest": True}
     assert written["evaluation"]["query"] == 15
 
 
@@ -104,7 +157,14 @@ def test_defaults_are_spelled_out_in_a_written_configuration(preset):
         ("[learner.npair]\nlearning_rate = 0.0\n", r"learning_rate = 0\.0 will not do"),
         ("[learner.npair]\nsteps = true\n", r"steps = True will not do"),
         ("[learner.npair]\nschedule = 'cosine'\n", r"schedule = 'cosine' will not do, .*'one-cycle'"),
-        ("[learner.npair]\nbackbone = 'conv5'\n", r"unknown backbone 'conv5': did you mean 'conv4'"),
+        ("[learner.npair]\nbackbone = 'conv5'\n", r"unknown backbone 'conv5': did you mean 'conv4"),
+        ("learners = ['npair@conv5']\n", r"unknown backbone 'conv5': did you mean 'conv4"),
+        ("[learner.npair]\naugmentation = 'crops'\n", r"unknown augmentation 'crops': did you mean 'crop'"),
+        ("[learner.npair]\nmilestones = {late = 0.1}\n", r"milestones.*late"),
+        ("[learner.npair.per_shot.5]\nstep = 3\n", r"unknown key 'step': did you mean 'steps'"),
+        ("[learner.npair.per_shot.none]\nsteps = 3\n", r"per_shot.*none"),
+        ("[learner.npair.per_shot.5]\nbackbone = 'conv5'\n", r"unknown backbone 'conv5'"),
+        ("[data]\ndataset = './nowhere'\n", r"there is no folder or archive of images at nowhere"),
         ("[learner.npair]\nbatches = {classes = 5}\n", r"is neither \{classes = P, images = K\} nor \{size = B\}"),
         ("[learner.npair]\nbatches = {classes = 5, images = 0}\n", r"is neither"),
         ("[learner.npair]\noptions = {margin = 1.0}\n", r"unknown option of npair 'margin'"),

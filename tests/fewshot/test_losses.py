@@ -66,6 +66,8 @@ def test_contrastive_equals_a_naive_loop(embeddings, labels):
     nearest = sorted(negative, reverse=True)[: len(positive)]
     expected = sum(positive) / len(positive) + sum(nearest) / len(nearest)
     assert contrastive(embeddings, labels, margin).item() == pytest.approx(expected, rel=1e-12)
+    expected = sum(positive) / len(positive) + sum(negative) / len(negative)
+    assert contrastive(embeddings, labels, margin, nearest=False).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_pair_cross_entropy_by_hand():

@@ -10,6 +10,7 @@ from conftest import toy_bank
 
 from episodes import InputError
 from fewshot import checkpoints, train
+from fewshot.augmentation import AUGMENTATIONS
 from fewshot.backbones import make_backbone
 from fewshot.config import LearnerSettings, Validation
 from fewshot.evaluation import Accuracies
@@ -150,21 +151,34 @@ def test_history_has_a_row_for_each_validation_and_the_last_step(banks, tmp_path
     assert written["accuracy"].tolist() == pytest.approx(trained.history["accuracy"].tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("schedule", ["one-cycle", "halving", "constant"])
+@pytest.mark.parametrize("schedule", ["one-cycle", "halving", "milestones", "constant"])
 def test_the_rate_follows_the_schedule(schedule, banks, monkeypatch):
     rates = []
     step = torch.optim.SGD.step
     monkeypatch.setattr(
         torch.optim.SGD, "step", lambda self, *a, **k: rates.append(self.param_groups[0]["lr"]) or step(self, *a, **k)
     )
-    run(make(), banks, steps=10, optimizer="sgd", schedule=schedule, halve_every=4, learning_rate=0.01)
+    more = {"halve_every": 4, "milestones": {"3": 0.5, "10": 0.1, "7": 0.2}}
+    run(make(), banks, steps=10, optimizer="sgd", schedule=schedule, learning_rate=0.01, **more)
     if schedule == "one-cycle":
         assert rates.index(max(rates)) in (2, 3)  # at 30 % of the steps, counted from 0
         assert max(rates) == pytest.approx(0.01, rel=0.05)
         assert rates[-1] < 0.001
+    elif schedule == "milestones":
+        assert rates == pytest.approx([0.01] * 3 + [0.005] * 4 + [0.002] * 3)
     else:
         expected = [0.01 * 0.5 ** (i // 4 if schedule == "halving" else 0) for i in range(10)]
         assert rates == pytest.approx(expected)
+
+
+def test_training_images_are_augmented_and_validation_images_are_not(banks, monkeypatch):
+    monkeypatch.setitem(AUGMENTATIONS, "black", torch.zeros_like)
+    learner, seen = make(), {True: [], False: []}
+    embed = learner.embed
+    learner.embed = lambda images: seen[learner.training].append(float(images.max())) or embed(images)
+    run(learner, banks, steps=2, augmentation="black")
+    assert max(seen[True]) == 0
+    assert min(seen[False]) > 0
 
 
 def test_weight_decay_spares_vectors_and_scalars(banks):
