@@ -1,4 +1,4 @@
-"""The command line: fewshot bench, train, evaluate, learners, data."""
+"""The command line: fewshot bench, train, evaluate, learners, backbones, data."""
 
 import argparse
 import inspect
@@ -16,28 +16,35 @@ from rich.table import Column, Table
 from rich.text import Text
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from episodes import InputError, load_dataset
-from episodes.datasets import SOURCES, SPLITS, data_folders, resolve
+from episodes import ImageBank, InputError, load_dataset
+from episodes.bank import cache_folder
+from episodes.datasets import SOURCES, SPLITS, data_folders, find_source, short_name
+from episodes.inspection import draw_episode, find_twins, intact
 from fewshot import checkpoints, tables
+from fewshot.backbones import backbone_listing
 from fewshot.benchmark import build_learner, open_data, run_benchmark, train_learner
 from fewshot.config import load_config
 from fewshot.evaluation import evaluate
+from fewshot.files import replace_text, writing
 from fewshot.learners import find_learner, learner_names
+from fewshot.measurement import measure_backbones
 
 log = logging.getLogger("fewshot")
+_LOGS = (log, logging.getLogger("episodes"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 where it went well, 2 for bad input, 130 where it was interrupted."""
     options = _parser().parse_args(arguments)
-    log.setLevel(logging.INFO)
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler(sys.stdout))
+    for one in _LOGS:
+        one.setLevel(logging.INFO)
+        if not one.handlers:
+            one.addHandler(logging.StreamHandler(sys.stdout))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a log has no edge to wrap at
     try:
-        with logging_redirect_tqdm([log]):
+        with logging_redirect_tqdm(list(_LOGS)):
             options.command(options, console)
     except InputError as error:
         print(f"fewshot: {error}", file=sys.stderr)
@@ -52,6 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+_DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
+_TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
+_LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fewshot", description="A few-shot learning benchmark suite.")
     parser.add_argument("--version", action="version", version=f"fewshot {version('fewshot')}")
@@ -63,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
     )
-    run.add_argument("--dataset", metavar="NAME", help="omniglot, omniglot:lake or glyphs (default: the preset's)")
+    run.add_argument("--dataset", metavar="NAME|DIR", help=f"{_DATASET} (default: the preset's)")
     run.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
     run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
     run.add_argument("--output", type=_path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
@@ -72,15 +84,12 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
     bench.add_argument(
-        "--learner",
-        type=_names,
-        metavar="NAME[,NAME]",
-        help="NAME, NAME:VARIANT or FILE.py:CLASS, several with commas (default: the preset's)",
+        "--learner", type=_names, metavar="NAME[,NAME]", help=f"{_LEARNER}; several with commas (default: the preset's)"
     )
     bench.set_defaults(command=_bench)
 
     train = commands.add_parser("train", parents=[run], help="train one learner, write its checkpoint")
-    train.add_argument("--learner", required=True, metavar="NAME", help="NAME, NAME:VARIANT or FILE.py:CLASS")
+    train.add_argument("--learner", required=True, metavar="NAME", help=_LEARNER)
     train.set_defaults(command=_train)
 
     test = commands.add_parser("evaluate", parents=[data], help="evaluate a checkpoint on one protocol")
@@ -99,20 +108,46 @@ def _parser() -> argparse.ArgumentParser:
     learners = commands.add_parser("learners", help="list the learners")
     learners.set_defaults(command=_learners)
 
-    sets = commands.add_parser("data", help="list or prepare data sets").add_subparsers(required=True, metavar="ACTION")
+    networks = commands.add_parser("backbones", help="list the backbones, or measure them on this machine")
+    networks.add_argument("--size", type=int, default=84, metavar="PIXELS", help="of RGB images (default: 84)")
+    networks.add_argument(
+        "--measure", action="store_true", help="also how many images a second they train on and embed"
+    )
+    networks.add_argument("--batch", type=int, default=64, metavar="B", help="images at once (default: 64)")
+    networks.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    networks.add_argument("--backbone", type=_names, metavar="NAME[,NAME]", help="only these")
+    networks.add_argument("--output", type=_path, metavar="FILE.csv", help="write the table to a file, too")
+    networks.set_defaults(command=_backbones)
+
+    one_set = argparse.ArgumentParser(add_help=False, parents=[data])
+    one_set.add_argument("name", metavar="NAME|DIR", help=_DATASET)
+    one_set.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    sets = commands.add_parser("data", help="list, prepare, check or show data sets")
+    sets = sets.add_subparsers(required=True, metavar="ACTION")
     listing = sets.add_parser("list", parents=[data], help="the data sets there are, and where they were found")
     listing.set_defaults(command=_data_list)
-    prepare = sets.add_parser("prepare", parents=[data], help="decode a data set into the cache folder")
-    prepare.add_argument("name", metavar="NAME", help="omniglot, omniglot:lake, glyphs")
-    prepare.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    prepare = sets.add_parser("prepare", parents=[one_set], help="decode a data set into the cache folder")
     prepare.set_defaults(command=_data_prepare)
+    check = sets.add_parser(
+        "check", parents=[one_set], help="what is there, missing or damaged, and which images occur twice"
+    )
+    check.set_defaults(command=_data_check)
+    show = sets.add_parser("show", parents=[one_set], help="write a picture of an episode")
+    show.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
+    show.add_argument("--way", type=int, default=5, metavar="N", help="classes (default: 5)")
+    show.add_argument("--shot", type=int, default=1, metavar="K", help="support images a class (default: 1)")
+    show.add_argument("--query", type=int, default=5, metavar="Q", help="queries a class (default: 5)")
+    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes (default: 0)")
+    show.add_argument("--episode", type=int, default=0, metavar="I", help="which of them (default: 0)")
+    show.add_argument("--output", type=_path, metavar="FILE", help="(default: episode-NAME.png)")
+    show.set_defaults(command=_data_show)
     return parser
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
     wanted = load_config(options.preset, options.learner, options.dataset, options.seed, options.size)
     config, banks = open_data(wanted, options.data)
-    folder = options.output or _default_folder(options.preset, banks["test"])
+    folder = options.output or _default_folder(options.preset, config.data.dataset)
     results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
     tables.show(results, console)
     print(f"Written to {folder}: results.csv, .md and .tex, episodes.npz, config.toml and the rest of the run")
@@ -121,7 +156,7 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
 def _train(options: argparse.Namespace, console: Console) -> None:
     wanted = load_config(options.preset, [options.learner], options.dataset, options.seed, options.size)
     config, banks = open_data(wanted, options.data, splits=("train", "validation"))
-    folder = options.output or _default_folder(f"train-{options.preset}", banks["train"])
+    folder = options.output or _default_folder(f"train-{Path(options.preset).stem}", config.data.dataset)
     for path in train_learner(config, banks, folder, device=options.device, resume=options.resume):
         print(f"Written to {path.parent}; next: fewshot evaluate {shlex.quote(str(path))}")
 
@@ -151,6 +186,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "split": bank.split,
         "learner": learner.name,
         "variant": learner.variant,
+        "backbone": about["settings"]["backbone"],
         "way": options.way,
         "shot": options.shot,
         "query": options.query,
@@ -175,6 +211,31 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
     console.print(table)
 
 
+def _backbones(options: argparse.Namespace, console: Console) -> None:
+    about = {name: (text, paper) for name, text, paper in backbone_listing()}
+    names = options.backbone or [name for name in about if ":" not in name]
+    rates = ["train img/s", "embed img/s"] if options.measure else []
+    right = [Column(name, justify="right") for name in ("parameters", "embedding", *rates)]
+    table = Table("backbone", *right, "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
+    measured = measure_backbones(names, options.size, options.batch, options.device, timed=options.measure)
+    for row in measured.itertuples():
+        numbers = [f"{row.parameters:,}", f"{row.embedding:,}"]
+        numbers += [f"{rate:,.0f}" for rate in (row.train_rate, row.embed_rate)] if options.measure else []
+        text, paper = about.get(row.backbone, ("", ""))
+        table.add_row(row.backbone, *numbers, Text(f"{text} ({paper})" if paper else text))
+    for name in [] if options.backbone else [name for name in about if name not in names]:
+        table.add_row(name, *[""] * (2 + len(rates)), about[name][0])
+    size = f"{options.size}x{options.size}"
+    console.print(
+        f"\nRGB images of {size}" + (f", {measured['device'][0]}" if options.measure else ""), highlight=False
+    )
+    console.print(table)
+    if options.output:
+        with writing(options.output.parent):
+            replace_text(options.output, measured.round(1).to_csv(index=False))
+        print(f"Written to {options.output}")
+
+
 def _data_list(options: argparse.Namespace, console: Console) -> None:
     where = Column("where", overflow="fold")
     table = Table("data set", "protocols", "what it is", where, box=box.SIMPLE_HEAD, pad_edge=False)
@@ -183,22 +244,58 @@ def _data_list(options: argparse.Namespace, console: Console) -> None:
         cells = name, ", ".join(source.protocols), source.about, source.where(folders)
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
+    print("Also torchvision:NAME, and the path of any folder or archive of images, each with :seedN or without")
 
 
 def _data_prepare(options: argparse.Namespace, console: Console) -> None:
-    resolve(options.name)
+    find_source(options.name)
     for split in SPLITS:
         bank = load_dataset(options.name, split, data=options.data, size=options.size)
-        print(
-            f"{bank.name}: {bank.classes:,} classes, {len(bank):,} images of {bank.images.shape[2]}x"
-            f"{bank.images.shape[3]} from {bank.source}, checksum {bank.checksum}"
-        )
+        print(f"{_described(bank)} from {bank.source}, checksum {bank.checksum}")
 
 
-def _default_folder(preset: str, bank) -> Path:
-    source = SOURCES[bank.dataset]
-    protocol = "" if bank.protocol == source.protocols[0] else f"-{bank.protocol}"
-    return Path("results") / f"{Path(preset).stem}-{bank.dataset}{protocol}"
+def _data_check(options: argparse.Namespace, console: Console) -> None:
+    source, _ = find_source(options.name)
+    print(f"{options.name}: {source.about}; {source.where(data_folders(options.data))}")
+    banks, faults = {}, []
+    for split in SPLITS:
+        try:
+            banks[split] = load_dataset(options.name, split, data=options.data, size=options.size)
+        except InputError as error:
+            faults.append(str(error))
+    twins = find_twins(banks)
+    for split, bank in banks.items():
+        fewest, most = int(bank.sizes.min()), int(bank.sizes.max())
+        print(f"{_described(bank)}, {fewest if fewest == most else f'{fewest} to {most}'} a class, from {bank.source}")
+        if intact(bank):
+            print(f"  checksum {bank.checksum}, computed again and the same")
+        else:
+            faults.append(
+                f"the prepared images of {bank.name} are damaged: remove {cache_folder() / 'banks'}, and they are made"
+                " again"
+            )
+        counts = vars(twins[split])
+        if any(counts.values()):
+            told = [f"{count} in {_TWINS[kind]}" for kind, count in counts.items() if count]
+            print(f"  images that occur again: {', '.join(told)}")
+    if faults:
+        raise InputError("; ".join(dict.fromkeys(faults)))
+
+
+def _data_show(options: argparse.Namespace, console: Console) -> None:
+    bank = load_dataset(options.name, options.split, data=options.data, size=options.size)
+    path = options.output or Path(f"episode-{short_name(options.name)}.png")
+    draw_episode(bank, path, options.way, options.shot, options.query, options.seed, options.episode)
+    print(f"Written to {path}")
+
+
+def _described(bank: ImageBank) -> str:
+    size = "x".join(map(str, bank.images.shape[2:]))
+    return f"{bank.name}: {bank.classes:,} classes, {len(bank):,} images of {size}"
+
+
+def _default_folder(preset: str, dataset: str) -> Path:
+    return Path("results") / f"{Path(preset).stem}-{short_name(dataset)}"
 
 
 def _seeds(text: str) -> list[int]:

@@ -182,7 +182,7 @@ def test_wrong_arguments_are_told_in_one_line(
     ("text", "message"),
     [
         ("[evaluation]\nways = [31]\nquery = 3\n", "31"),
-        ("[evaluation]\nshots = [22]\nquery = 3\n", "22 shots and 3 queries need 25 images a class"),
+        ("[evaluation]\nshots = [24]\nquery = 3\n", "24 shots and 3 queries need 27 images a class"),
         ("[training]\nstep = 3\n", "unknown key 'step': did you mean 'steps'"),
         ("[trainin]\nsteps = 3\n", "unknown key 'trainin': did you mean 'training'"),
         ("[training]\nsteps = 'many'\n", "steps = 'many' will not do"),
@@ -313,5 +313,5 @@ def test_default_folder_is_named_for_preset_data_set_and_protocol(
     banks = {split: replace(bank, dataset=dataset, protocol=protocol) for split, bank in toy_banks.items()}
     monkeypatch.setattr(fewshot.benchmark, "load_dataset", lambda name, split, **_: banks[split])
     monkeypatch.chdir(tmp_path)
-    assert call("bench", "--preset", preset, "--learner", "npair", "--device", "cpu").code == 0
+    assert call("bench", "--preset", preset, "--dataset", f"{dataset}:{protocol}", "--learner", "npair").code == 0
     assert (tmp_path / "results" / folder / "results.csv").is_file()

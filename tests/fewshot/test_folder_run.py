@@ -1,0 +1,153 @@
+"""A stranger's pictures, from a folder to a table: the suite as someone uses it who only wants to know what works."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import fewshot.measurement
+from fewshot.cli import main
+
+PRESET = """
+learners = ["prototypical", "imprinted"]
+[training]
+backbone = "conv4-32"
+augmentation = "crop"
+steps = 2
+[data]
+size = 24
+[evaluation]
+episodes = 30
+[learner.prototypical]
+batches = {classes = 5, images = 4}
+[learner.imprinted]
+batches = {size = 16}
+"""
+SAVED = [("RGB", "jpg"), ("L", "png"), ("P", "gif"), ("RGBA", "webp"), ("CMYK", "tiff"), ("1", "bmp"), ("I;16", "png")]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """15 classes of 8 pictures of all sizes, modes and formats, and a file that is no picture."""
+    folder, random = tmp_path_factory.mktemp("strangers") / "my pictures", np.random.default_rng(0)
+    for label in range(15):
+        (folder / f"kind {label:02d}").mkdir(parents=True)
+        for number in range(8):
+            height, width = random.integers(20, 90, 2)
+            mode, suffix = SAVED[(label + number) % len(SAVED)]
+            if mode == "I;16":
+                image = Image.fromarray(random.integers(0, 65_536, (height, width), dtype=np.uint16))
+            else:
+                image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+            image.save(folder / f"kind {label:02d}" / f"{number}.{suffix}")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "cache"))
+    for name in ("fewshot", "episodes"):
+        logging.getLogger(name).handlers.clear()
+
+    def command(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    yield command
+    for name in ("fewshot", "episodes"):
+        logging.getLogger(name).handlers.clear()
+
+
+def test_a_folder_of_mixed_pictures_ends_in_a_table(call, pictures, tmp_path):
+    (tmp_path / "tiny.toml").write_text(PRESET)
+    code, out, err = call("bench", "--preset", "tiny.toml", "--dataset", pictures)
+    assert code == 0, err
+    assert "1 file is left out" in out
+    assert "notes.txt" in out
+    assert "test: ways = [5], not [5, 20]" in out
+    results = pd.read_csv(tmp_path / "results" / "tiny-my pictures" / "results.csv")
+    assert set(zip(results["learner"], results["way"], results["shot"])) == {
+        (learner, 5, shot) for learner in ("prototypical", "imprinted") for shot in (1, 5)
+    }
+    assert (results["dataset"] == "my pictures").all()
+    assert (results["protocol"] == "seed0").all()
+    checkpoint = tmp_path / "results" / "tiny-my pictures" / "checkpoints" / "imprinted-imprint-seed0" / "best.pt"
+    code, out, err = call("evaluate", checkpoint, "--query", 3, "--episodes", 30)
+    assert code == 0, err
+    assert "my pictures (seed0), test classes" in out
+
+
+def test_another_seed_is_another_data_set(call, pictures, tmp_path):
+    (tmp_path / "tiny.toml").write_text(PRESET)
+    code, _, err = call("bench", "--preset", "tiny.toml", "--dataset", f"{pictures}:seed3", "--learner", "imprinted")
+    assert code == 0, err
+    results = pd.read_csv(tmp_path / "results" / "tiny-my pictures-seed3" / "results.csv")
+    assert (results["protocol"] == "seed3").all()
+
+
+def test_check_says_what_is_there_and_what_is_left_out(call, pictures):
+    code, out, err = call("data", "check", pictures)
+    assert code == 0, err
+    assert "splits made by class with seed0: 7 train, 3 validation, 5 test classes" in out
+    assert "1 file is left out, of no image format that Pillow reads here (1 x .txt)" in out
+    assert out.count("computed again and the same") == 3
+
+
+def test_check_finds_pictures_that_are_there_twice(call, pictures, tmp_path):
+    for number in (1, 2):
+        for label, times in (("a", 2), ("b", 1)):
+            for copy in range(times):
+                path = tmp_path / "twins" / f"{label}{number}" / f"{copy}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (20, 20), "red" if number == 1 else "blue").save(path)
+    for number in range(12):
+        for shade in range(2):
+            path = tmp_path / "twins" / f"c{number:02d}" / f"{shade}.png"
+            path.parent.mkdir(parents=True) if shade == 0 else None
+            Image.new("RGB", (20, 20), (number, shade, 99)).save(path)
+    for label in ("b1", "b2"):
+        Image.new("RGB", (20, 20), (7, 7, 7 if label == "b1" else 8)).save(tmp_path / "twins" / label / "own.png")
+    code, out, err = call("data", "check", tmp_path / "twins")
+    assert code == 0, err
+    assert "images that occur again: " in out
+    assert "in the same class" in out
+
+
+def test_check_says_what_is_missing_in_one_sentence(call):
+    code, out, err = call("data", "check", "cub")
+    assert code == 2
+    assert "not found" in out
+    assert len(err.splitlines()) == 1
+    assert "put CUB_200_2011.tgz" in err
+
+
+def test_show_writes_a_picture_of_an_episode(call, pictures, tmp_path):
+    code, out, err = call("data", "show", pictures, "--query", 3, "--size", 32)
+    assert code == 0, err
+    assert "Written to episode-my pictures.png" in out
+    with Image.open(tmp_path / "episode-my pictures.png") as picture:
+        assert picture.format == "PNG"
+        assert np.asarray(picture).std() > 20
+
+
+def test_backbones_are_listed_with_their_sizes(call, tmp_path):
+    code, out, err = call("backbones", "--size", 84)
+    assert code == 0, err
+    assert "113,088" in out
+    assert "12,424,320" in out
+    assert "torchvision:NAME" in out
+
+
+def test_backbones_are_measured_into_a_file(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(fewshot.measurement, "_SECONDS", 0)
+    names = "conv4-32,torchvision:resnet18"
+    options = ["--size", 32, "--batch", 2, "--backbone", names, "--measure", "--output", "rates.csv", "--device", "cpu"]
+    code, _, err = call("backbones", *options)
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "rates.csv")
+    assert table["backbone"].tolist() == names.split(",")
+    assert (table[["train_rate", "embed_rate"]] > 0).all(axis=None)
