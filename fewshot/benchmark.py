@@ -308,8 +308,9 @@ def _fitted(config: Config, banks: dict[str, ImageBank]) -> Config:
 
 
 def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
-    batches = vars(batches_from(settings.batches).fitted(bank))
-    return _changed(spec, settings, bank, batches=dict(batches))
+    batches = batches_from(settings.batches).fitted(bank)
+    steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps)
+    return _changed(spec, settings, bank, batches=dict(vars(batches)), steps=steps)
 
 
 def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
@@ -335,7 +336,7 @@ def _changed(what: str, settings: Any, bank: ImageBank, **fitted: Any) -> Any:
     for name, value in fitted.items():
         if value != getattr(settings, name):
             log.warning(
-                "%s: %s = %s, not %s: there are %d %s classes, the smallest of %d images",
+                "%s: %s = %s, not %s: there are %d classes for %s, the smallest of %d images",
                 *(what, name, value, getattr(settings, name), bank.classes, bank.split, int(bank.sizes.min())),
             )
     return settings.model_copy(update=fitted)

@@ -56,6 +56,7 @@ class Training(_Settings):
 
     weights       a file of weights that the backbone starts from
     augmentation  of the training images, by name (see fewshot/augmentation.py)
+    epochs        most passes through the images, 0 for no limit: with fewer images there are fewer steps
     schedule      one-cycle: up to learning_rate in 30 % of the steps, then down to nothing, both along a cosine;
                   halving: halved every `halve_every` steps (Snell et al. 2017);
                   milestones: learning_rate times the factor of the last milestone passed; constant
@@ -68,6 +69,7 @@ class Training(_Settings):
     weights: str = ""
     augmentation: str = "none"
     steps: Annotated[int, Field(ge=0)] = 1000
+    epochs: Annotated[int, Field(ge=0)] = 0
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

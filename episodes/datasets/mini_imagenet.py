@@ -212,11 +212,12 @@ def _files(split: str, home: Path, entries: list[Path], listing: Path | None) ->
     if not own and (places.squashed(home.name).startswith("miniimagenet") or _csv(split, entries)):
         own = [path for path in archives if places.split_of(path.name) is None]
     enter = wordnet.holds_classes(wanted, ("miniimagenet", "imagenet", "ilsvrc"))
-    loose = ImageFiles(home, wordnet.pattern(wanted), enter) if home.is_dir() else None
-    if loose and loose.names:
+    pattern = rf"{wordnet.pattern(wanted)}|\.csv$"
+    loose = ImageFiles(home, pattern, enter) if home.is_dir() else None
+    if loose and not all(name.endswith(".csv") for name in loose.names):
         sources, about = [loose], "image files"
     elif own:
-        sources, about = [ImageFiles(path, wordnet.pattern(wanted)) for path in own], "archives of image files"
+        sources, about = [ImageFiles(path, pattern) for path in own], "archives of image files"
     else:
         return None
     marks = [source.fingerprint for source in sources] + [_of_files([listing] if listing else [])]
@@ -232,7 +233,7 @@ def _files(split: str, home: Path, entries: list[Path], listing: Path | None) ->
 def _from_files(sources: list[ImageFiles], split: str, listing: Path | None) -> Classes:
     found = wordnet.of_classes(sources, SPLITS[split])
     if listing is None:
-        inside = [(source, name) for source in sources for name in source.others if name.endswith(".csv")]
+        inside = [(source, name) for source in sources for name in source.names if name.endswith(".csv")]
         rows = next(
             (
                 places.read_listing(source.read(name), f"{name} in {source.path}")

@@ -25,7 +25,9 @@ def homes(folders: list[Path], *names: str) -> Iterator[Path]:
     existing = [folder for folder in folders if folder.is_dir()]
     for folder in existing:
         for path in sorted(folder.iterdir()):
-            if squashed(path.name).startswith(names) and (path.is_dir() or is_archive(path)):
+            # an archive of one split is a part of what lies in the folder
+            whole = path.is_dir() or (is_archive(path) and split_of(path.name) is None)
+            if whole and squashed(path.name).startswith(names):
                 yield path
     yield from existing
 

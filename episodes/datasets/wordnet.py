@@ -38,6 +38,8 @@ def of_classes(sources: list[ImageFiles], wanted: Collection[str]) -> dict[str, 
     found: dict[str, dict[str, Picture]] = {}
     for source in sources:
         for path in source.names:
+            if path.endswith(".csv"):
+                continue
             *_, parent, name = ["", *path.split("/")]
             key = parent if parent in wanted else name[:9]
             found.setdefault(key, {}).setdefault(name, Picture(source, path))

@@ -305,6 +305,17 @@ def test_a_backbone_starts_from_the_weights_of_a_file(preset, toy_banks, tmp_pat
     assert all(torch.equal(value, given[name]) for name, value in taken.items())
 
 
+def test_few_images_are_not_passed_through_more_often_than_epochs(monkeypatch, tmp_path, toy_banks):
+    monkeypatch.setattr(fewshot.benchmark, "load_dataset", lambda name, split, **_: toy_banks[split])
+    path = tmp_path / "own.toml"
+    path.write_text(
+        "[training]\nsteps = 100\nepochs = 3\n[learner.npair]\nbatches = {classes = 30, images = 2}\n"
+        "[learner.imprinted]\nbatches = {size = 7}\n"
+    )
+    learners = open_data(load_config(str(path)))[0].learner  # on 720 images
+    assert {spec: one.steps for spec, one in learners.items()} == {"npair": 36, "imprinted": 100}
+
+
 def test_what_a_small_data_set_cannot_fill_is_fitted_and_told(monkeypatch, preset, caplog):
     banks = {"train": toy_bank(6, 7), "validation": toy_bank(4, 7), "test": toy_bank(7, 7)}
     monkeypatch.setattr(fewshot.benchmark, "load_dataset", lambda name, split, **_: banks[split])
