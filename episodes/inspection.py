@@ -61,6 +61,8 @@ def draw_episode(
 
     path: its suffix decides the format, .png .pdf .svg ... Raises InputError where it cannot be written.
     """
+    if query < 1:
+        raise InputError(f"a picture of an episode needs 1 query a class or more, not {query}")
     episode = EpisodeSampler(bank, way, shot, query, seed).episodes(number, 1)
     height, width = bank.images.shape[2:]
     parts = {"support": episode.support[0], "queries": episode.query[0]}

@@ -95,6 +95,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         levels = np.asarray(image, dtype=np.float64)
         if image.mode.startswith("I;16") or levels.max(initial=0) > 255:
             levels = levels / 257  # 65,535 becomes 255
+        elif image.mode == "F" and levels.max(initial=0) <= 1:
+            levels = levels * 255
         image = Image.fromarray(levels.clip(0, 255).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from episodes.archives import ImageFiles, fingerprint, image_formats
+from episodes.archives import ARCHIVES, ImageFiles, fingerprint, image_formats
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import places
 from episodes.errors import InputError
@@ -66,8 +66,10 @@ def where(path: Path, protocol: str = "") -> str:
 
 
 def dataset_name(path: Path) -> str:
-    """What tables call it: the name of the folder."""
-    return path.resolve().name.partition(".")[0] or "images"
+    """What tables call it: the name of the folder, or of the archive without its ending."""
+    name = path.resolve().name
+    ending = next((ending for ending in ARCHIVES if name.lower().endswith(ending) and path.is_file()), "")
+    return name[: len(name) - len(ending)] or "images"
 
 
 def image_files(path: Path) -> ImageFiles:

@@ -39,12 +39,12 @@ class ParquetImages(EncodedImages):
 
     def _named(self, table: Any, column: str) -> Iterator[str]:
         """Labels as class names; numbers are positions in the list of names among the file's metadata."""
-        features = (
-            json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        )
-        names = features.get(column, {}).get("names")
+        try:
+            names = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
+        except (TypeError, KeyError, ValueError):  # where nobody says what the labels mean
+            names = None
         for row, label in enumerate(table.column(column).to_pylist()):
-            if isinstance(label, int) and names:
+            if isinstance(label, int) and isinstance(names, list):
                 if not 0 <= label < len(names):
                     raise InputError(
                         f"row {row} of {self.path} has the label {label}, but there are {len(names)} names"

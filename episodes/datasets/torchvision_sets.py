@@ -111,11 +111,11 @@ def _takes(cls: type, name: str) -> bool:
 
 def _labels(part: VisionDataset, name: str) -> list[int]:
     """The label of each image, without decoding them all where the data set keeps a list."""
-    for attribute in ("targets", "labels", "_labels"):
-        values = getattr(part, attribute, None)
-        if values is not None and len(values) == len(part):
-            return [int(value) for value in values]
     try:
+        for attribute in ("targets", "labels", "_labels"):
+            values = getattr(part, attribute, None)
+            if values is not None and len(values) == len(part):
+                return [int(value) for value in values]
         return [int(part[number][1]) for number in range(len(part))]
     except (TypeError, ValueError) as error:
         raise InputError(

@@ -218,6 +218,16 @@ def test_threads_read_what_one_reader_reads(tmp_path, name):
         assert list(pool.map(files.read, files.names * 4)) == [members[name] for name in files.names] * 4
 
 
+@pytest.mark.parametrize("name", ["x.zip", "x.tar"])
+def test_an_archive_that_was_cut_off_after_it_was_listed_is_refused(tmp_path, name):
+    path = write_files(tmp_path / name, {"a/1.png": bytes(100_000)})
+    files = ImageFiles(path, PATTERN)
+    assert files.names == ["a/1.png"]
+    os.truncate(path, 50_000)
+    with pytest.raises(InputError, match=f"a/1.png in {path} cannot be read"):
+        files.read("a/1.png")
+
+
 def test_dots_before_the_paths_of_a_tar_make_no_difference(tmp_path):
     path = tarred(tmp_path / "x.tar", "./a/1.png", link("./a/2.png", "./a/1.png"))
     assert ImageFiles(path, PATTERN).names == ["a/1.png", "a/2.png"]

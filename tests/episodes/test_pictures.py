@@ -112,24 +112,29 @@ def test_other_colour_spaces_are_converted(mode):
     assert np.abs(np.array(pixels(image)) - [200, 60, 20]).max() <= 3
 
 
-LEVELS = np.array([[0, 255, 257, 25700, 65535]], np.uint16)
+LEVELS = np.array([[0, 128, 255, 33000, 65535]], np.uint16)
+SCALED = [[[level] * 3 for level in (0, 0, 1, 128, 255)]]
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled_and_not_cut_off(form):
     image = reopened(Image.fromarray(LEVELS), form)
-    assert pixels(image) == [[[level] * 3 for level in (0, 1, 1, 100, 255)]]
+    assert pixels(image) == SCALED
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B"])
 def test_16_bit_grey_is_scaled_in_any_order_of_bytes(mode):
     data = LEVELS.astype(">u2" if mode.endswith("B") else "<u2").tobytes()
     image = Image.frombytes(mode, (5, 1), data)
-    assert pixels(image) == [[[level] * 3 for level in (0, 1, 1, 100, 255)]]
+    assert pixels(image) == SCALED
+
+
+def test_dark_16_bit_grey_stays_dark():
+    assert pixels(reopened(Image.fromarray(LEVELS[:, :3]))) == [SCALED[0][:3]]
 
 
 def test_32_bit_grey_of_16_bits_is_scaled_and_of_8_bits_is_kept():
-    assert pixels(Image.fromarray(LEVELS.astype(np.int32))) == [[[level] * 3 for level in (0, 1, 1, 100, 255)]]
+    assert pixels(Image.fromarray(LEVELS.astype(np.int32))) == SCALED
     assert pixels(Image.fromarray(np.array([[0, 7, 255]], np.int32))) == [[[0] * 3, [7] * 3, [255] * 3]]
 
 
@@ -177,7 +182,13 @@ def test_an_orientation_that_there_is_not_turns_nothing(orientation):
     assert pixels(reopened(Image.fromarray(CORNERS), exif=exif)) == CORNERS.tolist()
 
 
-def test_damaged_exif_data_do_not_hide_a_sound_picture(tmp_path):
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"no TIFF header", b"MM\0*"], ids=["text", "truncated"])
+def test_a_sound_picture_without_sound_exif_data_is_left_as_it_is(form, exif):
+    assert upright_rgb(reopened(Image.fromarray(CORNERS), form, exif=exif)).size == (2, 3)
+
+
+def test_damaged_exif_data_do_not_hide_the_orientation():
     tags = struct.pack(">2sHLH", b"MM", 42, 8, 2) + struct.pack(">HHLHH", 0x0112, 3, 1, 6, 0)
     tags += struct.pack(">HHLL", 0x0100, 2, 4, 0x61626300)  # a width in letters
     image = reopened(Image.fromarray(CORNERS), "JPEG", quality=100, subsampling=0, exif=b"Exif\0\0" + tags + bytes(4))
@@ -214,17 +225,17 @@ def test_any_size_becomes_the_one_asked_for(shape, size):
 
 
 class Slow:
-    """Images of one colour, their number, of which the first ones take the longest; counts the threads that ask."""
+    """Images of one colour, their number, of which the first ones take the longest; counts who asks for them."""
 
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.threads, self.asked, self.fail_at = set(), 0, fail_at
+    def __init__(self, slow: int = 64, fail_at: int | None = None) -> None:
+        self.threads, self.asked, self.slow, self.fail_at = set(), 0, slow, fail_at
 
     def image(self, key: int, prepare) -> Image.Image:
         self.threads.add(threading.get_ident())
         self.asked += 1
         if key == self.fail_at:
             raise InputError(f"image {key} is no image")
-        time.sleep(0.002 if key < 64 else 0)
+        time.sleep(0.002 if key < self.slow else 0)
         return prepare(Image.new("RGB", (8, 8), (key % 256, key // 256, 7)))
 
 
@@ -252,9 +263,9 @@ def test_images_stand_in_the_order_of_their_classes_whatever_the_threads_do(many
 
 
 def test_the_first_failure_stops_the_decoding(many_threads):
-    source = Slow(fail_at=3)
+    source = Slow(slow=6400, fail_at=3)
     with pytest.raises(InputError, match="image 3 is no image"):
-        filled({"a": [Picture(source, i % 64) for i in range(6400)]})
+        filled({"a": [Picture(source, i) for i in range(6400)]})
     assert source.asked < 3200
 
 
