@@ -60,7 +60,7 @@ def load(path: Path, split: str, protocol: str, size: int) -> ImageBank:
 def where(path: Path, protocol: str = "") -> str:
     """What is at `path`, in words."""
     layout = look(image_files(path), protocol)
-    counts = ", ".join(f"{len(classes)} {split}" for split, classes in layout.splits.items())
+    counts = ", ".join(f"{len(layout.splits[split])} {split}" for split in ("train", "validation", "test"))
     splits = "as they are given" if layout.protocol == "given" else f"made by class with {layout.protocol}"
     return "; ".join([f"{path}, splits {splits}: {counts} classes", *layout.left_out])
 
@@ -76,7 +76,7 @@ def image_files(path: Path) -> ImageFiles:
     """The images at `path` by their suffixes."""
     kinds = image_formats()
     suffixes = sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds)
-    return ImageFiles(path, rf"(?i:{'|'.join(map(re.escape, suffixes))})$|\.csv$")
+    return ImageFiles(path, rf"(?i:{'|'.join(map(re.escape, [*suffixes, '.csv']))})$")
 
 
 def look(files: ImageFiles, protocol: str = "") -> Layout:

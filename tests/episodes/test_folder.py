@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -289,6 +290,7 @@ def listed(content: bytes, name: str = "labels.csv", **more: bytes) -> Files:
 ROWS = labelled()[1]
 REFUSED = {
     "five classes": (tree(kinds(5)), "has 5 classes: three splits of two classes or more need six"),
+    "one folder of images": (tree(["only"], 12), "has 1 classes: three splits of two classes or more need six"),
     "one image": (tree(kinds(6)) | {"lonely/1.png": picture(99)}, "the class 'lonely' in "),
     "no class folders": ({f"{i}.png": picture(i) for i in range(12)}, "the image 0.png in "),
     "a bare image": (tree(kinds(6)) | {"bare.png": picture(99)}, "the image bare.png in "),
@@ -397,6 +399,16 @@ def test_images_that_no_csv_file_names_are_left_out_and_told(tmp_path, own_cache
     assert "1 file is left out" in folder.where(path)
 
 
+def test_csv_files_that_are_not_used_are_left_out_and_told(tmp_path):
+    files, rows = given_by_csv()
+    lists = {f"{word}.csv": listing(row[:2] for row in rows if row[2] == word) for word in ("train", "val", "test")}
+    path = write_files(tmp_path / "images", {**files, **lists, "images/sizes.csv": b"1,2", "colours.csv": b"1,2"})
+    assert layout(path)[1] == "given"
+    said = folder.where(path)
+    assert "2 files are left out" in said
+    assert "(2 x .csv), the first one is colours.csv" in said
+
+
 def test_where_says_which_splits_were_given(tmp_path):
     files, rows = given_by_csv()
     path = write_files(tmp_path / "images", {**files, "all.csv": listing(rows, "filename,label,split")})
@@ -456,3 +468,20 @@ def test_the_bank_follows_its_folder(tmp_path, own_cache, change, name, expected
     after = load_dataset(str(path), "train", size=SIZE)
     assert colours(after)[name] == [colour(number) for number in expected]
     assert after.checksum != before.checksum
+
+
+def test_folders_of_one_name_sizes_and_times_have_banks_of_their_own(tmp_path, own_cache):
+    found = []
+    for number, place in enumerate(("here", "there")):
+        pixels = np.full((SIZE, SIZE, 3), colour(number), np.uint8)
+        files = {f"{name}/{i}.bmp": encoded(pixels, "BMP") for name in kinds(6) for i in range(2)}
+        path = write_files(tmp_path / place / "images", files)
+        for name in files:
+            os.utime(path / name, (10**9, 10**9))
+        found.append(load_dataset(str(path), "test", size=SIZE))
+    assert [bank.images[0, :, 0, 0].tolist() for bank in found] == [list(colour(0)), list(colour(1))]
+
+
+def test_a_folder_of_the_longest_name_can_be_prepared(tmp_path, own_cache):
+    path = write_files(tmp_path / ("x" * 255), tree(kinds(6)))
+    assert load_dataset(str(path), "test", size=SIZE).classes == 2
