@@ -26,6 +26,8 @@ def download(fetch: Callable[[Path], object], name: str, title: str, advice: str
         with tempfile.TemporaryDirectory(dir=home) as unfinished:
             fetch(Path(unfinished))
             for path in Path(unfinished).iterdir():
+                if (home / path.name).is_dir():  # of an earlier download that was damaged since
+                    shutil.rmtree(home / path.name)
                 shutil.move(path, home / path.name)
         return home
     except (OSError, RuntimeError) as error:

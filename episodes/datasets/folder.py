@@ -183,16 +183,41 @@ def _from_folders(files: ImageFiles, images: dict[str, Picture]) -> dict[str, Cl
             f"the image {bare} in {files.path} is in no class folder: make one folder a class, or add a csv file with"
             " the columns filename and label"
         )
-    tops = {path.partition("/")[0] for path in paths.values()}
-    by_split = len(tops) > 1 and all(map(places.word_for_split, tops))
+    split_of = _split_folders(files, paths.values())
     splits: dict[str, Classes] = {}
     for name, path in paths.items():
         top, _, rest = path.partition("/")
-        split, path = (places.word_for_split(top), rest) if by_split else ("", path)
+        split, path = (split_of[top], rest) if split_of else ("", path)
         if "/" not in path:
             raise InputError(f"the image {name} in {files.path} is in a folder of a split, but in no class folder")
         splits.setdefault(split, {}).setdefault(path.rpartition("/")[0], []).append(images[name])
     return splits
+
+
+def _split_folders(files: ImageFiles, paths: Iterable[str]) -> dict[str, str]:
+    """The split of each top folder, as train/ and test/, where these are splits of class folders; else nothing."""
+    inside: dict[str, set[str]] = {}
+    for path in paths:
+        top, _, rest = path.partition("/")
+        inside.setdefault(top, set()).add(rest.rpartition("/")[0])
+    # a folder 'bullet train' or 'test tube' that holds images is a class
+    split_of = {top: places.split_of(top) for top in inside if inside[top] != {""}}
+    found = {top: split for top, split in split_of.items() if split}
+    others = sorted(inside.keys() - found.keys())
+    if len(set(found.values())) < 2:
+        alike = [top for top in split_of if len(inside[top]) > 1 and list(inside.values()).count(inside[top]) > 1]
+        if alike:
+            raise InputError(
+                f"the folders {' and '.join(sorted(alike)[:2])} in {files.path} hold class folders of the same names:"
+                " call them train, val and test if they are splits, or give one of them"
+            )
+        return {}
+    if others:
+        raise InputError(
+            f"{files.path} has folders of splits ({', '.join(sorted(found))}) and beside them {others[0]}, which is"
+            " none: move it away"
+        )
+    return found
 
 
 def _from_csv(files: ImageFiles, images: dict[str, Picture], listings: list[str]) -> dict[str, Classes]:

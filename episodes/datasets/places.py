@@ -9,7 +9,11 @@ from pathlib import Path
 from episodes.archives import is_archive
 from episodes.errors import InputError
 
-_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _FILE_COLUMNS = ("filename", "file", "file_name", "image", "image_name", "path", "name", "id")
 _LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
 
@@ -34,7 +38,7 @@ def homes(folders: list[Path], *names: str) -> Iterator[Path]:
 
 def split_of(name: str) -> str | None:
     """The split that a file name speaks of: 'train-1.tar.xz' of train; None where of none, or of several."""
-    words = re.findall(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])", name.lower())
+    words = re.findall(rf"(?<![a-z])({'|'.join(_WORDS)})(?![a-z])", name.lower())
     splits = {_WORDS[word] for word in words}
     return splits.pop() if len(splits) == 1 else None
 

@@ -121,6 +121,29 @@ def test_folders_of_splits_are_taken_as_given(tmp_path, words):
     }
 
 
+@pytest.mark.parametrize("words", [("seg_train", "seg_test"), ("Training", "testing"), ("images-train", "images-dev")])
+def test_words_for_splits_are_found_in_the_names_of_folders(tmp_path, words):
+    files = {f"{word}/{name}": data for word in words for name, data in tree(kinds(8)).items()}
+    names, _ = layout(write_files(tmp_path / "images", files))
+    assert sorted(itertools.chain(*names.values())) == kinds(8)  # each class once, though it is in both folders
+
+
+def test_classes_that_sound_like_splits_are_classes(tmp_path):
+    classes = ["bullet train", "test tube", *kinds(6)]
+    names, protocol = layout(write_files(tmp_path / "images", tree(classes)))
+    assert (sorted(itertools.chain(*names.values())), protocol) == (sorted(classes), "seed0")
+
+
+def test_a_folder_beside_those_of_splits_is_refused(tmp_path):
+    folders = {f"{top}/{name}": data for top in ("train", "test", "unlabeled") for name, data in tree(kinds(3)).items()}
+    assert "beside them unlabeled, which is none" in refused(write_files(tmp_path / "images", folders))
+
+
+def test_folders_that_hold_the_same_classes_are_refused(tmp_path):
+    folders = {f"{top}/{name}": data for top in ("first", "second") for name, data in tree(kinds(6)).items()}
+    assert "first and second" in refused(write_files(tmp_path / "images", folders))
+
+
 def test_a_bank_of_given_splits_says_so_and_a_seed_splits_them_anew(tmp_path, own_cache):
     names = [f"{word}/{name}" for word, name in zip(["train"] * 6 + ["val"] * 2 + ["test"] * 2, "abcdefghij")]
     path = write_files(tmp_path / "images", tree(names))
@@ -324,8 +347,8 @@ REFUSED = {
         "has the csv files labels.csv, more.csv: keep one",
     ),
     "an unknown split": (
-        listed(listing([(*row, "training") for row in ROWS], "filename,label,split")),
-        "has 'training' as the split of images/0.png: write train, val or test",
+        listed(listing([(*row, "holdout") for row in ROWS], "filename,label,split")),
+        "has 'holdout' as the split of images/0.png: write train, val or test",
     ),
     "an empty split": (
         listed(listing([(*row, "train" if row is not ROWS[4] else "") for row in ROWS], "filename,label,split")),

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import encoded, refusal, write_files
-from torchvision.datasets import CIFAR100
+from PIL import Image
+from torchvision.datasets import CIFAR100, MNIST
 
 from episodes import ImageBank, MissingData, load_dataset
-from episodes.datasets import SPLITS, cifar, cub, tiered_imagenet
+from episodes.datasets import SPLITS, cifar, cub, tiered_imagenet, torchvision_sets
 from episodes.datasets.classes import read_classes
 
 SIZE = 16
@@ -410,3 +411,29 @@ def test_a_set_of_torchvision_without_classes_is_refused(tmp_path, own_cache, na
 )
 def test_what_torchvision_has_not_is_refused_in_a_sentence(mnist, name, said):
     assert said in refused(f"torchvision:{name}", mnist)
+
+
+def test_a_set_that_is_downloaded_is_downloaded_once(tmp_path, own_cache, monkeypatch):
+    downloads = []
+
+    class Fetched(MNIST):
+        def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+            if download and train:
+                downloads.append(root)
+            home = Path(root) / "Fetched"
+            if download:
+                home.mkdir(exist_ok=True)
+            elif not home.is_dir():
+                raise RuntimeError("Dataset not found")
+            self.targets = [label for label in range(10) for _ in range(3)]
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            return Image.new("L", (16, 16), index), self.targets[index]
+
+    monkeypatch.setattr(torchvision_sets.datasets, "Fetched", Fetched, raising=False)
+    banks = [load_dataset("torchvision:Fetched", split, data=tmp_path, size=16) for split in SPLITS]
+    assert len(downloads) == 1
+    assert sum(map(len, banks)) == 60
