@@ -83,7 +83,7 @@ class ImageFiles(EncodedImages):
         try:
             marks = self._marks if self.path.is_dir() else [(self.path.name, *_mark(self.path.stat()))]
         except OSError as error:
-            raise InputError(f"{self.path} cannot be read ({_reason(error)})") from error
+            raise InputError(f"{error.filename or self.path} cannot be read ({_reason(error)})") from error
         return fingerprint(marks)
 
     def read(self, name: str) -> bytes:
@@ -119,7 +119,10 @@ class ImageFiles(EncodedImages):
     @functools.cached_property
     def _entries(self) -> list[tuple[str, os.DirEntry]]:
         """Path and entry of each file of a folder."""
-        return _walk(self.path, self._enter)
+        try:
+            return _walk(self.path, self._enter)
+        except OSError as error:
+            raise InputError(f"{error.filename} cannot be read ({_reason(error)})") from error
 
     @functools.cached_property
     def _listed(self) -> tuple[list[str], list[str]]:
@@ -264,4 +267,4 @@ def _mark(status: os.stat_result) -> tuple[int, int]:
 
 def _reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return re.sub(r"\s*<_io\.BytesIO[^>]*>", "", text).strip("'") or type(error).__name__
+    return re.sub(r"\s*<_io\.BytesIO[^>]*>", "", text) or type(error).__name__

@@ -48,21 +48,31 @@ class ArrayImages:
         return prepare(Image.fromarray(self._array[key]))
 
 
+def cropped(image: Image.Image, size: int) -> Image.Image:
+    """The largest square in the middle, scaled: shapes are kept, the edges of long pictures are lost."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
+
+
+def squashed(image: Image.Image, size: int) -> Image.Image:
+    """The whole image, scaled to a square: nothing is lost, shapes are not kept."""
+    return image.resize((size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
+
+
 def contents(
     classes: Mapping[str, Sequence[Picture]],
     groups: Mapping[str, str],
     size: int,
     about: dict[str, str],
-    shape: Callable[[Image.Image, int], Image.Image] | None = None,
+    shape: Callable[[Image.Image, int], Image.Image] = cropped,
 ) -> Contents:
-    """A bank of the pictures of each class, as `size` x `size` RGB; `shape` is `cropped` where it is not given.
+    """A bank of the pictures of each class, as `size` x `size` RGB, squares made by `shape`.
 
     groups: of the classes that have one; about: as in Contents.
     """
     pictures = [picture for name in classes for picture in classes[name]]
 
     def prepare(image: Image.Image) -> Image.Image:
-        return (shape or cropped)(upright_rgb(image), size)
+        return shape(upright_rgb(image), size)
 
     def fill(images: np.ndarray) -> None:
         def decode(start: int) -> int:
@@ -111,16 +121,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # damaged metadata of an image that may be sound
         turn = None
     return image if turn is None else image.transpose(turn)
-
-
-def cropped(image: Image.Image, size: int) -> Image.Image:
-    """The largest square in the middle, scaled: shapes are kept, the edges of long pictures are lost."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
-
-
-def squashed(image: Image.Image, size: int) -> Image.Image:
-    """The whole image, scaled to a square: nothing is lost, shapes are not kept."""
-    return image.resize((size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
 
 
 def cores() -> int:

@@ -22,7 +22,7 @@ from fewshot.files import writing
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of, split_backbone
 from fewshot.run_folder import RunFolder
-from fewshot.training import Trained, train
+from fewshot.training import Trained, changes, fitted, train
 
 log = logging.getLogger("fewshot")
 
@@ -115,13 +115,14 @@ def train_learner(
     """Train the learners of `config`; the paths of their best checkpoints, each in a folder of its name in `folder`."""
     prepare(choose_device(device))
     cells = _cells(config, banks["train"], banks["validation"])
+    there = [folder / cell.name for cell in cells if (folder / cell.name / "last.pt").exists()]
+    if there and not resume:
+        raise InputError(
+            f"{there[0]} already holds a training: add --resume to go on with it, or choose another folder with"
+            " --output"
+        )
     for cell in cells:
         home = folder / cell.name
-        if (home / "last.pt").exists() and not resume:
-            raise InputError(
-                f"{home} already holds a training: add --resume to go on with it, or choose another folder with"
-                " --output"
-            )
         with writing(folder):
             home.mkdir(parents=True, exist_ok=True)
         cell.train(banks["train"], banks["validation"], home, device, resume)
@@ -179,7 +180,12 @@ class _Cell:
         return [
             cls(
                 learner,
-                {**common, "settings": one.model_dump(exclude={"per_shot"}), "validation": held_out.model_dump()},
+                {
+                    **common,
+                    "settings": one.model_dump(exclude={"per_shot"}),
+                    "validation": held_out.model_dump(),
+                    "weights": _digest(one.weights),
+                },
                 shots,
                 tuple(filter(None, [backbone, mark])),
             )
@@ -227,15 +233,12 @@ class _Cell:
     ) -> tuple[Learner, Trained]:
         """The trained learner; it is given no test images."""
         learner = build_learner(self.cls, self.about)
-        settings = Training.model_validate(self.about["settings"])
-        if settings.weights:
-            load_weights(learner.backbone, Path(settings.weights), settings.backbone)
         log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
             learner,
             train_bank,
             validation_bank,
-            settings,
+            Training.model_validate(self.about["settings"]),
             validation=Validation.model_validate(self.about["validation"]),
             seed=self.about["seed"],
             device=device,
@@ -260,10 +263,13 @@ class _Cell:
             return False
         checkpoint = folder.checkpoints(self.name) / "best.pt"
         before = checkpoints.load(checkpoint)["about"] if checkpoint.exists() else self.about
-        changed = {key for key in self.about if before.get(key) != self.about[key]}
+        changed = changes(before, self.about)
         if "source" in changed and "learner" not in changed:
             log.info("%s: its file has changed, running it again", self.label)
             return False
+        other = " and ".join(sorted(changed & {"settings", "weights"}))
+        if other and "learner" not in changed:
+            raise InputError(f"{folder.path} holds {self.label} with other {other}: choose another one with --output")
         if changed & {"source", "settings"}:
             raise InputError(
                 f"{folder.path} holds another learner called {self.label}, {before['learner']}: rename one, or choose"
@@ -288,8 +294,21 @@ def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) ->
         if specs.setdefault(row, spec) != spec:
             raise InputError(f"{specs[row]} and {spec} are both called {cell.label}: leave out or rename one")
         if cell.about["seed"] == config.seeds[0]:
-            build_learner(cell.cls, cell.about).check_batches(batches_from(cell.about["settings"]["batches"]))
+            learner, settings = build_learner(cell.cls, cell.about), cell.about["settings"]
+            learner.check_batches(batches_from(settings["batches"]))
+            if settings["weights"]:
+                load_weights(learner.backbone, Path(settings["weights"]), settings["backbone"])
     return cells
+
+
+def _digest(weights: str) -> str:
+    """Of a file of weights: another file under the same name is another training."""
+    if not weights:
+        return ""
+    if not Path(weights).is_file():
+        raise InputError(f"there is no file of weights {weights}")
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -> dict[str, ImageBank]:
@@ -308,9 +327,16 @@ def _fitted(config: Config, banks: dict[str, ImageBank]) -> Config:
 
 
 def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
-    batches = batches_from(settings.batches).fitted(bank)
-    steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps)
-    return _changed(spec, settings, bank, batches=dict(vars(batches)), steps=steps)
+    new = fitted(settings, find_learner(spec)[0].batches, bank)
+    options, images = settings.options, new.batches.get("images", 0)
+    if 1 < images <= options.get("shot", 0):  # some must be left for queries
+        options = {**options, "shot": images - 1}
+    if new.steps < settings.steps:
+        passes = f"{settings.epochs} passes through {len(bank):,} images"
+        log.warning("%s: %s steps, not %s: %s", spec, f"{new.steps:,}", f"{settings.steps:,}", passes)
+    return _changed(
+        spec, new.model_copy(update={"batches": settings.batches}), bank, batches=new.batches, options=options
+    )
 
 
 def _with_validation(validation: Validation, bank: ImageBank) -> Validation:

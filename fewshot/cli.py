@@ -16,9 +16,9 @@ from rich.table import Column, Table
 from rich.text import Text
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from episodes import ImageBank, InputError, load_dataset
+from episodes import ImageBank, InputError, MissingData, load_dataset
 from episodes.bank import cache_folder
-from episodes.datasets import SOURCES, SPLITS, data_folders, find_source, short_name
+from episodes.datasets import SOURCES, SPLITS, find_source, short_name, where
 from episodes.inspection import draw_episode, find_twins, intact
 from fewshot import checkpoints, tables
 from fewshot.backbones import backbone_listing
@@ -109,11 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     learners.set_defaults(command=_learners)
 
     networks = commands.add_parser("backbones", help="list the backbones, or measure them on this machine")
-    networks.add_argument("--size", type=int, default=84, metavar="PIXELS", help="of RGB images (default: 84)")
+    networks.add_argument("--size", type=_positive, default=84, metavar="PIXELS", help="of RGB images (default: 84)")
     networks.add_argument(
         "--measure", action="store_true", help="also how many images a second they train on and embed"
     )
-    networks.add_argument("--batch", type=int, default=64, metavar="B", help="images at once (default: 64)")
+    networks.add_argument("--batch", type=_positive, default=64, metavar="B", help="images at once (default: 64)")
     networks.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
     networks.add_argument("--backbone", type=_names, metavar="NAME[,NAME]", help="only these")
     networks.add_argument("--output", type=_path, metavar="FILE.csv", help="write the table to a file, too")
@@ -173,9 +173,14 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
             f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
         )
     bank = load_dataset(options.dataset or about["dataset"], options.split, data=options.data, size=about["size"])
-    cls, _ = find_learner(options.learner or about["learner"])
-    if cls.name != about["name"]:
-        raise InputError(f"{options.checkpoint} is of the learner {about['name']}, not of {cls.name}")
+    cls, variant = find_learner(options.learner or about["learner"])
+    if cls.name != about["name"] or (variant and variant != about["variant"]):
+        raise InputError(f"{options.checkpoint} is of the learner {about['learner']}, not of {options.learner}")
+    if bank.images.shape[1] != about["channels"]:
+        raise InputError(
+            f"{options.checkpoint} was trained on images of {about['channels']} channels, and those of {bank.name} have"
+            f" {bank.images.shape[1]}"
+        )
     learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
     accuracies = evaluate(
@@ -237,11 +242,10 @@ def _backbones(options: argparse.Namespace, console: Console) -> None:
 
 
 def _data_list(options: argparse.Namespace, console: Console) -> None:
-    where = Column("where", overflow="fold")
-    table = Table("data set", "protocols", "what it is", where, box=box.SIMPLE_HEAD, pad_edge=False)
-    folders = data_folders(options.data)
+    place = Column("where", overflow="fold")
+    table = Table("data set", "protocols", "what it is", place, box=box.SIMPLE_HEAD, pad_edge=False)
     for name, source in SOURCES.items():
-        cells = name, ", ".join(source.protocols), source.about, source.where(folders)
+        cells = name, ", ".join(source.protocols), source.about, where(source, options.data)
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     print("Also torchvision:NAME, and the path of any folder or archive of images, each with :seedN or without")
@@ -256,11 +260,14 @@ def _data_prepare(options: argparse.Namespace, console: Console) -> None:
 
 def _data_check(options: argparse.Namespace, console: Console) -> None:
     source, _ = find_source(options.name)
-    print(f"{options.name}: {source.about}; {source.where(data_folders(options.data))}")
+    print(f"{options.name}: {source.about}; {where(source, options.data)}")
     banks, faults = {}, []
     for split in SPLITS:
         try:
             banks[split] = load_dataset(options.name, split, data=options.data, size=options.size)
+        except MissingData as error:
+            faults.append(str(error))
+            break
         except InputError as error:
             faults.append(str(error))
     twins = find_twins(banks)
@@ -303,6 +310,12 @@ def _seeds(text: str) -> list[int]:
     if len(seeds) != len(text.split(",")) or max(seeds) >= 2**63:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on, nor several with commas")
     return seeds
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 4096")
+    return int(text)
 
 
 def _names(text: str) -> list[str]:

@@ -81,6 +81,12 @@ class Training(_Settings):
     batches: dict[str, int] = {}
     options: dict[str, Any] = {}
 
+    @pydantic.model_validator(mode="after")
+    def _milestones_belong_to_their_schedule(self) -> "Training":
+        if (self.schedule == "milestones") != bool(self.milestones):
+            raise ValueError("schedule = 'milestones' and a table of milestones go together")
+        return self
+
 
 class LearnerSettings(Training):
     """The training of one learner; `per_shot` has that of the models for single test shots, where they have their own.
@@ -221,6 +227,9 @@ def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:
         return model.model_validate(table)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "value_error":  # of a whole table
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(f"in {where}{f' [{place}]' if place else ''}: {first['ctx']['error']}") from error
         *parents, name = first["loc"]
         table = ".".join(map(str, parents))
         place = f"{where} [{table}]" if table else where

@@ -95,9 +95,11 @@ def show(results: pd.DataFrame, console: Console) -> None:
 
 
 def _labels(results: pd.DataFrame) -> list[str]:
-    """'npair', 'siamese (koch)', with the seed or the backbone where a learner has several."""
+    """'npair', 'siamese (koch)', with the seed, or the backbone, where there are several."""
     several = results["seed"].nunique() > 1
+    families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
     backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
+    backbones |= families.nunique() > 1
     labels = []
     for row, has_several in zip(results.itertuples(), backbones):
         label = f"{row.learner} ({row.variant})" if row.variant else row.learner

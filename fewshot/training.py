@@ -14,9 +14,10 @@ from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycle
 from tqdm import tqdm
 
 from episodes import EpisodeSampler, ImageBank, InputError
-from episodes.batches import batches_from
+from episodes.batches import Batches, batches_from
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
+from fewshot.backbones import load_weights
 from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
@@ -56,6 +57,8 @@ def train(
 ) -> Trained:
     """Train `learner` in place and leave it with the weights that did best on the validation episodes.
 
+    settings.weights, where it is given, is what the learner's backbone starts from.
+
     folder  where last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv go; None:
             nowhere
     about   what the checkpoints should say of the learner, besides its weights
@@ -71,8 +74,11 @@ def train(
     learner.to(chosen)
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
     labels = train_bank.labels.to(chosen)
-    batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(train_bank)
+    settings = fitted(settings, learner.batches, train_bank)
+    batches = batches_from(settings.batches)
     learner.check_batches(batches)
+    if settings.weights:
+        load_weights(learner.backbone, Path(settings.weights), settings.backbone)
     way = min(validation.way, validation_bank.classes)
     sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
     precision = training_precision(settings.precision, chosen)
@@ -115,6 +121,22 @@ def train(
     return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table)
 
 
+def fitted(settings: Training, usual: Batches, bank: ImageBank) -> Training:
+    """The settings with the batches and steps that `bank` has images for; `usual` batches where they name none."""
+    batches = (batches_from(settings.batches) if settings.batches else usual).fitted(bank)
+    steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps)
+    return settings.model_copy(update={"batches": dict(vars(batches)), "steps": steps})
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
+    """What differs between two `about`s; settings that an older version did not know count as their defaults."""
+    different = {key for key in now if (before.get(key) or "") != (now[key] or "")}
+    if "settings" in different and "settings" in before:
+        old, new = (Training.model_validate(about["settings"]) for about in (before, now))
+        different -= {"settings"} if old == new else set()
+    return different
+
+
 class _Run:
     """What changes while a learner trains, and its checkpoints: last.pt has all of it, best.pt the weights to keep."""
 
@@ -135,7 +157,7 @@ class _Run:
             return
         path = self.folder / "last.pt"
         state = checkpoints.load(path)
-        changed = {key for key in self.about if state["about"].get(key) != self.about[key]}
+        changed = changes(state["about"], self.about)
         if changed == {"source"}:  # the file that it comes from is being worked on
             return
         if changed:

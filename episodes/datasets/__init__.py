@@ -1,9 +1,10 @@
 """The data sets by name, and `load_dataset`, which opens any split of them as an ImageBank."""
 
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,9 +121,11 @@ def find_source(name: str) -> tuple[Source, str]:
 
 
 def full_name(name: str) -> str:
-    """The name with its protocol spelled out, as 'omniglot:vinyals'."""
+    """The name with its protocol spelled out, as 'omniglot:vinyals'; of a path, all of it."""
     _, protocol = find_source(name)
     dataset = name.removesuffix(f":{protocol}") if protocol else name
+    if not _is_known(dataset):
+        dataset = str(Path(dataset).resolve())
     return f"{dataset}:{protocol}" if protocol else dataset
 
 
@@ -131,9 +134,7 @@ def short_name(name: str) -> str:
     source, protocol = find_source(name)
     usual = protocol == source.protocols[0]
     dataset = name.removesuffix(f":{protocol}") if protocol else name
-    dataset = dataset.removeprefix(_TORCHVISION)
-    if dataset not in SOURCES and not name.startswith(_TORCHVISION):
-        dataset = folder.dataset_name(Path(dataset))
+    dataset = dataset.removeprefix(_TORCHVISION) if _is_known(dataset) else folder.dataset_name(Path(dataset))
     return dataset if usual else f"{dataset}-{protocol}"
 
 
@@ -160,11 +161,31 @@ def load_dataset(name: str, split: str, *, data: str | os.PathLike | None = None
         raise unknown_name("split", split, SPLITS)
     if size is not None and not 8 <= size <= 1024:
         raise InputError(f"an image size of {size} pixels is not between 8 and 1024")
-    return source.load(split, protocol, size or source.size, data_folders(data))
+    with _readable():
+        return source.load(split, protocol, size or source.size, data_folders(data))
+
+
+def where(source: Source, data: str | os.PathLike | None = None) -> str:
+    """Where the files of a data set are, in words; InputError where that cannot be seen."""
+    with _readable():
+        return source.where(data_folders(data))
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Turns what the system says of files that cannot be read into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or 'the data'} cannot be read ({error.strerror or error})") from error
 
 
 def _load_folder(path: Path, split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     return folder.load(path, split, protocol, size)
+
+
+def _is_known(dataset: str) -> bool:
+    return dataset.partition(":")[0] in SOURCES or dataset.startswith(_TORCHVISION)
 
 
 def _path_and_seed(name: str) -> tuple[Path, str]:

@@ -31,11 +31,11 @@ Classes = dict[str, list[Picture]]
 
 
 class Layout(NamedTuple):
-    """The classes of each split, how they came to it, and which files are left out and why, in words."""
+    """The classes of each split, how they came to it, and what of the folder is not as given, in words."""
 
     splits: dict[str, Classes]
     protocol: str
-    left_out: list[str]
+    remarks: list[str]
 
 
 def load(path: Path, split: str, protocol: str, size: int) -> ImageBank:
@@ -45,8 +45,8 @@ def load(path: Path, split: str, protocol: str, size: int) -> ImageBank:
     def whole() -> Contents:
         layout = look(files, protocol)
         if split == "train":  # once is enough
-            for fault in layout.left_out:
-                log.warning("%s: %s", path, fault)
+            for remark in layout.remarks:
+                log.warning("%s: %s", path, remark)
         about = {"dataset": dataset_name(path), "protocol": layout.protocol, "split": split, "source": str(path)}
         classes = layout.splits[split]
         groups = {name: name.rpartition("/")[0] for name in classes}
@@ -62,7 +62,7 @@ def where(path: Path, protocol: str = "") -> str:
     layout = look(image_files(path), protocol)
     counts = ", ".join(f"{len(layout.splits[split])} {split}" for split in ("train", "validation", "test"))
     splits = "as they are given" if layout.protocol == "given" else f"made by class with {layout.protocol}"
-    return "; ".join([f"{path}, splits {splits}: {counts} classes", *layout.left_out])
+    return "; ".join([f"{path}, splits {splits}: {counts} classes", *layout.remarks])
 
 
 def dataset_name(path: Path) -> str:
@@ -90,9 +90,13 @@ def look(files: ImageFiles, protocol: str = "") -> Layout:
     listings = [name for name in files.names if name.lower().endswith(".csv") and "/" not in inside[name]]
     listings = [name for name in listings if places.split_of(name.rpartition("/")[2])] or listings
     splits = _from_csv(files, images, listings) if listings else _from_folders(files, images)
-    left_out = _left_out([*files.others, *(set(files.names) - images.keys() - set(listings))], images, splits)
+    remarks = _left_out([*files.others, *(set(files.names) - images.keys() - set(listings))], images, splits)
     splits = {split: {name: splits[split][name] for name in sorted(splits[split])} for split in splits}
     given = _given(splits)
+    if given is None and len(splits) > 1:
+        remarks.append(
+            "the splits that are given share classes, or one has a single class: they are pooled and made anew"
+        )
     if given is None or protocol:
         pooled: Classes = {}
         for classes in splits.values():
@@ -107,7 +111,7 @@ def look(files: ImageFiles, protocol: str = "") -> Layout:
                     f"the class '{name}' in {files.path} has one image, but an episode needs one to learn from and one"
                     " to ask: add images, or move that one away"
                 )
-    return Layout(given, protocol or "given", left_out)
+    return Layout(given, protocol or "given", remarks)
 
 
 def _left_out(others: list[str], images: dict[str, Picture], splits: dict[str, Classes]) -> list[str]:
@@ -180,7 +184,7 @@ def _from_folders(files: ImageFiles, images: dict[str, Picture]) -> dict[str, Cl
         paths, bare = {name: name for name in images}, None  # the one folder is a class
     if bare is not None:
         raise InputError(
-            f"the image {bare} in {files.path} is in no class folder: make one folder a class, or add a csv file with"
+            f"the image {bare} in {files.path} is in no class folder: move it into one or away, or add a csv file with"
             " the columns filename and label"
         )
     split_of = _split_folders(files, paths.values())

@@ -53,7 +53,7 @@ def read_listing(text: bytes, where: str) -> list[dict[str, str]]:
         if file is None or label is None:
             raise InputError(
                 f"{where} needs a header with the columns filename and label, not"
-                f" {', '.join(header) or 'an empty file'}"
+                f" {', '.join(header) or 'an empty file'}: mend it, or move it away"
             )
         split = header.get("split")
         rows = []

@@ -1,6 +1,6 @@
 """tieredImageNet (Ren et al. 2018): 608 classes of ImageNet, split 351/97/160 by superclass, all their images.
 
-It is made from ImageNet's training set as the user has it: class folders called by WordNet id, loose or in archives.
+It is made from ImageNet's training set as the user has it: class folders called by WordNet id, unpacked.
 Images are squashed to a square.
 """
 
@@ -25,7 +25,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     if files is None:
         raise MissingData(
             f"tieredImageNet's classes are not in {', '.join(map(str, folders))}: put the class folders"
-            " (n01530575/ ...) of ImageNet's training set into a folder tiered_imagenet/ or imagenet/ there"
+            " (n01530575/ ...) of ImageNet's training set, unpacked, into a folder tiered_imagenet/ or imagenet/ there"
         )
 
     def whole() -> Contents:

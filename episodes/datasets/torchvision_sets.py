@@ -28,7 +28,10 @@ class DatasetImages:
         self._dataset, self._name = dataset, name
 
     def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
-        image = self._dataset[key][0]
+        try:
+            image = self._dataset[key][0]
+        except Exception as error:  # as many readers as data sets
+            raise InputError(f"item {key} of {self._name} cannot be read ({error}): download it again") from error
         if not isinstance(image, Image.Image):
             raise InputError(f"item {key} of {self._name} is a {type(image).__name__}, not an image")
         return prepare(image)

@@ -42,7 +42,9 @@ def learner_names() -> list[str]:
 def split_backbone(spec: str) -> tuple[str, str]:
     """'prototypical:cosine@resnet12' as the learner 'prototypical:cosine' and the backbone 'resnet12', '' for none."""
     path, is_file, rest = spec.rpartition(".py:")
-    learner, _, backbone = rest.partition("@")
+    learner, wanted, backbone = rest.partition("@")
+    if wanted and not backbone:
+        raise InputError(f"'{spec}' names no backbone after its @")
     return path + is_file + learner, backbone
 
 

@@ -244,7 +244,7 @@ def many_threads(monkeypatch) -> None:
     monkeypatch.setattr("episodes.pictures.cores", lambda: 6)
 
 
-def filled(classes: dict, size: int = 8, shape=None) -> np.ndarray:
+def filled(classes: dict, size: int = 8, shape=cropped) -> np.ndarray:
     plan = contents(classes, {}, size, ABOUT, shape)
     images = np.zeros((sum(plan.sizes), *plan.shape), np.uint8)
     plan.fill(images)

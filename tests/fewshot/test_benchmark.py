@@ -305,6 +305,35 @@ def test_a_backbone_starts_from_the_weights_of_a_file(preset, toy_banks, tmp_pat
     assert all(torch.equal(value, given[name]) for name, value in taken.items())
 
 
+def test_weights_that_do_not_fit_are_told_before_any_training(toy_banks, tmp_path, trained):
+    path = tmp_path / "own.toml"
+    path.write_text(
+        "learners = ['npair', 'prototypical']\n[training]\nsteps = 1\n[learner.prototypical]\nweights = 'gone.pt'\n"
+    )
+    with pytest.raises(InputError, match=r"there is no file of weights gone\.pt"):
+        bench(str(path), toy_banks, tmp_path / "run")
+    torch.save({"other.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    path.write_text(path.read_text().replace("gone.pt", str(tmp_path / "other.pt")))
+    with pytest.raises(InputError, match=r"has no weight 0\.convolution\.weight, which conv4 needs"):
+        bench(str(path), toy_banks, tmp_path / "run")
+    assert not trained
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_an_older_version_goes_on(finished, preset, toy_banks, tmp_path, trained):
+    """Settings that were not there yet count as their defaults."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for path in folder.glob("checkpoints/*/*.pt"):
+        content = torch.load(path, weights_only=True)
+        content["about"].pop("weights")
+        for name in ("weights", "epochs", "augmentation", "milestones"):
+            content["about"]["settings"].pop(name)
+        torch.save(content, path)
+    bench(preset, toy_banks, folder, resume=True)
+    assert not trained
+
+
 def test_few_images_are_not_passed_through_more_often_than_epochs(monkeypatch, tmp_path, toy_banks):
     monkeypatch.setattr(fewshot.benchmark, "load_dataset", lambda name, split, **_: toy_banks[split])
     path = tmp_path / "own.toml"

@@ -294,6 +294,13 @@ def test_data_prepare_says_what_it_made(call, toy_banks, monkeypatch):
     assert "unknown data set 'glyfs': did you mean 'glyphs'" in refused(call("data", "prepare", "glyfs"))
 
 
+def test_a_checkpoint_is_not_evaluated_as_something_else(call, checkpoint, toy_banks, monkeypatch):
+    assert "is of the learner npair, not of siamese" in refused(call("evaluate", checkpoint, "--learner", "siamese"))
+    coloured = replace(toy_banks["test"], images=toy_banks["test"].images.repeat(1, 3, 1, 1))
+    monkeypatch.setattr(fewshot.cli, "load_dataset", lambda name, split, **_: coloured)
+    assert "was trained on images of 1 channels" in refused(call("evaluate", checkpoint))
+
+
 def test_a_checkpoint_says_enough_to_build_its_learner(checkpoint):
     content = checkpoints.load(checkpoint)
     learner = build_learner(NPair, content["about"])

@@ -160,7 +160,7 @@ def test_an_installed_package_brings_a_learner(monkeypatch):
 def test_options_are_the_keyword_arguments_after_the_variant(file):
     cls, _ = find_learner(f"{file}:Mine")
     assert default_options(cls) == {"rate": 0.5, "tags": "all"}
-    assert default_options(LEARNERS["siamese"]) == {"margin": 1.2}
+    assert default_options(LEARNERS["siamese"]) == {"margin": 1.2, "nearest": True}
 
 
 def test_options_over_the_defaults(file):

@@ -158,7 +158,8 @@ def test_the_rate_follows_the_schedule(schedule, banks, monkeypatch):
     monkeypatch.setattr(
         torch.optim.SGD, "step", lambda self, *a, **k: rates.append(self.param_groups[0]["lr"]) or step(self, *a, **k)
     )
-    more = {"halve_every": 4, "milestones": {"3": 0.5, "10": 0.1, "7": 0.2}}
+    more = {"halve_every": 4}
+    more |= {"milestones": {"3": 0.5, "10": 0.1, "7": 0.2}} if schedule == "milestones" else {}
     run(make(), banks, steps=10, optimizer="sgd", schedule=schedule, learning_rate=0.01, **more)
     if schedule == "one-cycle":
         assert rates.index(max(rates)) in (2, 3)  # at 30 % of the steps, counted from 0
