@@ -63,8 +63,20 @@ def test_its_links_lead_somewhere(target):
     assert (README.parent / target).exists()
 
 
-def test_its_table_is_the_one_a_run_wrote():
-    written = (README.parent / "results" / "reference" / "quick-omniglot" / "results.md").read_text()
+@pytest.mark.parametrize("run", ["quick-omniglot", "quick-mini_imagenet"])
+def test_its_tables_are_those_that_runs_wrote(run):
+    written = (README.parent / "results" / "reference" / run / "results.md").read_text()
     rows = [line for line in written.splitlines() if line.startswith("|")]
     assert len(rows) == 6
     assert "\n".join(rows) in README.read_text()
+
+
+def test_its_backbones_are_those_that_were_measured():
+    measured = pd.read_csv(README.parent / "results" / "reference" / "backbones.csv").set_index("backbone")
+    rows = re.findall(
+        r"^\| `([\w-]+)` .*?\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README.read_text(), re.M
+    )
+    assert len(rows) == 8
+    for name, *numbers in rows:
+        row = measured.loc[name, ["parameters", "embedding", "train_rate", "embed_rate"]]
+        assert numbers == [f"{round(value):,}" for value in row]
