@@ -1,5 +1,6 @@
 """Any classification data set of torchvision, as torchvision:NAME: all its images, its classes split by a seed."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ def _parts(cls: type[VisionDataset], name: str, folders: list[Path]) -> list[Vis
         if root.is_dir() and (parts := _opened(cls, name, root)):
             return parts
     if _takes(cls, "download"):
-        fetch = lambda folder: _opened(cls, name, folder, download=True)  # noqa: E731
+        fetch = functools.partial(_opened, cls, name, download=True)
         where = download(fetch, "torchvision", f"torchvision's {name}", "put its files into a folder", folders)
         if parts := _opened(cls, name, where):
             return parts
