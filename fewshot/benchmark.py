@@ -93,7 +93,7 @@ def run_benchmark(
                 accuracies[f"{cell.name}/{sampler.way}way{sampler.shot}shot"] = result.values
                 rows.append(
                     {
-                        **cell.columns(chosen),
+                        **cell.columns(learner, chosen),
                         "dataset": test.dataset,
                         "protocol": test.protocol,
                         "split": test.split,
@@ -181,7 +181,7 @@ class _Cell:
             "data": [train_bank.checksum, validation_bank.checksum],
             "channels": train_bank.images.shape[1],
             "size": train_bank.images.shape[2],
-            "classes": train_bank.classes,
+            "classes": train_bank.classes if learner.supervised else len(train_bank),
             "source": hashlib.sha256(source.read_bytes()).hexdigest() if source else "",
         }
         settings, validation = config.learner[spec], config.validation
@@ -219,7 +219,7 @@ class _Cell:
             [f"{self.cls.name}{f' ({variant})' if variant else ''}", *self.marks, f"seed {self.about['seed']}"]
         )
 
-    def columns(self, device: torch.device) -> dict[str, Any]:
+    def columns(self, learner: Learner, device: torch.device) -> dict[str, Any]:
         """What its rows say of it."""
         settings = self.about["settings"]
         precision = training_precision(settings["precision"], device)
@@ -229,7 +229,7 @@ class _Cell:
             "backbone": settings["backbone"],
             "seed": self.about["seed"],
             "image_size": self.about["size"],
-            "transductive": self.cls.transductive,
+            "transductive": learner.transductive,
             "device": describe(device),
             "precision": str(precision).removeprefix("torch."),
             "torch": torch.__version__,
@@ -340,11 +340,11 @@ def _fitted(config: Config, banks: dict[str, ImageBank]) -> Config:
 
 
 def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
-    new = fitted(settings, find_learner(spec)[0].batches, bank)
+    new = fitted(settings, find_learner(spec)[0], bank)
     options, images = settings.options, new.batches.get("images", 0)
     if 1 < images <= options.get("shot", 0):  # some must be left for queries
         options = {**options, "shot": images - 1}
-    if new.steps < settings.steps:
+    if 0 < new.steps < settings.steps:
         passes = f"{settings.epochs} passes through {len(bank):,} images"
         log.warning("%s: %s steps, not %s: %s", spec, f"{new.steps:,}", f"{settings.steps:,}", passes)
     return _changed(

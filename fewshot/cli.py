@@ -27,7 +27,7 @@ from fewshot.benchmark import build_learner, open_data, open_interval, run_bench
 from fewshot.config import load_config
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, writing
-from fewshot.learners import find_learner, learner_names
+from fewshot.learners import Learner, find_learner, learner_names
 from fewshot.measurement import measure_backbones
 from fewshot.run_folder import find_runs, read_results
 
@@ -265,12 +265,25 @@ def _report(options: argparse.Namespace, console: Console) -> None:
 
 
 def _learners(options: argparse.Namespace, console: Console) -> None:
-    table = Table("learner", "variants", "paper", "what it does", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("learner", "variants", "paper", "kind", "what it does", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in learner_names():
         cls, _ = find_learner(name)
         about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        table.add_row(*(Text(cell) for cell in (name, ", ".join(cls.variants), cls.paper, about)))
+        table.add_row(*(Text(cell) for cell in (name, ", ".join(cls.variants), cls.paper, _kind(cls), about)))
     console.print(table)
+
+
+def _kind(cls: type[Learner]) -> str:
+    """What sets a learner apart from one that trains on labels and scores each query by itself."""
+    transductive = "transductive" if cls.transductive is True else f"transductive: {', '.join(cls.transductive or ())}"
+    said = {
+        "untrained": not cls.trained,
+        "no labels": cls.trained and not cls.supervised,
+        "adapts": cls.adapts,
+        transductive: bool(cls.transductive),
+        "reads names": cls.text,
+    }
+    return ", ".join(word for word, holds in said.items() if holds)
 
 
 def _backbones(options: argparse.Namespace, console: Console) -> None:

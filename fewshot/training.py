@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycle
 from tqdm import tqdm
 
 from episodes import EpisodeSampler, ImageBank, InputError
-from episodes.batches import Batches, batches_from
+from episodes.batches import batches_from
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import load_weights
@@ -73,8 +73,10 @@ def train(
     prepare(chosen)
     learner.to(chosen)
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
-    labels = train_bank.labels.to(chosen)
-    settings = fitted(settings, learner.batches, train_bank)
+    labels = train_bank.labels.to(chosen) if learner.supervised else torch.arange(len(train_bank), device=chosen)
+    if learner.text:
+        learner.class_names = train_bank.class_names
+    settings = fitted(settings, learner, train_bank)
     batches = batches_from(settings.batches)
     learner.check_batches(batches)
     if settings.weights:
@@ -95,6 +97,7 @@ def train(
     bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=not progress)
     with bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
+            learner.begin_step((step - 1) / settings.steps)
             indices = batches.indices(train_bank, seed, step - 1).to(chosen)
             loss = learner.loss(augment(train_bank.batch(indices)), labels[indices])
             run.descend(loss)
@@ -121,10 +124,13 @@ def train(
     return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table)
 
 
-def fitted(settings: Training, usual: Batches, bank: ImageBank) -> Training:
-    """The settings with the batches and steps that `bank` has images for; `usual` batches where they name none."""
-    batches = (batches_from(settings.batches) if settings.batches else usual).fitted(bank)
-    steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps)
+def fitted(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
+    """The settings with the batches and steps that `bank` has images for; the learner's batches where they name none.
+
+    No steps where the learner has nothing to train.
+    """
+    batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
+    steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
     return settings.model_copy(update={"batches": dict(vars(batches)), "steps": steps})
 
 
@@ -224,7 +230,7 @@ def _optimizer(learner: Learner, settings: Training) -> Optimizer:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, though it be empty
     if settings.optimizer == "sgd":
         return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
     return AdamW(groups, settings.learning_rate)

@@ -7,13 +7,14 @@ from episodes.errors import unknown_name
 from fewshot.backbones import external
 from fewshot.backbones.base import Backbone, Recipe
 from fewshot.backbones.conv4 import CONV4, conv4
+from fewshot.backbones.pixels import PIXELS
 from fewshot.backbones.resnet import RESNETS
 from fewshot.backbones.weights import load_weights
 from fewshot.backbones.wide_resnet import WIDE_RESNETS
 
 __all__ = ["BACKBONES", "Backbone", "backbone_listing", "conv4", "find_backbone", "load_weights", "make_backbone"]
 
-BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS}
+BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS, **PIXELS}
 
 
 def find_backbone(name: str) -> Callable[[int, int], Backbone]:

@@ -1,10 +1,9 @@
 """Learner: the contract between a few-shot method and the suite."""
 
-import abc
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import ClassVar
 
 import torch
@@ -17,36 +16,60 @@ from episodes.errors import unknown_name
 _BATCH = 1000  # images embedded at once
 
 
-class Learner(nn.Module, abc.ABC):
+class Learner(nn.Module):
     """A few-shot method: how it trains on base classes, and how it scores queries given a support set.
+
+    A learner defines `loss`, and `scores` or, where it works on an episode's images or names, `episode_scores`.
 
     In shapes, B images, E episodes of N ways, K shots and Q queries (all classes together), D embedding size.
     Keyword arguments of __init__ after `backbone` and `classes` are the learner's options: a preset may set them.
 
     batches       the training batches it wants, where the preset does not say
     variants      its forms, the first the default; `self.variant` is the chosen one
-    transductive  True where the scores of one query depend on other queries; tables show it
-    paper         who published it, for listings
+    paper         who published it and when, for listings
+    trained       False where there is nothing to learn: no training step is made, and `loss` is never called
+    supervised    False where it trains without class labels: each training image is then a class of its own, `labels`
+                  are the images' numbers in the bank and `classes` is how many images there are
+    adapts        True where it fits something to each episode: a head, its weights
+    transductive  True where the scores of one query depend on other queries, or the variants of which that holds;
+                  tables show it. Of a learner that was made it is True or False
+    text          True where it reads the names of classes; `class_names` are then those of the base classes
     """
 
     name: ClassVar[str] = ""
     batches: ClassVar[Batches] = ClassBatches(classes=60, images=4)
     variants: ClassVar[tuple[str, ...]] = ("",)
-    transductive: ClassVar[bool] = False
     paper: ClassVar[str] = ""
+    trained: ClassVar[bool] = True
+    supervised: ClassVar[bool] = True
+    adapts: ClassVar[bool] = False
+    transductive: bool | Collection[str] = False
+    text: ClassVar[bool] = False
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: how many base classes there are."""
         super().__init__()
-        if variant and variant not in self.variants:
-            raise unknown_name(f"variant of {self.name or type(self).__name__}", variant, self.variants)
+        if variant:
+            self.check_variant(variant)
         self.variant = variant or self.variants[0]
+        declared = type(self).transductive
+        self.transductive = declared if isinstance(declared, bool) else self.variant in declared
         self.backbone = backbone
         self.classes = classes
+        self.class_names: tuple[str, ...] = ()
 
-    @abc.abstractmethod
+    @classmethod
+    def check_variant(cls, variant: str) -> None:
+        """Raise InputError where there is no such variant; a learner of open-ended variants says which there are."""
+        if variant not in cls.variants:
+            raise unknown_name(f"variant of {cls.name or cls.__name__}", variant, filter(None, cls.variants))
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,)."""
+        raise NotImplementedError
+
+    def begin_step(self, done: float) -> None:
+        """Called before each training step, with the share of them that is done, in [0, 1): where stages change."""
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, C, H, W)."""
@@ -58,12 +81,12 @@ class Learner(nn.Module, abc.ABC):
             wanted = ", ".join(f"{field} = ..." for field in vars(self.batches))
             raise InputError(f"{self.name} trains on batches of the kind {{{wanted}}}, not on {vars(batches)}")
 
-    @abc.abstractmethod
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         """Scores (E, Q, N) of each query for each class, higher is better.
 
         support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once.
         """
+        raise NotImplementedError
 
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
         """Scores (E, Q, N) of whole episodes: the hook of learners that adapt to each episode from its images.

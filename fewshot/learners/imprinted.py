@@ -23,6 +23,7 @@ class Imprinted(Learner):
 
     paper = "Qi et al. 2018, Gidaris and Komodakis 2018"
     variants = ("imprint", "finetune")
+    adapts = True
     batches = ShuffledBatches(size=256)
 
     def __init__(

@@ -72,8 +72,8 @@ def find_learner(spec: str) -> tuple[type[Learner], str]:
         if name not in LEARNERS:
             raise unknown_name("learner", name, learner_names())
         cls = LEARNERS[name]
-    if variant and variant not in cls.variants:
-        raise unknown_name(f"variant of {cls.name}", variant, filter(None, cls.variants))
+    if variant:
+        cls.check_variant(variant)
     if not isinstance(cls.batches, Batches):
         raise InputError(
             f"batches of {cls.name} must be ClassBatches(...) or ShuffledBatches(...), not {cls.batches!r}"
@@ -159,8 +159,17 @@ def _from_file(path: Path, name: str) -> type[Learner]:
         raise InputError(f"{path} has no class {name}: it has {', '.join(own) or 'no learner at all'}")
     if not (inspect.isclass(cls) and issubclass(cls, Learner)):
         raise InputError(f"{name} in {path} is no learner: derive it from fewshot.Learner")
-    if cls.__abstractmethods__:
-        missing = " and ".join(sorted(cls.__abstractmethods__))
-        raise InputError(f"{name} in {path} is not a whole learner: it lacks {missing}")
+    if missing := _lacking(cls):
+        raise InputError(f"{name} in {path} is not a whole learner: it lacks {' and '.join(missing)}")
     cls.name = cls.__dict__.get("name") or name
     return cls
+
+
+def _lacking(cls: type[Learner]) -> list[str]:
+    """The methods that a learner must define and this one does not."""
+    scores = cls.scores is not Learner.scores or cls.episode_scores is not Learner.episode_scores
+    return [
+        name
+        for name, there in {"loss": not cls.trained or cls.loss is not Learner.loss, "scores": scores}.items()
+        if not there
+    ]

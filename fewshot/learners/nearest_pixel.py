@@ -1,0 +1,23 @@
+"""Nearest neighbours of pixels: nothing is learned, so whatever learns must do better."""
+
+from torch import Tensor
+
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import register
+from fewshot.losses import squared_distances
+
+
+@register("nearest-pixel")
+class NearestPixel(Learner):
+    """The class of the support image with the nearest pixels; untrained, the floor.
+
+    The score of a class is minus the smallest squared Euclidean distance to one of its support images. The presets run
+    it on the backbone `pixels`; on another one it says what an untrained network is worth.
+    """
+
+    paper = "Vinyals et al. 2016, 'pixels'"
+    trained = False
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        distances = squared_distances(query, support.flatten(1, 2))
+        return -distances.unflatten(2, support.shape[1:3]).amin(3)
