@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ShuffledBatches
-from fewshot.learners.base import Learner
+from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot
+from fewshot.learners.classifier import CosineClassifier
 from fewshot.learners.registry import register
 
 
 @register("imprinted")
-class Imprinted(Learner):
+class Imprinted(CosineClassifier):
     """A cosine classifier; new classes get their weights imprinted.
 
     It is trained on the base classes with the logits tau * cos(f(x), w_k). The weights of a new class come from its
@@ -24,7 +24,6 @@ class Imprinted(Learner):
     paper = "Qi et al. 2018, Gidaris and Komodakis 2018"
     variants = ("imprint", "finetune")
     adapts = True
-    batches = ShuffledBatches(size=256)
 
     def __init__(
         self,
@@ -37,36 +36,20 @@ class Imprinted(Learner):
         """finetune_steps and finetune_rate: the gradient steps of the variant 'finetune' and their size."""
         super().__init__(backbone, classes, variant)
         self.finetune_steps, self.finetune_rate = finetune_steps, finetune_rate
-        self.weights = nn.Parameter(torch.randn(classes, backbone.embedding_size))
-        self.tau = nn.Parameter(torch.tensor(10.0))
-
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(self._logits(self.embed(images), self.weights), labels)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        weights = functional.normalize(functional.normalize(support, dim=3).mean(2), dim=2)  # (E, N, D)
+        directions = functional.normalize(support, dim=3)
+        weights = functional.normalize(directions.mean(2), dim=2)  # (E, N, D)
         if self.variant == "finetune":
-            weights = self._finetuned(weights, support)
-        return self._logits(query, weights)
+            weights = functional.normalize(self._finetuned(directions).to(weights.dtype), dim=2)
+        return self.tau * query @ weights.mT
 
-    def _logits(self, embeddings: Tensor, weights: Tensor) -> Tensor:
-        return self.tau * embeddings @ functional.normalize(weights, dim=-1).mT
-
-    @torch.enable_grad()
-    def _finetuned(self, weights: Tensor, support: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _finetuned(self, directions: Tensor) -> Tensor:
         """The weights (E, N, D) after gradient descent on the cross-entropy of the support set, episode by episode."""
-        episodes, way, shot, _ = support.shape
-        images = support.detach().flatten(1, 2)
-        labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(episodes)
-        weights = weights.detach()
-        for _ in range(self.finetune_steps):
-            weights.requires_grad_()
-            logits = self._logits(images, weights)
-            # a sum over episodes of their own means: each episode's gradient is its own
-            loss = functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum") / (way * shot)
-            (gradient,) = torch.autograd.grad(loss, weights)
-            weights = (weights - self.finetune_rate * gradient).detach()
-        return weights
+        _, way, shot, _ = directions.shape
+        images = directions.flatten(1, 2).double()
+        products, labels = images @ images.mT, one_hot(way, shot, images)
+        imprinted = labels / head_lengths(products, labels)
+        gradient = cosine_gradient(products, labels, self.tau)
+        return descend(imprinted, gradient, self.finetune_steps, self.finetune_rate).mT @ images
