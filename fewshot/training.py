@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from episodes.batches import batches_from
+from episodes.sampler import stream
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import load_weights
@@ -24,6 +25,7 @@ from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in
 
+_BASE_SAMPLE = 5000  # base images that a learner may look at before a validation
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
 
 
@@ -85,8 +87,11 @@ def train(
     sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
     precision = training_precision(settings.precision, chosen)
     augment = find_augmentation(settings.augmentation)
+    base = stream(0, torch.arange(len(train_bank))).argsort(stable=True)[:_BASE_SAMPLE].sort().values
 
     torch.manual_seed(seed)
+    if settings.steps == 0:
+        learner.begin_validation(EmbeddedBank(learner, train_bank, images=base))
     run = _Run(learner, settings, folder, about or {})
     if resume:
         run.restore()
@@ -109,6 +114,7 @@ def train(
                     raise InputError(
                         f"the loss of {learner.name} is no number any more at step {step}: lower learning_rate"
                     )
+                learner.begin_validation(EmbeddedBank(learner, train_bank, images=base))
                 data = EmbeddedBank(learner, validation_bank, precision)
                 accuracies = run_episodes(learner, data, sampler, validation.episodes)
                 run.record(step, mean, accuracies, time.perf_counter() - began)

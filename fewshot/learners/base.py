@@ -71,6 +71,12 @@ class Learner(nn.Module):
     def begin_step(self, done: float) -> None:
         """Called before each training step, with the share of them that is done, in [0, 1): where stages change."""
 
+    def begin_validation(self, base: "EmbeddedBank") -> None:
+        """Called before each validation, or once where no step is made: what is to be known of base classes.
+
+        `base.embeddings` holds `embed` of a fixed sample of training images, a few thousand.
+        """
+
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, C, H, W)."""
         return self.backbone(images)
@@ -101,13 +107,17 @@ class EmbeddedBank:
     """`bank`, and on first use the learner's `embeddings` (N, D) of all its images, in eval mode and float32.
 
     precision: the arithmetic of the backbone; float32 for every number that is reported.
+    images: the numbers of the images that are embedded, where those are not all.
     seconds: what the embedding took, 0 as long as nobody asked for it.
     """
 
-    def __init__(self, learner: Learner, bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, learner: Learner, bank: ImageBank, precision: torch.dtype = torch.float32, images: Tensor | None = None
+    ) -> None:
         self.bank = bank
         self._learner = learner
         self._precision = precision
+        self._images = torch.arange(len(bank)) if images is None else images
         self.seconds = 0.0
 
     @property
@@ -123,7 +133,7 @@ class EmbeddedBank:
         # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.no_grad(), computing_in(learner.backbone, self._precision), exact:
-            parts = torch.arange(len(self.bank), device=self.device).split(_BATCH)
+            parts = self._images.to(self.device).split(_BATCH)
             embeddings = torch.cat([learner.embed(self.bank.batch(part)).float() for part in parts])
         learner.train(was_training)
         if embeddings.is_cuda:
