@@ -295,6 +295,16 @@ def test_ours_are_in_the_order_of_the_run_in_every_table(peeking):
         assert ours_of_it == sorted(ours_of_it)
 
 
+def test_more_learners_than_stand_beside_each_other_have_tables_of_five_the_best_first():
+    accuracies = [90.0, 97.0, 92.0, 96.0, 91.0, 95.0, 93.0]
+    many = compare(results(*(ours(each, learner=f"at-{each:.0f}") for each in accuracies)), literature(paper()))
+    first, second = sheets(many, every=True)
+    assert list(first.cells.columns[-5:]) == ["at-97", "at-96", "at-95", "at-93", "at-92"]
+    assert list(second.cells.columns[-2:]) == ["at-91", "at-90"]
+    assert "our learners 6 to 7 of 7" in second.caption
+    assert [sheet.caption for sheet in sheets(many)] == [first.caption]
+
+
 def test_every_row_of_every_table_names_its_source(reference):
     known = set(published()["paper"])
     for sheet in sheets(reference, every=True):
