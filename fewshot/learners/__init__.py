@@ -1,6 +1,17 @@
 """The learners of the suite, one file a family; `base.py` is the contract."""
 
-from fewshot.learners import imprinted, nearest_pixel, npair, prototypical, siamese  # noqa: F401  registers them
+from fewshot.learners import (  # noqa: F401  registers them
+    exemplar,
+    histogram,
+    imprinted,
+    metric,
+    nca,
+    nearest_pixel,
+    npair,
+    prototypical,
+    siamese,
+    triplet,
+)
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import find_learner, learner_names, register
 
