@@ -1,14 +1,17 @@
 """The learners of the suite, one file a family; `base.py` is the contract."""
 
 from fewshot.learners import (  # noqa: F401  registers them
+    dynamic,
     exemplar,
     histogram,
     imprinted,
+    matching,
     metric,
     nca,
     nearest_pixel,
     npair,
     prototypical,
+    relation,
     siamese,
     triplet,
 )

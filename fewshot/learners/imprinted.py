@@ -5,12 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
-from fewshot.learners.base import Learner
+from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.registry import register
 
 
 @register("imprinted")
-class Imprinted(Learner):
+class Imprinted(CosineClassifier):
     """A cosine classifier; new classes get their weights imprinted.
 
     It is trained on the base classes with the logits tau * cos(f(x), w_k). The weights of a new class come from its
@@ -37,23 +37,12 @@ class Imprinted(Learner):
         """finetune_steps and finetune_rate: the gradient steps of the variant 'finetune' and their size."""
         super().__init__(backbone, classes, variant)
         self.finetune_steps, self.finetune_rate = finetune_steps, finetune_rate
-        self.weights = nn.Parameter(torch.randn(classes, backbone.embedding_size))
-        self.tau = nn.Parameter(torch.tensor(10.0))
-
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(self._logits(self.embed(images), self.weights), labels)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         weights = functional.normalize(functional.normalize(support, dim=3).mean(2), dim=2)  # (E, N, D)
         if self.variant == "finetune":
             weights = self._finetuned(weights, support)
-        return self._logits(query, weights)
-
-    def _logits(self, embeddings: Tensor, weights: Tensor) -> Tensor:
-        return self.tau * embeddings @ functional.normalize(weights, dim=-1).mT
+        return self.logits(query, weights)
 
     @torch.enable_grad()
     def _finetuned(self, weights: Tensor, support: Tensor) -> Tensor:
@@ -64,7 +53,7 @@ class Imprinted(Learner):
         weights = weights.detach()
         for _ in range(self.finetune_steps):
             weights.requires_grad_()
-            logits = self._logits(images, weights)
+            logits = self.logits(images, weights)
             # a sum over episodes of their own means: each episode's gradient is its own
             loss = functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum") / (way * shot)
             (gradient,) = torch.autograd.grad(loss, weights)

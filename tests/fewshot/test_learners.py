@@ -66,7 +66,9 @@ def test_training_lowers_the_loss(name, variant, bank):
 def test_every_parameter_gets_a_gradient(name, variant, bank):
     learner = make(name, variant)
     indices = learner.batches.fitted(bank).indices(bank, seed=0, step=0)
-    learner.loss(bank.batch(indices), bank.labels[indices]).backward()
+    for done in (0.0, 0.9):  # in one stage of the training or another
+        learner.begin_step(done)
+        learner.loss(bank.batch(indices), bank.labels[indices]).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
 
 
