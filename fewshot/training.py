@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 from tqdm import tqdm
 
-from episodes import EpisodeSampler, ImageBank, InputError
+from episodes import EpisodeSampler, ImageBank, InputError, class_texts
 from episodes.batches import batches_from
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
@@ -75,7 +75,7 @@ def train(
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
     labels = train_bank.labels.to(chosen) if learner.supervised else torch.arange(len(train_bank), device=chosen)
     if learner.text:
-        learner.class_names = train_bank.class_names
+        learner.class_names = class_texts(train_bank)
     settings = fitted(settings, learner, train_bank)
     batches = batches_from(settings.batches)
     learner.check_batches(batches)

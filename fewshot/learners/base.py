@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from episodes import ClassBatches, Episodes, ImageBank, InputError
+from episodes import ClassBatches, Episodes, ImageBank, InputError, class_texts
 from episodes.batches import Batches
 from episodes.errors import unknown_name
 
@@ -33,7 +33,9 @@ class Learner(nn.Module):
     adapts        True where it fits something to each episode: a head, its weights
     transductive  True where the scores of one query depend on other queries, or the variants of which that holds;
                   tables show it. Of a learner that was made it is True or False
-    text          True where it reads the names of classes; `class_names` are then those of the base classes
+    text          True where it reads the names of classes, in training or in episodes; tables show it. `class_names`
+                  are then the texts of the base classes (episodes.class_texts), and `embed_texts` embeds any others
+    external      True where it starts from weights that were trained on other data; tables show it
     """
 
     name: ClassVar[str] = ""
@@ -45,6 +47,7 @@ class Learner(nn.Module):
     adapts: ClassVar[bool] = False
     transductive: bool | Collection[str] = False
     text: ClassVar[bool] = False
+    external: ClassVar[bool] = False
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: how many base classes there are."""
@@ -75,6 +78,10 @@ class Learner(nn.Module):
         """Embeddings (B, D) of images (B, C, H, W)."""
         return self.backbone(images)
 
+    def embed_texts(self, texts: tuple[str, ...]) -> Tensor:
+        """Embeddings (T, D) of T texts, of learners that read the names of classes."""
+        raise NotImplementedError
+
     def check_batches(self, batches: Batches) -> None:
         """Raise InputError where `loss` cannot work on such batches; by default, where they are of another kind."""
         if type(batches) is not type(self.batches):
@@ -89,9 +96,10 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
-        """Scores (E, Q, N) of whole episodes: the hook of learners that adapt to each episode from its images.
+        """Scores (E, Q, N) of whole episodes: the hook of learners that work on an episode's images or names.
 
-        `data.embeddings` holds `embed` of every image of the split; `data.bank` the images themselves.
+        `data.embeddings` holds `embed` of every image of the split, `data.text_embeddings` `embed_texts` of the text of
+        every class; `data.bank` the images themselves.
         """
         query = data.embeddings[episodes.query.flatten(1)]
         return self.scores(data.embeddings[episodes.support], query)
@@ -129,6 +137,16 @@ class EmbeddedBank:
         if embeddings.is_cuda:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - began
+        return embeddings
+
+    @functools.cached_property
+    def text_embeddings(self) -> Tensor:
+        """`embed_texts` of the text of each class of the bank, (classes, D), each once and not once an episode."""
+        learner, was_training = self._learner, self._learner.training
+        learner.eval()
+        with torch.no_grad():
+            embeddings = learner.embed_texts(class_texts(self.bank)).float()
+        learner.train(was_training)
         return embeddings
 
 
