@@ -66,9 +66,9 @@ def image_text(images: Tensor, texts: Tensor, numbers: Tensor, scale: Tensor | f
     """The contrastive loss between images and texts: a scalar.
 
     images (B, D) and texts (T, D), both of length one; numbers (B,): which text is that of each image; every text has
-    an image. It is the mean of the cross-entropy of scale * cosine among the texts of each image, and that among the
-    images of each text. Where a text has several images the latter is the mean over them (Yang et al. 2022, equation 3);
-    with one image a text it is the loss of Radford et al. 2021, figure 3.
+    an image. It is the mean of two cross-entropies of scale * cosine: of each image's text among the texts, and of each
+    text's image among the images. Of several images of a text the latter takes the mean (Yang et al. 2022, equation 3);
+    with one image a text this is the loss of Radford et al. 2021, figure 3.
     """
     logits = scale * images @ texts.T
     own = functional.one_hot(numbers, len(texts)).to(logits.dtype)  # (B, T)

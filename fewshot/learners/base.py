@@ -25,7 +25,8 @@ class Learner(nn.Module):
     Keyword arguments of __init__ after `backbone` and `classes` are the learner's options: a preset may set them.
 
     batches       the training batches it wants, where the preset does not say
-    variants      its forms, the first the default; `self.variant` is the chosen one
+    variants      its forms, the first the default; `self.variant` is the chosen one. A form that looks at no support
+                  image is called zero-shot, and compared with nothing
     paper         who published it and when, for listings
     trained       False where there is nothing to learn: no training step is made, and `loss` is never called
     supervised    False where it trains without class labels: each training image is then a class of its own, `labels`
@@ -33,8 +34,9 @@ class Learner(nn.Module):
     adapts        True where it fits something to each episode: a head, its weights
     transductive  True where the scores of one query depend on other queries, or the variants of which that holds;
                   tables show it. Of a learner that was made it is True or False
-    text          True where it reads the names of classes, in training or in episodes; tables show it. `class_names`
-                  are then the texts of the base classes (episodes.class_texts), and `embed_texts` embeds any others
+    text          True where it reads the names of classes, in training or in episodes, or the variants of which that
+                  holds; tables show it. `class_names` are then the texts of the base classes (episodes.class_texts).
+                  Of a learner that was made it is True or False
     external      True where it starts from weights that were trained on other data; tables show it
     """
 
@@ -46,7 +48,7 @@ class Learner(nn.Module):
     supervised: ClassVar[bool] = True
     adapts: ClassVar[bool] = False
     transductive: bool | Collection[str] = False
-    text: ClassVar[bool] = False
+    text: bool | Collection[str] = False
     external: ClassVar[bool] = False
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
@@ -55,8 +57,8 @@ class Learner(nn.Module):
         if variant:
             self.check_variant(variant)
         self.variant = variant or self.variants[0]
-        declared = type(self).transductive
-        self.transductive = declared if isinstance(declared, bool) else self.variant in declared
+        self.transductive = self._holds(type(self).transductive)
+        self.text = self._holds(type(self).text)
         self.backbone = backbone
         self.classes = classes
         self.class_names: tuple[str, ...] = ()
@@ -66,6 +68,9 @@ class Learner(nn.Module):
         """Raise InputError where there is no such variant; a learner of open-ended variants says which there are."""
         if variant not in cls.variants:
             raise unknown_name(f"variant of {cls.name or cls.__name__}", variant, filter(None, cls.variants))
+
+    def _holds(self, declared: bool | Collection[str]) -> bool:
+        return declared if isinstance(declared, bool) else self.variant in declared
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,)."""

@@ -1,4 +1,4 @@
-"""CLIP in small (Radford et al. 2021): images and the names of their classes in one space, both learned from scratch."""
+"""CLIP in small (Radford et al. 2021): images and the names of their classes in one space, learned from scratch."""
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class CLIP(Learner):
         # with a bias, since a text of which nothing is known must have a direction too
         self.text_projection = nn.Linear(size, size)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self._numbers: tuple[tuple[str, ...], Tensor] | None = None
 
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.image_projection(self.backbone(images)), dim=1)
@@ -51,7 +52,7 @@ class CLIP(Learner):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         present, numbers = labels.unique(return_inverse=True)
-        texts = self._embed_numbers(self._class_numbers(labels.device)[present])
+        texts = self._embed_numbers(self._class_numbers()[present])
         return image_text(self.embed(images), texts, numbers, self.log_scale.exp().clamp(max=_MOST))
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
@@ -67,9 +68,8 @@ class CLIP(Learner):
     def _embed_numbers(self, numbers: Tensor) -> Tensor:
         return functional.normalize(self.text_projection(self.text_encoder(numbers)), dim=1)
 
-    def _class_numbers(self, device: torch.device) -> Tensor:
+    def _class_numbers(self) -> Tensor:
         """The text encoder's numbers of all base classes, (classes, L): made once, not in every step."""
-        if getattr(self, "_numbers_of", None) != (self.class_names, device):
-            self._numbers_of = self.class_names, device
-            self._numbers = self.text_encoder.numbers(self.class_names).to(device)
-        return self._numbers
+        if self._numbers is None or self._numbers[0] is not self.class_names:
+            self._numbers = self.class_names, self.text_encoder.numbers(self.class_names)
+        return self._numbers[1]
