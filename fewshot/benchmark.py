@@ -17,7 +17,7 @@ from episodes.batches import batches_from
 from episodes.datasets import SPLITS, full_name
 from episodes.sampler import sampler_of
 from fewshot import checkpoints
-from fewshot.backbones import load_weights, make_backbone
+from fewshot.backbones import make_backbone
 from fewshot.config import Config, Evaluation, Training, Validation
 from fewshot.devices import choose_device, describe, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
@@ -26,7 +26,8 @@ from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of, split_backbone
 from fewshot.run_folder import RunFolder
 from fewshot.statistics import Estimate, over_classes
-from fewshot.training import Trained, changes, fitted, train
+from fewshot.tables import LEAGUE
+from fewshot.training import Trained, changes, fitted, give_weights, train
 
 log = logging.getLogger("fewshot")
 
@@ -229,7 +230,7 @@ class _Cell:
             "backbone": settings["backbone"],
             "seed": self.about["seed"],
             "image_size": self.about["size"],
-            "transductive": learner.transductive,
+            **{column: getattr(learner, column) for column in LEAGUE},
             "device": describe(device),
             "precision": str(precision).removeprefix("torch."),
             "torch": torch.__version__,
@@ -307,10 +308,9 @@ def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) ->
         if specs.setdefault(row, spec) != spec:
             raise InputError(f"{specs[row]} and {spec} are both called {cell.label}: leave out or rename one")
         if cell.about["seed"] == config.seeds[0]:
-            learner, settings = build_learner(cell.cls, cell.about), cell.about["settings"]
-            learner.check_batches(batches_from(settings["batches"]))
-            if settings["weights"]:
-                load_weights(learner.backbone, Path(settings["weights"]), settings["backbone"])
+            learner, settings = build_learner(cell.cls, cell.about), Training.model_validate(cell.about["settings"])
+            learner.check_batches(batches_from(settings.batches))
+            give_weights(learner, settings)
     return cells
 
 

@@ -225,7 +225,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "ci95_open": open_interval(accuracies, bank).ci95,
         "protocol": bank.protocol,
         "image_size": about["size"],
-        "transductive": learner.transductive,
+        **{column: getattr(learner, column) for column in tables.LEAGUE},
     }
     print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
     tables.show(tables.sheets(pd.DataFrame([row])), console)
@@ -275,15 +275,16 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
 
 def _kind(cls: type[Learner]) -> str:
     """What sets a learner apart from one that trains on labels and scores each query by itself."""
-    transductive = "transductive" if cls.transductive is True else f"transductive: {', '.join(cls.transductive or ())}"
     said = {
         "untrained": not cls.trained,
         "no labels": cls.trained and not cls.supervised,
         "adapts": cls.adapts,
-        transductive: bool(cls.transductive),
+        "transductive": cls.transductive,
         "reads names": cls.text,
+        "external data": cls.external,
     }
-    return ", ".join(word for word, holds in said.items() if holds)
+    # some things hold of some variants alone
+    return ", ".join(word if holds is True else f"{word}: {', '.join(holds)}" for word, holds in said.items() if holds)
 
 
 def _backbones(options: argparse.Namespace, console: Console) -> None:

@@ -152,11 +152,6 @@ def _nearest(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _reason(row: dict) -> str:
     """Why two numbers must not be compared, '' where they may; the weightiest reason first."""
-    leagues = {
-        "external-data": "trained on more data",
-        "class-names": "uses the names of classes",
-        "not-stated": "does not say whether it is transductive",
-    }
     theirs_transductive = row["league"] == "transductive"
     size, wanted = row["published_size"], row["image_size"]
     # the challenge sets people, programs and networks the same trials: it compares whole systems
@@ -165,11 +160,25 @@ def _reason(row: dict) -> str:
         _split_reason(row["published_protocol"], row["protocol"]),
         "transductive" if theirs_transductive and not row["transductive"] else "",
         "inductive" if row["league"] == "inductive" and row["transductive"] else "",
-        leagues.get(row["league"], ""),
+        *_knowledge_reasons(row),
         "" if whole_systems else _backbone_reason(row["published_backbone"], row["backbone"]),
         "" if whole_systems or pd.isna(size) or size == wanted else f"{size}x{size} pixels, ours {wanted}x{wanted}",
     ]
     return "; ".join(filter(None, reasons))
+
+
+def _knowledge_reasons(row: dict) -> list[str]:
+    """What only one of the two was given, besides the base classes' images and a support set."""
+    league = row["league"]
+    theirs_external, theirs_text = league == "external-data", league == "class-names"
+    return [
+        "trained on more data" if theirs_external and not row["external"] else "",
+        "ours trained on more data" if row["external"] and not theirs_external else "",
+        "uses the names of classes" if theirs_text and not row["text"] else "",
+        "ours uses the names of classes" if row["text"] and not theirs_text else "",
+        "ours sees no support images" if row["variant"] == "zero-shot" else "",
+        "does not say whether it is transductive" if league == "not-stated" else "",
+    ]
 
 
 def _split_reason(theirs: str, ours: str) -> str:

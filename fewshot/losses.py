@@ -156,6 +156,20 @@ def instance(embeddings: Tensor, own: Tensor, others: Tensor, temperature: float
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
+def image_text(images: Tensor, texts: Tensor, numbers: Tensor, scale: Tensor | float) -> Tensor:
+    """The contrastive loss between images and texts: a scalar.
+
+    images (B, D) and texts (T, D), both of length one; numbers (B,): which text is that of each image; every text has
+    an image. It is the mean of two cross-entropies of scale * cosine: of each image's text among the texts, and of each
+    text's image among the images. Of several images of a text the latter takes the mean (Yang et al. 2022, equation 3);
+    with one image a text this is the loss of Radford et al. 2021, figure 3.
+    """
+    logits = scale * images @ texts.T
+    own = functional.one_hot(numbers, len(texts)).to(logits.dtype)  # (B, T)
+    of_texts = -(logits.log_softmax(0) * own).sum(0) / own.sum(0)
+    return (functional.cross_entropy(logits, numbers) + of_texts.mean()) / 2
+
+
 def _mean(terms: Tensor, chosen: Tensor) -> Tensor:
     """Mean of the chosen terms, 0 where there are none; without a look at the data that would stall a GPU."""
     return (terms * chosen).sum() / chosen.sum().clamp_min(1)

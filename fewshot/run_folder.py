@@ -25,6 +25,7 @@ from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, replacing, writing
 
 _LEARNER = ["learner", "variant", "backbone"]
+_LATER = {"ci95_open": np.nan, "text": False, "external": False}  # columns that older runs lack, and what holds there
 
 log = logging.getLogger("fewshot")
 
@@ -148,13 +149,13 @@ def find_runs(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """What results.csv and episodes.npz hold; a column that runs did not always have is empty where it is missing."""
+    """What results.csv and episodes.npz hold; a column that runs did not always have is filled where it is missing."""
     results = pd.read_csv(path / "results.csv", keep_default_na=False, na_values={"ci95_open": [""]})
-    lacking = set(tables.COLUMNS) - set(results.columns)
-    if lacking - {"ci95_open"} or set(results.columns) - set(tables.COLUMNS):
+    results = results.assign(**{name: value for name, value in _LATER.items() if name not in results})
+    if set(results.columns) != set(tables.COLUMNS):
         raise ValueError("results.csv has other columns")
     with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
-        return results.reindex(columns=tables.COLUMNS).astype({"ci95_open": float}), dict(arrays)
+        return results[tables.COLUMNS].astype({"ci95_open": float}), dict(arrays)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 from tqdm import tqdm
 
-from episodes import EpisodeSampler, ImageBank, InputError
+from episodes import EpisodeSampler, ImageBank, InputError, class_texts
 from episodes.batches import batches_from
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
@@ -75,12 +75,11 @@ def train(
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
     labels = train_bank.labels.to(chosen) if learner.supervised else torch.arange(len(train_bank), device=chosen)
     if learner.text:
-        learner.class_names = train_bank.class_names
+        learner.class_names = class_texts(train_bank)
     settings = fitted(settings, learner, train_bank)
     batches = batches_from(settings.batches)
     learner.check_batches(batches)
-    if settings.weights:
-        load_weights(learner.backbone, Path(settings.weights), settings.backbone)
+    give_weights(learner, settings)
     way = min(validation.way, validation_bank.classes)
     sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
     precision = training_precision(settings.precision, chosen)
@@ -132,6 +131,17 @@ def fitted(settings: Training, learner: Learner | type[Learner], bank: ImageBank
     batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
     steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
     return settings.model_copy(update={"batches": dict(vars(batches)), "steps": steps})
+
+
+def give_weights(learner: Learner, settings: Training) -> None:
+    """Give the backbone the weights it starts from; InputError where a learner that lives on them has none."""
+    if settings.weights:
+        load_weights(learner.backbone, Path(settings.weights), settings.backbone)
+    elif learner.external:
+        raise InputError(
+            f"{learner.name} needs pretrained weights: give [learner.{learner.name}] of a preset the line"
+            " weights = 'FILE', a file on this machine"
+        )
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:

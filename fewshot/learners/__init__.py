@@ -1,6 +1,7 @@
 """The learners of the suite, one file a family; `base.py` is the contract."""
 
 from fewshot.learners import (  # noqa: F401  registers them
+    clip,
     dynamic,
     exemplar,
     histogram,
@@ -10,6 +11,7 @@ from fewshot.learners import (  # noqa: F401  registers them
     nca,
     nearest_pixel,
     npair,
+    openclip,
     prototypical,
     relation,
     siamese,

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from episodes import ClassBatches, Episodes, ImageBank, InputError
+from episodes import ClassBatches, Episodes, ImageBank, InputError, class_texts
 from episodes.batches import Batches
 from episodes.errors import unknown_name
 
@@ -25,7 +25,8 @@ class Learner(nn.Module):
     Keyword arguments of __init__ after `backbone` and `classes` are the learner's options: a preset may set them.
 
     batches       the training batches it wants, where the preset does not say
-    variants      its forms, the first the default; `self.variant` is the chosen one
+    variants      its forms, the first the default; `self.variant` is the chosen one. A form that looks at no support
+                  image is called zero-shot, and compared with nothing
     paper         who published it and when, for listings
     trained       False where there is nothing to learn: no training step is made, and `loss` is never called
     supervised    False where it trains without class labels: each training image is then a class of its own, `labels`
@@ -33,7 +34,10 @@ class Learner(nn.Module):
     adapts        True where it fits something to each episode: a head, its weights
     transductive  True where the scores of one query depend on other queries, or the variants of which that holds;
                   tables show it. Of a learner that was made it is True or False
-    text          True where it reads the names of classes; `class_names` are then those of the base classes
+    text          True where it reads the names of classes, in training or in episodes, or the variants of which that
+                  holds; tables show it. `class_names` are then the texts of the base classes (episodes.class_texts).
+                  Of a learner that was made it is True or False
+    external      True where it starts from weights that were trained on other data; tables show it
     """
 
     name: ClassVar[str] = ""
@@ -44,7 +48,8 @@ class Learner(nn.Module):
     supervised: ClassVar[bool] = True
     adapts: ClassVar[bool] = False
     transductive: bool | Collection[str] = False
-    text: ClassVar[bool] = False
+    text: bool | Collection[str] = False
+    external: ClassVar[bool] = False
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: how many base classes there are."""
@@ -52,8 +57,8 @@ class Learner(nn.Module):
         if variant:
             self.check_variant(variant)
         self.variant = variant or self.variants[0]
-        declared = type(self).transductive
-        self.transductive = declared if isinstance(declared, bool) else self.variant in declared
+        self.transductive = self._holds(type(self).transductive)
+        self.text = self._holds(type(self).text)
         self.backbone = backbone
         self.classes = classes
         self.class_names: tuple[str, ...] = ()
@@ -63,6 +68,9 @@ class Learner(nn.Module):
         """Raise InputError where there is no such variant; a learner of open-ended variants says which there are."""
         if variant not in cls.variants:
             raise unknown_name(f"variant of {cls.name or cls.__name__}", variant, filter(None, cls.variants))
+
+    def _holds(self, declared: bool | Collection[str]) -> bool:
+        return declared if isinstance(declared, bool) else self.variant in declared
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,)."""
@@ -74,6 +82,10 @@ class Learner(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, C, H, W)."""
         return self.backbone(images)
+
+    def embed_texts(self, texts: tuple[str, ...]) -> Tensor:
+        """Embeddings (T, D) of T texts, of learners that read the names of classes."""
+        raise NotImplementedError
 
     def check_batches(self, batches: Batches) -> None:
         """Raise InputError where `loss` cannot work on such batches; by default, where they are of another kind."""
@@ -89,9 +101,10 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
-        """Scores (E, Q, N) of whole episodes: the hook of learners that adapt to each episode from its images.
+        """Scores (E, Q, N) of whole episodes: the hook of learners that work on an episode's images or names.
 
-        `data.embeddings` holds `embed` of every image of the split; `data.bank` the images themselves.
+        `data.embeddings` holds `embed` of every image of the split, `data.text_embeddings` `embed_texts` of the text of
+        every class; `data.bank` the images themselves.
         """
         query = data.embeddings[episodes.query.flatten(1)]
         return self.scores(data.embeddings[episodes.support], query)
@@ -129,6 +142,16 @@ class EmbeddedBank:
         if embeddings.is_cuda:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - began
+        return embeddings
+
+    @functools.cached_property
+    def text_embeddings(self) -> Tensor:
+        """`embed_texts` of the text of each class of the bank, (classes, D), each once and not once an episode."""
+        learner, was_training = self._learner, self._learner.training
+        learner.eval()
+        with torch.no_grad():
+            embeddings = learner.embed_texts(class_texts(self.bank)).float()
+        learner.train(was_training)
         return embeddings
 
 

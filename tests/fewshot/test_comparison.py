@@ -36,7 +36,7 @@ def ours(accuracy: float = 96.0, ci95: float = 0.3, **more) -> dict:
     row = {"dataset": "omniglot", "split": "test", "learner": "npair", "variant": "", "backbone": "conv4", "way": 5}
     row |= {"shot": 1, "query": 15, "episodes": 10_000, "seed": 0, "accuracy": accuracy, "ci95": ci95}
     row |= {"ci95_open": np.nan, "train_seconds": 1.0, "eval_seconds": 1.0, "protocol": "vinyals", "image_size": 28}
-    return row | {"transductive": False} | more
+    return row | {"transductive": False, "text": False, "external": False} | more
 
 
 def results(*rows: dict) -> pd.DataFrame:
@@ -183,6 +183,34 @@ def test_a_transductive_result_of_ours_compares_with_transductive_ones_alone():
     assert reasons[reasons == ""].index.tolist() == ["transductive"]
     assert reasons["inductive"] == "inductive"
     assert rows.set_index("league").loc["transductive", "verdict"] == "above"
+
+
+@pytest.mark.parametrize(
+    ("mine", "comparable", "of_inductive"),
+    [
+        ({"text": True}, "class-names", "ours uses the names of classes"),
+        ({"external": True}, "external-data", "ours trained on more data"),
+        ({"text": True, "external": True}, None, "ours trained on more data; ours uses the names of classes"),
+        (
+            {"text": True, "learner": "clip", "variant": "zero-shot"},
+            None,
+            "ours uses the names of classes; ours sees no support images",
+        ),
+    ],
+)
+def test_what_of_ours_knows_more_compares_within_its_league_alone(mine, comparable, of_inductive):
+    leagues = ["inductive", "transductive", "external-data", "class-names", "not-stated"]
+    rows = compare(results(ours(**mine)), literature(*(paper(90.0, league=league) for league in leagues)))
+    reasons = rows.set_index("league")["reason"]
+    assert reasons[reasons == ""].index.tolist() == ([comparable] if comparable else [])
+    assert reasons["inductive"] == of_inductive
+
+
+def test_runs_from_before_leagues_compare_as_they_did(reference):
+    before = pd.read_csv(RUN / "results.csv", nrows=1)
+    assert not {"text", "external"} & set(before.columns)
+    assert (reference[["text", "external"]] == False).all(axis=None)  # noqa: E712  booleans, and not empty
+    assert not reference["reason"].str.contains("ours uses|ours trained|ours sees").any()
 
 
 def test_every_row_has_a_verdict_or_a_reason(reference):
