@@ -114,10 +114,13 @@ CHECKS: list[Check] = []
 
 def broken(results: Sequence[tuple[Specimen, Result]]) -> list[str]:
     """One sentence for each broken promise: whose, which, and what was seen."""
+    found: dict[tuple[Check, str], list[str]] = {}
+    for specimen, result in results:
+        if result.outcome == BROKEN:
+            found.setdefault((result.check, result.said), []).append(str(specimen))
     return [
-        f"{specimen} breaks {result.check.name} ({result.check.promise}): {result.said}"
-        for specimen, result in results
-        if result.outcome == BROKEN
+        f"{' and '.join(of)} break{'s' if len(of) == 1 else ''} {check.name} ({check.promise}): {said}"
+        for (check, said), of in found.items()
     ]
 
 
@@ -183,9 +186,11 @@ def check_loss(specimen: Specimen) -> None:
 def check_loss_of_images(specimen: Specimen) -> None:
     """The loss depends on the images."""
     images, labels = specimen.batch()
-    losses = [_loss(specimen, specimen.build(), pixels, labels) for pixels in (images, images.flip(0).square())]
-    if torch.equal(*losses):
-        raise _Broken(f"the loss is {losses[0].item():.4g} for other images, too")
+    for make in (specimen.build, specimen.ready):  # what starts from nothing has to be trained a little first
+        losses = [_loss(specimen, make(), pixels, labels) for pixels in (images, images.flip(0).square())]
+        if not torch.equal(*losses):
+            return
+    raise _Broken(f"the loss is {losses[0].item():.4g} for other images, too")
 
 
 @_promise(after=[check_loss_of_images], training=True)
@@ -442,7 +447,7 @@ def check_checkpoint(specimen: Specimen) -> None:
 def check_higher_is_better(specimen: Specimen) -> None:
     """A support image that is asked for as a query gets its own class, mostly."""
     if specimen.cls.text:
-        raise _LeftOut("it may know classes by their names alone, which here are only numbers")
+        raise _LeftOut("it may know classes by their names alone, which here say nothing")
     whole = specimen.episodes()
     same = Episodes(whole.classes, whole.support, whole.support)
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,26 @@ WAY, SHOT, QUERY, EPISODES = 5, 3, 2, 3  # of the episodes that are scored: no t
 _SIZE = 16  # pixels
 _STEPS = 12  # of the training that comes before scoring
 _RATE = 3e-3
+# of classes: words, since some learners read them
+_COLOURS = ["red", "green", "blue", "white", "black", "brown", "grey", "golden", "silver", "purple", "orange", "pink"]
+_THINGS = [
+    "fox",
+    "owl",
+    "crab",
+    "ship",
+    "church",
+    "violin",
+    "teapot",
+    "barrel",
+    "bridge",
+    "rocket",
+    "camera",
+    "lemon",
+    "bus",
+    "hen",
+    "wolf",
+    "lamp",
+]
 _FEW = {"classes": 10, "images": 4, "size": 40}  # of a training batch, where the learner is content with them
 
 
@@ -196,6 +217,14 @@ def one_by_one(episodes: Episodes) -> Iterator[Episodes]:
         yield Episodes(*part)
 
 
+def _names() -> Iterator[str]:
+    """'red fox', 'red owl' and so on; never the same again."""
+    for number in itertools.count(1):
+        mark = [] if number == 1 else [str(number)]
+        for words in itertools.product(_COLOURS, _THINGS):
+            yield " ".join([*words, *mark])
+
+
 @functools.lru_cache(maxsize=64)
 def _drawn(bank: ImageBank, shot: int, way: int, start: int) -> Episodes:
     return EpisodeSampler(bank, way, shot, QUERY, seed=0).episodes(start, EPISODES)
@@ -214,6 +243,6 @@ def _bank(classes: int, images: int, seed: int, split: str) -> ImageBank:
     patterns = patterns.repeat_interleave(_SIZE // 4, 3).repeat_interleave(_SIZE // 4, 4)
     noise = torch.rand(classes, images, 1, _SIZE, _SIZE, generator=generator)
     pixels = ((0.7 * patterns + 0.3 * noise) * 255).byte().flatten(0, 1)
-    names = tuple(f"class {number}" for number in range(classes))
+    names = tuple(itertools.islice(_names(), classes))
     offsets = torch.arange(classes + 1) * images
     return ImageBank(pixels, offsets, names, names, dataset="check", protocol="random", split=split)

@@ -28,14 +28,15 @@ def fault_of(error: Exception, suite: bool = False) -> str:
     a bug of the suite, which wants its traceback.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
-    for number, (frame, _) in enumerate(frames):
-        learner = _learner_of(frame)
-        if learner is None or frame.f_globals.get("__name__") not in _modules(learner, suite):
-            continue
-        package = _package(frame)
-        inner, line = next((one, line) for one, line in reversed(frames[number:]) if _package(one) == package)
-        place = _at(inner.f_code.co_filename, line)
-        return _sentence(learner, frame.f_code.co_name, place, error)
+    for inherited in (suite, True):  # where it is derived from a learner of the suite, that one's code comes second
+        for number, (frame, _) in enumerate(frames):
+            learner = _learner_of(frame)
+            if learner is None or not (suite or source_of(learner)):
+                continue
+            if frame.f_globals.get("__name__") in _modules(learner, inherited):
+                package = _package(frame)
+                inner, line = next((one, line) for one, line in reversed(frames[number:]) if _package(one) == package)
+                return _sentence(learner, frame.f_code.co_name, _at(inner.f_code.co_filename, line), error)
     return _wrong_signature(error, frames[-1][0], suite) if frames else ""
 
 
