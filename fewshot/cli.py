@@ -308,8 +308,9 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
     if options.markdown:
         print(pd.DataFrame(rows, columns=heads).to_markdown(index=False))
     else:
-        name = Column(heads[0], no_wrap=True)
-        table = Table(name, *heads[1:], box=box.SIMPLE_HEAD, pad_edge=False)
+        shares = {"variants": 3, "paper": 2, "what it does": 4}  # of what the names and kinds leave of a line
+        columns = (Column(head, ratio=shares.get(head), no_wrap=head == "learner", overflow="fold") for head in heads)
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)

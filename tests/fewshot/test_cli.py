@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import toy_bank
+from rich.console import Console
 
 import fewshot.benchmark
 from episodes import InputError, MissingData
@@ -300,17 +301,21 @@ def test_a_seed_that_is_no_seed_is_told(call, preset, tmp_path):
 
 
 def test_learners_lists_every_learner_and_variant(call):
-    said = call("learners")
-    assert said.code == 0
-    for name, cls in LEARNERS.items():
-        (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [name]]
-        assert all(variant in line for variant in cls.variants)
+    shown, markdown = call("learners"), call("learners", "--markdown")
+    assert (shown.code, markdown.code) == (0, 0)
+    rows = [[cell.strip() for cell in line.split("|")] for line in markdown.out.splitlines()]
+    assert rows[0][1:-1] == ["learner", "variants", "paper", "kind", "what it does"]
+    listed = {row[1]: row[2:4] for row in rows[2:]}
+    assert listed == {name: [", ".join(cls.variants), cls.paper] for name, cls in LEARNERS.items()}
+    assert {line.split()[0] for line in shown.out.splitlines() if line.strip()} >= LEARNERS.keys()
 
 
-def test_learners_are_a_markdown_table_where_that_is_asked_for(call):
-    lines = call("learners", "--markdown").out.splitlines()
-    assert lines[0].split("|")[1].strip() == "learner"
-    assert {line.split("|")[1].strip() for line in lines[2:]} >= LEARNERS.keys()
+@pytest.mark.parametrize("columns", [100, 160])
+def test_no_line_of_the_listing_is_cut_off_or_too_long(call, monkeypatch, columns):
+    monkeypatch.setattr("fewshot.cli.Console", lambda **_: Console(width=columns, force_terminal=False))
+    said = call("learners").out
+    assert max(map(len, said.splitlines())) == columns
+    assert "…" not in said
 
 
 @pytest.fixture
