@@ -151,6 +151,8 @@ def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
     try:
         return cls(backbone, about["classes"], variant=about["variant"], **settings["options"])
     except TypeError as error:
+        if error.__traceback__.tb_next is not None:  # it was called as it wants to be, and fails inside
+            raise
         raise InputError(
             f"{cls.name} cannot be made ({error}): its __init__ must take backbone, classes, variant='' and the options"
             f" {settings['options']}"

@@ -1,4 +1,4 @@
-"""The command line: fewshot bench, train, evaluate, compare, report, learners, backbones, data."""
+"""The command line: fewshot bench, train, evaluate, compare, report, learners, check, backbones, data."""
 
 import argparse
 import inspect
@@ -9,12 +9,14 @@ import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from episodes import ImageBank, InputError, ListedEpisodes, MissingData, load_dataset
@@ -28,8 +30,14 @@ from fewshot.config import load_config
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, writing
 from fewshot.learners import Learner, find_learner, learner_names
+from fewshot.learners.faults import fault_of
+from fewshot.learners.registry import default_options, suite_learners
 from fewshot.measurement import measure_backbones
 from fewshot.run_folder import find_runs, read_results
+
+if TYPE_CHECKING:
+    from fewshot.checks import Result
+    from fewshot.specimen import Specimen
 
 log = logging.getLogger("fewshot")
 _LOGS = (log, logging.getLogger("episodes"))
@@ -58,12 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        fault = fault_of(error)
+        if not fault:  # a bug of ours
+            raise
+        print(f"fewshot: {InputError(fault)}", file=sys.stderr)
+        return 2
     return 0
 
 
 _DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
 _LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
+_EVERY = "'all' for every learner of the suite that can run here"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
     bench.add_argument(
-        "--learner", type=_names, metavar="NAME[,NAME]", help=f"{_LEARNER}; several with commas (default: the preset's)"
+        "--learner",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help=f"{_LEARNER}; several with commas; {_EVERY} (default: the preset's)",
     )
     bench.set_defaults(command=_bench)
 
@@ -123,7 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     page.set_defaults(command=_report)
 
     learners = commands.add_parser("learners", help="list the learners")
+    learners.add_argument("--markdown", action="store_true", help="as a Markdown table")
     learners.set_defaults(command=_learners)
+
+    promises = commands.add_parser("check", help="whether learners keep the promises of the contract")
+    promises.add_argument(
+        "learner",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help=f"{_LEARNER}, or 'all'; without VARIANT, all of its variants",
+    )
+    promises.set_defaults(command=_check)
 
     networks = commands.add_parser("backbones", help="list the backbones, or measure them on this machine")
     networks.add_argument("--size", type=_positive, default=84, metavar="PIXELS", help="of RGB images (default: 84)")
@@ -265,12 +293,66 @@ def _report(options: argparse.Namespace, console: Console) -> None:
 
 
 def _learners(options: argparse.Namespace, console: Console) -> None:
-    table = Table("learner", "variants", "paper", "kind", "what it does", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows, faults = [], []
     for name in learner_names():
-        cls, _ = find_learner(name)
+        try:
+            cls, _ = find_learner(name)
+            if why := cls.missing(**default_options(cls)):
+                faults.append(f"{name} cannot run here: {why}")
+        except InputError as error:  # of one package; the others are there all the same
+            faults.append(str(error))
+            continue
         about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        table.add_row(*(Text(cell) for cell in (name, ", ".join(cls.variants), cls.paper, _kind(cls), about)))
-    console.print(table)
+        rows.append((name, ", ".join(cls.variants), cls.paper, _kind(cls), about))
+    heads = ["learner", "variants", "paper", "kind", "what it does"]
+    if options.markdown:
+        print(pd.DataFrame(rows, columns=heads).to_markdown(index=False))
+    else:
+        shares = {"variants": 3, "paper": 2, "what it does": 4}  # of what the names and kinds leave of a line
+        columns = (Column(head, ratio=shares.get(head), no_wrap=head == "learner", overflow="fold") for head in heads)
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+    for fault in faults:
+        print(f"fewshot: {fault}", file=sys.stderr)
+
+
+def _check(options: argparse.Namespace, console: Console) -> None:
+    from fewshot.checks import CHECKS, broken  # compiles what training needs, which other commands need not wait for
+    from fewshot.specimen import specimens
+
+    found = []
+    for spec in [name for one in options.learner for name in (suite_learners() if one == "all" else [one])]:
+        these = specimens(spec)
+        if why := these[0].missing:
+            if "all" not in options.learner:
+                raise InputError(f"{spec} cannot run here: {why}")
+            log.warning("%s is left out: %s", spec, why)
+            continue
+        jobs = [(specimen, check) for specimen in these for check in CHECKS]
+        bar = tqdm(jobs, desc=spec, unit="check", leave=False, disable=None)
+        results = [(specimen, check(specimen)) for specimen, check in bar]
+        console.print(_promises(spec, these, results))
+        found += results
+    if faults := broken(found):
+        raise InputError("; ".join(faults))
+
+
+def _promises(spec: str, these: list["Specimen"], results: list[tuple["Specimen", "Result"]]) -> Table:
+    """Promise by promise what was found; where the variants differ, variant by variant."""
+    variants = [specimen.variant for specimen in these if specimen.variant]
+    title = f"{spec} ({', '.join(variants)})" if len(variants) > 1 else spec
+    table = Table(Column("promise", ratio=1), Column(title, ratio=1), box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    by_promise: dict[str, dict[str, list[str]]] = {}
+    for specimen, result in results:
+        said = ": ".join(filter(None, [result.outcome, result.said]))
+        by_promise.setdefault(result.check.promise, {}).setdefault(said, []).append(specimen.variant)
+    for promise, found in by_promise.items():
+        cells = [said if len(found) == 1 else f"{', '.join(of)}: {said}" for said, of in found.items()]
+        broken = any(said.startswith("broken") for said in found)
+        table.add_row(Text(promise), Text("\n".join(cells), style="bold" if broken else ""))
+    return table
 
 
 def _kind(cls: type[Learner]) -> str:

@@ -1,5 +1,6 @@
 """What a run is made of: settings as they stand in a preset, checked, with every default filled in."""
 
+import logging
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,9 @@ from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import find_backbone
-from fewshot.learners.registry import checked_options, find_learner, split_backbone
+from fewshot.learners.registry import checked_options, default_options, find_learner, split_backbone, suite_learners
+
+log = logging.getLogger("fewshot")
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -120,7 +123,8 @@ def load_config(
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
-    learners, seeds, size: instead of the preset's own; dataset: instead of the preset's, and then without fallback.
+    learners, seeds, size: instead of the preset's own; the learner 'all' stands for every one of the suite that can run
+    here; dataset: instead of the preset's, and then without fallback.
     A named preset has one file for characters and one for photographs; `dataset` decides. A preset's table [training]
     holds for every learner, [learner.NAME] for that one and its variants, [learner."NAME:VARIANT"] for that variant,
     and either with @BACKBONE for it on that backbone. Raises InputError for names and values that there are not.
@@ -137,7 +141,9 @@ def load_config(
         if ".py:" not in name:
             find_learner(name)
     specs = learners or (list(tables) if names is None else names)
-    table["learner"] = {spec: _settings_of(spec, training, tables) for spec in specs}
+    table["learner"] = {
+        spec: settings for one in specs for spec, settings in _settings_of_all(one, training, tables).items()
+    }
     chosen = {**({"dataset": dataset, "fallback": ""} if dataset else {}), **({"size": size} if size else {})}
     if chosen and isinstance(table.get("data", {}), dict):
         table["data"] = {**table.get("data", {}), **chosen}
@@ -150,6 +156,22 @@ def load_config(
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, one) for spec, one in config.learner.items()}
     return config.model_copy(update={"data": data, "learner": settings})
+
+
+def _settings_of_all(
+    spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What `spec` stands for, each with its settings: itself, or all learners of the suite that can run with theirs."""
+    if spec != "all":
+        return {spec: _settings_of(spec, training, tables)}
+    every = {name: _settings_of(name, training, tables) for name in suite_learners()}
+    for name, settings in list(every.items()):
+        cls, _ = find_learner(name)
+        options = settings.get("options", {})
+        if why := cls.missing(**{**default_options(cls), **(options if isinstance(options, dict) else {})}):
+            log.warning("%s is left out: %s", name, why)
+            del every[name]
+    return every
 
 
 def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in
+from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described
+from fewshot.learners.faults import place_of
 
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
 
@@ -192,11 +193,20 @@ class _Run:
     def descend(self, loss: Tensor) -> None:
         """One step of the optimizer and of the learning rate."""
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            given = f"{loss!r:.60}" if isinstance(loss, Tensor) and loss.ndim == 0 else described(loss)
+            where = place_of(self.learner, "loss")
             raise InputError(
-                f"the loss of {self.learner.name} must be a scalar tensor that depends on the weights, not {loss!r:.60}"
+                f"the loss of {self.learner.name}{where} must be a scalar tensor that depends on the weights,"
+                f" not {given}"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            if where := place_of(self.learner, "loss"):
+                said = " ".join(str(error).split())
+                raise InputError(f"the loss of {self.learner.name}{where} cannot be differentiated: {said}") from error
+            raise
         self.optimizer.step()
         self.schedule.step()
 

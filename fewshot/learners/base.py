@@ -4,7 +4,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Collection, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,15 @@ class Learner(nn.Module):
         """Raise InputError where there is no such variant; a learner of open-ended variants says which there are."""
         if variant not in cls.variants:
             raise unknown_name(f"variant of {cls.name or cls.__name__}", variant, filter(None, cls.variants))
+
+    @classmethod
+    def missing(cls, **options: Any) -> str:
+        """Why it cannot run here with these options, '' where it can: what is lacking, and how it is to be had.
+
+        For learners that need more than the suite does: an optional package, a file of weights. Such a one is left out
+        where all learners are asked for.
+        """
+        return ""
 
     def _holds(self, declared: bool | Collection[str]) -> bool:
         return declared if isinstance(declared, bool) else self.variant in declared
@@ -137,7 +146,7 @@ class EmbeddedBank:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.no_grad(), computing_in(learner.backbone, self._precision), exact:
             parts = torch.arange(len(self.bank), device=self.device).split(_BATCH)
-            embeddings = torch.cat([learner.embed(self.bank.batch(part)).float() for part in parts])
+            embeddings = torch.cat([_rows(learner, self.bank.batch(part)) for part in parts])
         learner.train(was_training)
         if embeddings.is_cuda:
             torch.cuda.synchronize()
@@ -153,6 +162,24 @@ class EmbeddedBank:
             embeddings = learner.embed_texts(class_texts(self.bank)).float()
         learner.train(was_training)
         return embeddings
+
+
+def _rows(learner: Learner, images: Tensor) -> Tensor:
+    """The embeddings of `images`, checked to be one row an image."""
+    embeddings = learner.embed(images)
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(images):
+        raise InputError(
+            f"embed of {learner.name} must give a tensor (B, D), one row for each of {len(images)} images, not"
+            f" {described(embeddings)}"
+        )
+    return embeddings.float()
+
+
+def described(value: object) -> str:
+    """What somebody's method gave, in a few words: a tensor by its shape and type."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"{value!r:.60}"
 
 
 @contextlib.contextmanager
