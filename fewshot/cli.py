@@ -297,7 +297,7 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
     for name in learner_names():
         try:
             cls, _ = find_learner(name)
-            if why := cls.missing(**default_options(cls)):
+            if why := cls.missing("conv4", **default_options(cls)):
                 faults.append(f"{name} cannot run here: {why}")
         except InputError as error:  # of one package; the others are there all the same
             faults.append(str(error))

@@ -168,7 +168,8 @@ def _settings_of_all(
     for name, settings in list(every.items()):
         cls, _ = find_learner(name)
         options = settings.get("options", {})
-        if why := cls.missing(**{**default_options(cls), **(options if isinstance(options, dict) else {})}):
+        options = {**default_options(cls), **(options if isinstance(options, dict) else {})}
+        if why := cls.missing(str(settings.get("backbone", "conv4")), **options):
             log.warning("%s is left out: %s", name, why)
             del every[name]
     return every

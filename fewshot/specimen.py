@@ -67,7 +67,7 @@ class Specimen:
     @property
     def missing(self) -> str:
         """Why it cannot run here, '' where it can."""
-        return self.cls.missing(**default_options(self.cls))
+        return self.cls.missing(self.backbone, **default_options(self.cls))
 
     def build(self, seed: int = 0) -> Learner:
         """A fresh learner with its default options."""

@@ -41,6 +41,14 @@ class Metric(Learner):
             if name not in _classes(kind):
                 raise unknown_name(f"{kind} of pytorch-metric-learning", name, _classes(kind))
 
+    @classmethod
+    def missing(cls, backbone: str, **options: Any) -> str:
+        try:
+            _classes("loss")
+        except InputError as error:
+            return str(error)
+        return ""
+
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
 

@@ -1,5 +1,7 @@
 """Pretrained CLIP: what networks that others trained on pictures of the web know, with no training here."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,6 +10,11 @@ from episodes import Episodes, InputError
 from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import register
+
+_NEED = (
+    "a model of open_clip and its weights: in a preset, give [learner.openclip] the lines backbone = 'openclip:MODEL'"
+    " and weights = 'FILE'"
+)
 
 
 @register("openclip")
@@ -41,13 +48,14 @@ class OpenCLIP(Learner):
         """prompt: what is read, with the name for {}; alpha: what the support counts; beta: how near it must be."""
         super().__init__(backbone, classes, variant)
         if not isinstance(backbone, OpenClipBackbone):
-            raise InputError(
-                "openclip needs a model of open_clip and its weights: in a preset, give [learner.openclip] the lines"
-                " backbone = 'openclip:MODEL' and weights = 'FILE'"
-            )
+            raise InputError(f"openclip needs {_NEED}")
         if "{}" not in prompt:
             raise InputError(f"the prompt '{prompt}' of openclip has no {{}} where the name of a class goes")
         self.prompt, self.alpha, self.beta = prompt, alpha, beta
+
+    @classmethod
+    def missing(cls, backbone: str, **options: Any) -> str:
+        return "" if backbone.startswith("openclip:") else f"it needs {_NEED}"
 
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)

@@ -587,7 +587,7 @@ def test_a_learner_that_cannot_run_here_is_left_out():
         """It needs weights."""
 
         @classmethod
-        def missing(cls, scale, **_):
+        def missing(cls, backbone, scale, **_):
             return "" if scale > 1 else "set scale"
 
     results = examined(Elsewhere)

@@ -323,7 +323,7 @@ def unable(monkeypatch) -> str:
     """The name of a learner that lacks something here, unless a preset sets its margin."""
 
     @classmethod
-    def missing(cls, margin, **_):
+    def missing(cls, backbone, margin, **_):
         return "" if margin == 1.5 else "it needs the package foo: pip install 'fewshot[foo]'"
 
     monkeypatch.setattr(Siamese, "missing", missing)
