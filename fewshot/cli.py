@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -22,18 +22,24 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from episodes import ImageBank, InputError, ListedEpisodes, MissingData, load_dataset
 from episodes.bank import cache_folder
 from episodes.datasets import SOURCES, SPLITS, find_source, short_name, where
+from episodes.errors import unknown_name
 from episodes.inspection import draw_episode, find_twins, intact
 from fewshot import checkpoints, comparison, tables
 from fewshot.backbones import backbone_listing
 from fewshot.benchmark import build_learner, open_data, open_interval, run_benchmark, train_learner
-from fewshot.config import load_config
+from fewshot.config import PROTOCOLS, evaluation_from, load_config
+from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, writing
+from fewshot.fitting import fitted_generalised, with_held_out
 from fewshot.learners import Learner, find_learner, learner_names
+from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options, suite_learners
 from fewshot.measurement import measure_backbones
-from fewshot.run_folder import find_runs, read_results
+from fewshot.protocols.rows import check_protocols, measure
+from fewshot.protocols.sheets import protocol_sheets
+from fewshot.run_folder import find_runs, read_results, read_sheets
 
 if TYPE_CHECKING:
     from fewshot.checks import Result
@@ -77,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 _DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
+_PROTOCOLS = f"of {', '.join(PROTOCOLS)}"
 _LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
 _EVERY = "'all' for every learner of the suite that can run here"
 
@@ -97,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
     run.add_argument("--output", type=_path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
     run.add_argument("--seed", type=_seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
+    run.add_argument(
+        "--held-out", type=int, metavar="K", help="images a base class kept from training (default: the preset's)"
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
 
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
@@ -106,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME]",
         help=f"{_LEARNER}; several with commas; {_EVERY} (default: the preset's)",
     )
+    bench.add_argument(
+        "--protocol", type=_names, metavar="NAME[,NAME]", help=f"{_PROTOCOLS}; several with commas (default: episodes)"
+    )
     bench.set_defaults(command=_bench)
 
     train = commands.add_parser("train", parents=[run], help="train one learner, write its checkpoint")
@@ -114,11 +127,12 @@ def _parser() -> argparse.ArgumentParser:
 
     test = commands.add_parser("evaluate", parents=[data], help="evaluate a checkpoint on one protocol")
     test.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help="best.pt of a learner")
+    test.add_argument("--protocol", default="episodes", metavar="NAME", help=f"{_PROTOCOLS} (default: episodes)")
     test.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
-    test.add_argument("--shot", type=int, default=1, metavar="K", help="support images a class (default: 1)")
+    test.add_argument("--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several)")
     test.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
-    test.add_argument("--episodes", type=int, default=10_000, metavar="E", help="how many (default: 10000)")
-    test.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes (default: 0)")
+    test.add_argument("--episodes", type=int, metavar="E", help="how many (default: 10000; generalised: 2000)")
+    test.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
     test.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
     test.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
     test.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
@@ -190,19 +204,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
-    wanted = load_config(options.preset, options.learner, options.dataset, options.seed, options.size)
+    for protocol in options.protocol or []:
+        _check_protocol(protocol)
+    wanted = load_config(
+        *(options.preset, options.learner, options.dataset, options.seed, options.size),
+        protocols=options.protocol,
+        held_out=options.held_out,
+    )
     config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, config.data.dataset)
     results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
-    _, accuracies = read_results(folder)
-    tables.show(tables.sheets(results, accuracies), console)
+    tables.show(read_sheets(folder), console)
+    more = [f"{name}.csv" for name in PROTOCOLS if (folder / f"{name}.csv").exists()]
+    if not len(results):
+        print(f"Written to {folder}: {', '.join(more)}, results.md and .tex and the rest of the run")
+        return
     _show_comparison(comparison.compare(results), console)
-    print(f"Written to {folder}: results.csv, .md and .tex, comparison.md, episodes.npz and the rest of the run")
+    files = ", ".join(["results.csv, .md and .tex", *more, "comparison.md", "episodes.npz"])
+    print(f"Written to {folder}: {files} and the rest of the run")
     print(f"Next: fewshot report {shlex.quote(str(folder))}")
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    wanted = load_config(options.preset, [options.learner], options.dataset, options.seed, options.size)
+    wanted = load_config(
+        *(options.preset, [options.learner], options.dataset, options.seed, options.size), held_out=options.held_out
+    )
     config, banks = open_data(wanted, options.data, splits=("train", "validation"))
     folder = options.output or _default_folder(f"train-{Path(options.preset).stem}", config.data.dataset)
     for path in train_learner(config, banks, folder, device=options.device, resume=options.resume):
@@ -210,6 +236,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
+    _check_protocol(options.protocol)
     content = checkpoints.load(options.checkpoint)
     about = content["about"]
     if not {"learner", "name", "variant", "settings", "dataset", "channels", "size", "classes", "seed"} <= about.keys():
@@ -220,7 +247,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         raise InputError(
             f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
         )
-    bank = load_dataset(options.dataset or about["dataset"], options.split, data=options.data, size=about["size"])
+    bank = _load(options, about, options.split, options.dataset)
     cls, variant = find_learner(options.learner or about["learner"])
     if cls.name != about["name"] or (variant and variant != about["variant"]):
         raise InputError(f"{options.checkpoint} is of the learner {about['learner']}, not of {options.learner}")
@@ -231,32 +258,81 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         )
     learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
-    accuracies = evaluate(
-        learner, bank, options.way, options.shot, options.query, options.episodes, options.seed, options.device
-    )
+    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
+    if options.protocol == "episodes":
+        tables.show(tables.sheets(_evaluate_episodes(options, about, learner, bank)), console)
+    else:
+        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, about, learner, bank)), console)
+
+
+def _evaluate_episodes(
+    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
+    """The one row of a checkpoint's accuracy."""
+    shot = 1 if options.shot is None else options.shot
+    episodes = 10_000 if options.episodes is None else options.episodes
+    accuracies = evaluate(learner, bank, options.way, shot, options.query, episodes, options.seed, options.device)
+    way, query = options.way, options.query
     if bank.listed:
         listed = ListedEpisodes(bank)
-        options.way, options.shot, options.query = listed.way, listed.shot, listed.query
+        way, shot, query = listed.way, listed.shot, listed.query
     row = {
+        **_model(about, learner),
         "dataset": bank.dataset,
         "split": bank.split,
-        "learner": learner.name,
-        "variant": learner.variant,
-        "backbone": about["settings"]["backbone"],
-        "way": options.way,
-        "shot": options.shot,
-        "query": options.query,
+        "way": way,
+        "shot": shot,
+        "query": query,
         "episodes": len(accuracies.values),
-        "seed": about["seed"],
         "accuracy": accuracies.percent.mean,
         "ci95": accuracies.percent.ci95,
         "ci95_open": open_interval(accuracies, bank).ci95,
         "protocol": bank.protocol,
+    }
+    return pd.DataFrame([row])
+
+
+def _evaluate_protocol(
+    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
+    """The rows of a checkpoint of another protocol than episodes."""
+    if options.protocol == "verification" and options.split == "validation":
+        raise InputError("verification chooses its threshold on validation classes: take --split test")
+    if options.protocol == "generalised" and options.split == "train":
+        raise InputError("generalised needs classes that are not trained on: take --split test or validation")
+    settings = {"way": options.way, "query": options.query}
+    settings |= {} if options.shot is None else {"shots": [options.shot]}
+    settings |= {} if options.episodes is None else {"episodes": options.episodes}
+    wanted = evaluation_from({"protocols": [options.protocol], "seed": options.seed, "generalised": settings})
+    if options.protocol == "generalised" and options.shot is None:
+        wanted = wanted.model_copy(update={"generalised": fitted_generalised(wanted.generalised, bank)})
+    banks = {"test": bank}
+    if options.protocol == "verification":
+        banks["validation"] = _load(options, about, "validation", options.dataset)
+    if options.protocol == "generalised" and about.get("held_out"):
+        banks = with_held_out({**banks, "train": _load(options, about, "train")}, about["held_out"])
+    check_protocols(wanted, banks)
+    device = choose_device(options.device)
+    prepare(device)
+    learner.to(device)
+    data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
+    return pd.DataFrame(measure(options.protocol, learner, data, wanted, _model(about, learner)))
+
+
+def _model(about: dict[str, Any], learner: Learner) -> dict[str, Any]:
+    """What the rows of a checkpoint say of it."""
+    return {
+        "learner": learner.name,
+        "variant": learner.variant,
+        "backbone": about["settings"]["backbone"],
+        "seed": about["seed"],
         "image_size": about["size"],
         **{column: getattr(learner, column) for column in tables.LEAGUE},
     }
-    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
-    tables.show(tables.sheets(pd.DataFrame([row])), console)
+
+
+def _load(options: argparse.Namespace, about: dict[str, Any], split: str, dataset: str | None = None) -> ImageBank:
+    return load_dataset(dataset or about["dataset"], split, data=options.data, size=about["size"])
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:
@@ -456,6 +532,11 @@ def _described(bank: ImageBank) -> str:
 
 def _default_folder(preset: str, dataset: str) -> Path:
     return Path("results") / f"{Path(preset).stem}-{short_name(dataset)}"
+
+
+def _check_protocol(name: str) -> None:
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, PROTOCOLS)
 
 
 def _seeds(text: str) -> list[int]:

@@ -38,6 +38,7 @@ class Learner(nn.Module):
                   holds; tables show it. `class_names` are then the texts of the base classes (episodes.class_texts).
                   Of a learner that was made it is True or False
     external      True where it starts from weights that were trained on other data; tables show it
+    compares      True where a network of its own compares two images: too slow for each image with all others
     """
 
     name: ClassVar[str] = ""
@@ -50,6 +51,7 @@ class Learner(nn.Module):
     transductive: bool | Collection[str] = False
     text: bool | Collection[str] = False
     external: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: how many base classes there are."""
@@ -117,6 +119,21 @@ class Learner(nn.Module):
         """
         query = data.embeddings[episodes.query.flatten(1)]
         return self.scores(data.embeddings[episodes.support], query)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """How alike embeddings a (E, A, D) and b (E, B, D) are, (E, A, B): higher where they rather show one class.
+
+        By default the score of a for a class of which b is the one support image. Verification and retrieval use it
+        (see fewshot/protocols/similarity.py, also for when that is no similarity).
+        """
+        return self.scores(b[:, :, None], a)
+
+    def base_logits(self, query: Tensor) -> Tensor:
+        """Logits (E, Q, classes) of queries (E, Q, D) for the base classes, on the scale of `scores`.
+
+        Only of learners that keep something of each base class, such as its weights.
+        """
+        raise NotImplementedError
 
 
 class EmbeddedBank:

@@ -28,6 +28,7 @@ class Relation(Learner):
 
     paper = "Sung et al. 2018"
     batches = ClassBatches(classes=20, images=11)
+    compares = True
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, hidden: int = 64, turns: bool = False
