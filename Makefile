@@ -1,7 +1,7 @@
 # Each target makes what it needs, the virtual environment in .venv included.
 PYTHON ?= python3
 READY := .venv/ready
-PACKAGES := baselines episodes fewshot tests
+PACKAGES := baselines episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
 .PHONY: help bench test lint clean

@@ -5,6 +5,7 @@ from episodes.batches import ClassBatches, ShuffledBatches
 from episodes.datasets import load_dataset
 from episodes.errors import InputError, MissingData
 from episodes.sampler import Episodes, EpisodeSampler, ListedEpisodes
+from episodes.texts import class_texts
 
 __all__ = [
     "ClassBatches",
@@ -15,5 +16,6 @@ __all__ = [
     "ListedEpisodes",
     "MissingData",
     "ShuffledBatches",
+    "class_texts",
     "load_dataset",
 ]

@@ -98,6 +98,30 @@ class ImageBank:
         """
         return self.images[indices.to(self.device)].to(indices.device).float().div_(255)
 
+    def only(self, images: Tensor) -> "ImageBank":
+        """A bank of these images (M,) alone, numbered as here and ascending: copies of them, of every class some."""
+        images = images.to(self.device)
+        sizes = torch.bincount(self.labels.to(self.device)[images], minlength=self.classes).to(self.offsets.device)
+        offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        return dataclasses.replace(self, images=self.images[images], offsets=offsets, checksum="")
+
+    def held_out(self, count: int) -> tuple["ImageBank", "ImageBank"]:
+        """The bank without the last `count` images of each class, and the bank of those.
+
+        Turned copies of a class show the same images in the same order, so that an image is held out in all its turns.
+        Raises InputError where a class has no more images than that.
+        """
+        smallest = int(self.sizes.argmin())
+        if not 0 < count < int(self.sizes[smallest]):
+            raise InputError(
+                f"{count} images of each class cannot be held out of {self.name}: class '{self.class_names[smallest]}'"
+                f" has {int(self.sizes[smallest])}; hold out fewer, and at least 1"
+            )
+        last = torch.arange(len(self), device=self.offsets.device) >= self.offsets[1:][self.labels] - count
+        parts = self.only((~last).nonzero().flatten()), self.only(last.nonzero().flatten())
+        names = f"{self.checksum} without the last {count}", f"{self.checksum}, the last {count}"
+        return tuple(dataclasses.replace(part, checksum=name) for part, name in zip(parts, names))
+
     def compute_checksum(self) -> str:
         """A digest of pixels, class borders and names: equal for equal banks, on any machine."""
         digest = hashlib.blake2b(digest_size=16)

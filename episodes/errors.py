@@ -26,3 +26,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 class MissingData(InputError):
     """A data set is neither on this machine nor to be had from the network."""
+
+
+def nearest_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """As unknown_name, of names of which there are hundreds: it tells the nearest alone."""
+    return unknown_name(kind, name, difflib.get_close_matches(name, known, n=10, cutoff=0))

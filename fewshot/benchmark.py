@@ -1,5 +1,6 @@
 """A run: every learner trained and evaluated on the same episodes."""
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -12,21 +13,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodes import ImageBank, InputError, ListedEpisodes, MissingData, load_dataset
+from episodes import EpisodeSampler, ImageBank, InputError, MissingData, load_dataset
 from episodes.batches import batches_from
 from episodes.datasets import SPLITS, full_name
 from episodes.sampler import sampler_of
 from fewshot import checkpoints
-from fewshot.backbones import load_weights, make_backbone
-from fewshot.config import Config, Evaluation, Training, Validation
+from fewshot.backbones import make_backbone
+from fewshot.config import PROTOCOLS, Config, Training, Validation
 from fewshot.devices import choose_device, describe, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import writing
+from fewshot.fitting import fitted_config, with_held_out
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of, split_backbone
+from fewshot.protocols.generalised import NotComparable
+from fewshot.protocols.rows import check_protocols, measure
 from fewshot.run_folder import RunFolder
 from fewshot.statistics import Estimate, over_classes
-from fewshot.training import Trained, changes, fitted, train
+from fewshot.tables import LEAGUE
+from fewshot.training import changes, give_weights, train
 
 log = logging.getLogger("fewshot")
 
@@ -34,7 +39,7 @@ log = logging.getLogger("fewshot")
 def open_data(
     config: Config, data: str | None = None, splits: Sequence[str] = SPLITS
 ) -> tuple[Config, dict[str, ImageBank]]:
-    """The banks of `splits`, and the configuration as it really holds for them.
+    """The banks of `splits`, and the configuration as it really holds for them; images held out of training are apart.
 
     Where the configured data set cannot be had and there is a fallback, says so and opens that. Where the data set
     has fewer classes or images than a learner's batches or the validation episodes ask for, says so and takes fewer.
@@ -49,7 +54,8 @@ def open_data(
         log.warning("%s; until then this runs on the embedded data set '%s'", error, name.partition(":")[0])
         banks = _banks(config, name, data, splits)
     used = config.data.model_copy(update={"dataset": full_name(name), "fallback": ""})
-    return _fitted(config.model_copy(update={"data": used}), banks), banks
+    banks = with_held_out(banks, used.held_out)
+    return fitted_config(config.model_copy(update={"data": used}), banks), banks
 
 
 def run_benchmark(
@@ -64,52 +70,85 @@ def run_benchmark(
     """Train and evaluate every learner of `config` with every training seed; the tidy rows of the whole run.
 
     path: the run's folder (see RunFolder). With `resume` it may hold a run already: learners that are finished there
-    are not run again, and one whose training was interrupted goes on from its last checkpoint.
+    are not run again, one whose training was interrupted goes on from its last checkpoint, and protocols that are new
+    are measured on the best checkpoints. Returns the rows of the episodes.
     """
     chosen = choose_device(device)
     prepare(chosen)
-    wanted = config.evaluation
-    # both are made before any training, so that a wish that cannot be met is told at once
+    wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
+    # all are made before any training, so that a wish that cannot be met is told at once
+    check_protocols(wanted, banks)
     cells = _cells(config, banks["train"], banks["validation"])
     samplers = [
-        sampler_of(banks["test"], way, shot, wanted.query, wanted.seed) for way in wanted.ways for shot in wanted.shots
+        sampler_of(banks["test"], way, shot, wanted.query, wanted.seed)
+        for way in wanted.ways
+        for shot in wanted.shots
+        if "episodes" in wanted.protocols
     ]
     folder = RunFolder(path, config, banks, chosen, resume)
     with folder.logged():
-        test = placed(banks["test"], chosen)
-        counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items()]
+        placed_banks = {split: placed(bank, chosen) for split, bank in banks.items()}
+        test = placed_banks["test"]
+        counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]
         log.info("%s (%s): %s; on %s", test.dataset, test.protocol, ", ".join(counts), describe(chosen))
-        waiting = [cell for cell in cells if not cell.finished(folder)]
-        if not waiting:
+        waiting = [(cell, *cell.waiting(folder, wanted.protocols)) for cell in cells]
+        if not any(protocols for _, protocols, _ in waiting):
             log.info("All of it was finished earlier: remove %s to run it again", path)
-        for cell in waiting:
+        for cell, protocols, there in waiting:
+            if not protocols:
+                continue
             home = folder.checkpoints(cell.name)
-            learner, trained = cell.train(banks["train"], banks["validation"], home, device, resume, progress)
-            data = EmbeddedBank(learner, test)
-            rows, accuracies = [], {}
-            for sampler in (one for one in samplers if one.shot in cell.shots):
-                result = run_episodes(learner, data, sampler, wanted.episodes)
-                log.info("%s: %d-way %d-shot %.2f ± %.2f", cell.label, sampler.way, sampler.shot, *result.percent)
-                accuracies[f"{cell.name}/{sampler.way}way{sampler.shot}shot"] = result.values
-                rows.append(
-                    {
-                        **cell.columns(learner, chosen),
-                        "dataset": test.dataset,
-                        "protocol": test.protocol,
-                        "split": test.split,
-                        "way": sampler.way,
-                        "shot": sampler.shot,
-                        "query": sampler.query,
-                        "episodes": wanted.episodes,
-                        "accuracy": round(result.percent.mean, 4),
-                        "ci95": round(result.percent.ci95, 4),
-                        "ci95_open": round(open_interval(result, test).ci95, 4),
-                        "train_seconds": round(trained.seconds, 2),
-                        "eval_seconds": round(result.seconds, 2),
-                    }
-                )
-            folder.add(rows, accuracies)
+            if there:
+                learner, seconds = cell.restored(banks["train"], home, chosen)
+            else:
+                learner, seconds = cell.train(banks["train"], banks["validation"], home, device, resume, progress)
+            data = {split: EmbeddedBank(learner, bank) for split, bank in placed_banks.items()}
+            for protocol in protocols:
+                if protocol == "episodes":
+                    wanted_here = [one for one in samplers if one.shot in cell.shots]
+                    rows, accuracies = _episode_rows(cell, learner, data["test"], wanted_here, wanted.episodes, seconds)
+                    folder.add(protocol, rows, accuracies)
+                    continue
+                try:
+                    folder.add(protocol, measure(protocol, learner, data, wanted, cell.columns(learner)))
+                    log.info("%s: %s measured", cell.label, protocol)
+                except NotComparable as error:
+                    log.warning("%s is left out of %s: %s", cell.label, protocol, error)
     return folder.results
+
+
+def _episode_rows(
+    cell: "_Cell",
+    learner: Learner,
+    data: EmbeddedBank,
+    samplers: list[EpisodeSampler],
+    episodes: int,
+    train_seconds: float,
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The tidy rows of one model's episodes, and the accuracy of each of them."""
+    test, rows, accuracies = data.bank, [], {}
+    for sampler in samplers:
+        result = run_episodes(learner, data, sampler, episodes)
+        log.info("%s: %d-way %d-shot %.2f ± %.2f", cell.label, sampler.way, sampler.shot, *result.percent)
+        accuracies[f"{cell.name}/{sampler.way}way{sampler.shot}shot"] = result.values
+        rows.append(
+            {
+                **cell.columns(learner),
+                "dataset": test.dataset,
+                "protocol": test.protocol,
+                "split": test.split,
+                "way": sampler.way,
+                "shot": sampler.shot,
+                "query": sampler.query,
+                "episodes": episodes,
+                "accuracy": round(result.percent.mean, 4),
+                "ci95": round(result.percent.ci95, 4),
+                "ci95_open": round(open_interval(result, test).ci95, 4),
+                "train_seconds": round(train_seconds, 2),
+                "eval_seconds": round(result.seconds, 2),
+            }
+        )
+    return rows, accuracies
 
 
 def open_interval(result: Accuracies, test: ImageBank) -> Estimate:
@@ -127,6 +166,7 @@ def train_learner(
 ) -> list[Path]:
     """Train the learners of `config`; the paths of their best checkpoints, each in a folder of its name in `folder`."""
     prepare(choose_device(device))
+    banks = with_held_out(banks, config.data.held_out)
     cells = _cells(config, banks["train"], banks["validation"])
     there = [folder / cell.name for cell in cells if (folder / cell.name / "last.pt").exists()]
     if there and not resume:
@@ -150,6 +190,8 @@ def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
     try:
         return cls(backbone, about["classes"], variant=about["variant"], **settings["options"])
     except TypeError as error:
+        if error.__traceback__.tb_next is not None:  # it was called as it wants to be, and fails inside
+            raise
         raise InputError(
             f"{cls.name} cannot be made ({error}): its __init__ must take backbone, classes, variant='' and the options"
             f" {settings['options']}"
@@ -163,6 +205,7 @@ class _Cell:
     cls: type[Learner]
     about: dict[str, Any]  # what its checkpoints say of it
     shots: tuple[int, ...]  # that it is tested with
+    first: bool  # whether it has the fewest of all shots: the one that other protocols than episodes take
     marks: tuple[str, ...]  # what tells it from other models of its learner
 
     @classmethod
@@ -178,6 +221,7 @@ class _Cell:
             "variant": variant or learner.variants[0],
             "seed": seed,
             "dataset": config.data.dataset,
+            "held_out": config.data.held_out,
             "data": [train_bank.checksum, validation_bank.checksum],
             "channels": train_bank.images.shape[1],
             "size": train_bank.images.shape[2],
@@ -200,6 +244,7 @@ class _Cell:
                     "weights": _digest(one.weights),
                 },
                 shots,
+                min(config.evaluation.shots) in shots,
                 tuple(filter(None, [backbone, mark])),
             )
             for shots, one, held_out, mark in models
@@ -219,9 +264,10 @@ class _Cell:
             [f"{self.cls.name}{f' ({variant})' if variant else ''}", *self.marks, f"seed {self.about['seed']}"]
         )
 
-    def columns(self, learner: Learner, device: torch.device) -> dict[str, Any]:
+    def columns(self, learner: Learner) -> dict[str, Any]:
         """What its rows say of it."""
         settings = self.about["settings"]
+        device = next((parameter.device for parameter in learner.parameters()), torch.device("cpu"))
         precision = training_precision(settings["precision"], device)
         return {
             "learner": self.cls.name,
@@ -229,7 +275,7 @@ class _Cell:
             "backbone": settings["backbone"],
             "seed": self.about["seed"],
             "image_size": self.about["size"],
-            "transductive": learner.transductive,
+            **{column: getattr(learner, column) for column in LEAGUE},
             "device": describe(device),
             "precision": str(precision).removeprefix("torch."),
             "torch": torch.__version__,
@@ -243,8 +289,8 @@ class _Cell:
         device: str,
         resume: bool,
         progress: bool = True,
-    ) -> tuple[Learner, Trained]:
-        """The trained learner; it is given no test images."""
+    ) -> tuple[Learner, float]:
+        """The trained learner, and the seconds that took; it is given no test images."""
         learner = build_learner(self.cls, self.about)
         log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
@@ -267,19 +313,39 @@ class _Cell:
             f"{trained.best_step:,}",
             trained.best_accuracy,
         )
-        return learner, trained
+        return learner, trained.seconds
 
-    def finished(self, folder: RunFolder) -> bool:
-        """Whether its rows are there; not where they are of an older state of the file it comes from."""
+    def restored(self, train_bank: ImageBank, folder: Path, device: torch.device) -> tuple[Learner, float]:
+        """The learner that was trained earlier, from its best checkpoint, and the seconds that had taken."""
+        log.info("%s: trained earlier", self.label)
+        learner, path = build_learner(self.cls, self.about), folder / "best.pt"
+        checkpoints.restore(learner, checkpoints.load(path), path)
+        if learner.text:
+            learner.class_names = train_bank.class_names
+        with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+            return learner.to(device), float(pd.read_csv(folder / "training.csv")["seconds"].iloc[-1])
+        return learner.to(device), 0.0
+
+    def waiting(self, folder: RunFolder, protocols: Sequence[str]) -> tuple[list[str], bool]:
+        """Those of the protocols whose rows are not there, and whether its best checkpoint can be taken for them.
+
+        All of its protocols where they are of an older state of the file it comes from.
+        """
         about = self.about
-        if not folder.has(self.cls.name, about["variant"], about["settings"]["backbone"], about["seed"], self.shots):
-            return False
+        model = self.cls.name, about["variant"], about["settings"]["backbone"], about["seed"]
+        wanted = [name for name in protocols if self.first or name == "episodes"]
+        there = [
+            name for name in PROTOCOLS if folder.has(name, *model, self.shots) and (self.first or name == "episodes")
+        ]
+        left = [name for name in wanted if name not in there]
+        if not there:
+            return left, False
         checkpoint = folder.checkpoints(self.name) / "best.pt"
         before = checkpoints.load(checkpoint)["about"] if checkpoint.exists() else self.about
         changed = changes(before, self.about)
         if "source" in changed and "learner" not in changed:
             log.info("%s: its file has changed, running it again", self.label)
-            return False
+            return [name for name in PROTOCOLS if name in (*wanted, *there)], False
         other = " and ".join(sorted(changed & {"settings", "weights"}))
         if other and "learner" not in changed:
             raise InputError(f"{folder.path} holds {self.label} with other {other}: choose another one with --output")
@@ -288,8 +354,9 @@ class _Cell:
                 f"{folder.path} holds another learner called {self.label}, {before['learner']}: rename one, or choose"
                 " another folder with --output"
             )
-        log.info("%s: finished earlier", self.label)
-        return True
+        if not left:
+            log.info("%s: finished earlier", self.label)
+        return left, checkpoint.exists()
 
 
 def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) -> list[_Cell]:
@@ -307,10 +374,9 @@ def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) ->
         if specs.setdefault(row, spec) != spec:
             raise InputError(f"{specs[row]} and {spec} are both called {cell.label}: leave out or rename one")
         if cell.about["seed"] == config.seeds[0]:
-            learner, settings = build_learner(cell.cls, cell.about), cell.about["settings"]
-            learner.check_batches(batches_from(settings["batches"]))
-            if settings["weights"]:
-                load_weights(learner.backbone, Path(settings["weights"]), settings["backbone"])
+            learner, settings = build_learner(cell.cls, cell.about), Training.model_validate(cell.about["settings"])
+            learner.check_batches(batches_from(settings.batches))
+            give_weights(learner, settings)
     return cells
 
 
@@ -326,64 +392,3 @@ def _digest(weights: str) -> str:
 
 def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -> dict[str, ImageBank]:
     return {split: load_dataset(name, split, data=data, size=config.data.size or None) for split in splits}
-
-
-def _fitted(config: Config, banks: dict[str, ImageBank]) -> Config:
-    """The configuration with no more classes and images a batch or an episode than there are; says what it changed."""
-    learners = {}
-    for spec, settings in config.learner.items():
-        per_shot = {shot: _with_batches(spec, one, banks["train"]) for shot, one in settings.per_shot.items()}
-        learners[spec] = _with_batches(spec, settings, banks["train"]).model_copy(update={"per_shot": per_shot})
-    validation = _with_validation(config.validation, banks["validation"])
-    evaluation = _with_tests(config.evaluation, banks["test"]) if "test" in banks else config.evaluation
-    return config.model_copy(update={"learner": learners, "validation": validation, "evaluation": evaluation})
-
-
-def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
-    new = fitted(settings, find_learner(spec)[0], bank)
-    options, images = settings.options, new.batches.get("images", 0)
-    if 1 < images <= options.get("shot", 0):  # some must be left for queries
-        options = {**options, "shot": images - 1}
-    if 0 < new.steps < settings.steps:
-        passes = f"{settings.epochs} passes through {len(bank):,} images"
-        log.warning("%s: %s steps, not %s: %s", spec, f"{new.steps:,}", f"{settings.steps:,}", passes)
-    return _changed(
-        spec, new.model_copy(update={"batches": settings.batches}), bank, batches=new.batches, options=options
-    )
-
-
-def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
-    fewest = int(bank.sizes.min())
-    shot = min(validation.shot, fewest - 1)
-    query = min(validation.query, fewest - shot)
-    return _changed("validation", validation, bank, way=min(validation.way, bank.classes), shot=shot, query=query)
-
-
-def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
-    """The test protocols that the bank can fill; where it can fill none they stay, and are refused later.
-
-    Where the data set's protocol lists its episodes, they are those.
-    """
-    if bank.listed:
-        listed = ListedEpisodes(bank)
-        ways, shots, query, episodes = [listed.way], [listed.shot], listed.query, listed.count
-        log.info("test: the %d episodes that the protocol lists, %d-way %d-shot", episodes, listed.way, listed.shot)
-        return Evaluation(ways=ways, shots=shots, query=query, episodes=episodes, seed=listed.seed)
-    fewest = int(bank.sizes.min())
-    ways = [way for way in evaluation.ways if way <= bank.classes]
-    shots = [shot for shot in evaluation.shots if shot < fewest]
-    if not ways or not shots:
-        return evaluation
-    query = min(evaluation.query, fewest - max(shots))
-    return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
-
-
-def _changed(what: str, settings: Any, bank: ImageBank, **fitted: Any) -> Any:
-    """The settings with what fits the bank; says which ones that changes."""
-    for name, value in fitted.items():
-        if value != getattr(settings, name):
-            log.warning(
-                "%s: %s = %s, not %s: there are %d classes for %s, the smallest of %d images",
-                *(what, name, value, getattr(settings, name), bank.classes, bank.split, int(bank.sizes.min())),
-            )
-    return settings.model_copy(update=fitted)

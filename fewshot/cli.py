@@ -1,4 +1,4 @@
-"""The command line: fewshot bench, train, evaluate, compare, report, learners, backbones, data."""
+"""The command line: fewshot bench, train, evaluate, compare, report, learners, check, backbones, data."""
 
 import argparse
 import inspect
@@ -9,27 +9,41 @@ import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from episodes import ImageBank, InputError, ListedEpisodes, MissingData, load_dataset
 from episodes.bank import cache_folder
 from episodes.datasets import SOURCES, SPLITS, find_source, short_name, where
+from episodes.errors import unknown_name
 from episodes.inspection import draw_episode, find_twins, intact
 from fewshot import checkpoints, comparison, tables
 from fewshot.backbones import backbone_listing
 from fewshot.benchmark import build_learner, open_data, open_interval, run_benchmark, train_learner
-from fewshot.config import load_config
+from fewshot.config import PROTOCOLS, evaluation_from, load_config
+from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, writing
+from fewshot.fitting import fitted_generalised, with_held_out
 from fewshot.learners import Learner, find_learner, learner_names
+from fewshot.learners.base import EmbeddedBank
+from fewshot.learners.faults import fault_of
+from fewshot.learners.registry import default_options, suite_learners
 from fewshot.measurement import measure_backbones
-from fewshot.run_folder import find_runs, read_results
+from fewshot.protocols.rows import check_protocols, measure
+from fewshot.protocols.sheets import protocol_sheets
+from fewshot.run_folder import find_runs, read_results, read_sheets
+
+if TYPE_CHECKING:
+    from fewshot.checks import Result
+    from fewshot.specimen import Specimen
 
 log = logging.getLogger("fewshot")
 _LOGS = (log, logging.getLogger("episodes"))
@@ -58,12 +72,20 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        fault = fault_of(error)
+        if not fault:  # a bug of ours
+            raise
+        print(f"fewshot: {InputError(fault)}", file=sys.stderr)
+        return 2
     return 0
 
 
 _DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
+_PROTOCOLS = f"of {', '.join(PROTOCOLS)}"
 _LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
+_EVERY = "'all' for every learner of the suite that can run here"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,11 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
     run.add_argument("--output", type=_path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
     run.add_argument("--seed", type=_seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
+    run.add_argument(
+        "--held-out", type=int, metavar="K", help="images a base class kept from training (default: the preset's)"
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
 
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
     bench.add_argument(
-        "--learner", type=_names, metavar="NAME[,NAME]", help=f"{_LEARNER}; several with commas (default: the preset's)"
+        "--learner",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help=f"{_LEARNER}; several with commas; {_EVERY} (default: the preset's)",
+    )
+    bench.add_argument(
+        "--protocol", type=_names, metavar="NAME[,NAME]", help=f"{_PROTOCOLS}; several with commas (default: episodes)"
     )
     bench.set_defaults(command=_bench)
 
@@ -96,11 +127,12 @@ def _parser() -> argparse.ArgumentParser:
 
     test = commands.add_parser("evaluate", parents=[data], help="evaluate a checkpoint on one protocol")
     test.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help="best.pt of a learner")
+    test.add_argument("--protocol", default="episodes", metavar="NAME", help=f"{_PROTOCOLS} (default: episodes)")
     test.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
-    test.add_argument("--shot", type=int, default=1, metavar="K", help="support images a class (default: 1)")
+    test.add_argument("--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several)")
     test.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
-    test.add_argument("--episodes", type=int, default=10_000, metavar="E", help="how many (default: 10000)")
-    test.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes (default: 0)")
+    test.add_argument("--episodes", type=int, metavar="E", help="how many (default: 10000; generalised: 2000)")
+    test.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
     test.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
     test.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
     test.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
@@ -123,7 +155,17 @@ def _parser() -> argparse.ArgumentParser:
     page.set_defaults(command=_report)
 
     learners = commands.add_parser("learners", help="list the learners")
+    learners.add_argument("--markdown", action="store_true", help="as a Markdown table")
     learners.set_defaults(command=_learners)
+
+    promises = commands.add_parser("check", help="whether learners keep the promises of the contract")
+    promises.add_argument(
+        "learner",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help=f"{_LEARNER}, or 'all'; without VARIANT, all of its variants",
+    )
+    promises.set_defaults(command=_check)
 
     networks = commands.add_parser("backbones", help="list the backbones, or measure them on this machine")
     networks.add_argument("--size", type=_positive, default=84, metavar="PIXELS", help="of RGB images (default: 84)")
@@ -162,19 +204,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
-    wanted = load_config(options.preset, options.learner, options.dataset, options.seed, options.size)
+    for protocol in options.protocol or []:
+        _check_protocol(protocol)
+    wanted = load_config(
+        *(options.preset, options.learner, options.dataset, options.seed, options.size),
+        protocols=options.protocol,
+        held_out=options.held_out,
+    )
     config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, config.data.dataset)
     results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
-    _, accuracies = read_results(folder)
-    tables.show(tables.sheets(results, accuracies), console)
+    tables.show(read_sheets(folder), console)
+    more = [f"{name}.csv" for name in PROTOCOLS if (folder / f"{name}.csv").exists()]
+    if not len(results):
+        print(f"Written to {folder}: {', '.join(more)}, results.md and .tex and the rest of the run")
+        return
     _show_comparison(comparison.compare(results), console)
-    print(f"Written to {folder}: results.csv, .md and .tex, comparison.md, episodes.npz and the rest of the run")
+    files = ", ".join(["results.csv, .md and .tex", *more, "comparison.md", "episodes.npz"])
+    print(f"Written to {folder}: {files} and the rest of the run")
     print(f"Next: fewshot report {shlex.quote(str(folder))}")
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    wanted = load_config(options.preset, [options.learner], options.dataset, options.seed, options.size)
+    wanted = load_config(
+        *(options.preset, [options.learner], options.dataset, options.seed, options.size), held_out=options.held_out
+    )
     config, banks = open_data(wanted, options.data, splits=("train", "validation"))
     folder = options.output or _default_folder(f"train-{Path(options.preset).stem}", config.data.dataset)
     for path in train_learner(config, banks, folder, device=options.device, resume=options.resume):
@@ -182,6 +236,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
+    _check_protocol(options.protocol)
     content = checkpoints.load(options.checkpoint)
     about = content["about"]
     if not {"learner", "name", "variant", "settings", "dataset", "channels", "size", "classes", "seed"} <= about.keys():
@@ -192,7 +247,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         raise InputError(
             f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
         )
-    bank = load_dataset(options.dataset or about["dataset"], options.split, data=options.data, size=about["size"])
+    bank = _load(options, about, options.split, options.dataset)
     cls, variant = find_learner(options.learner or about["learner"])
     if cls.name != about["name"] or (variant and variant != about["variant"]):
         raise InputError(f"{options.checkpoint} is of the learner {about['learner']}, not of {options.learner}")
@@ -203,32 +258,81 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         )
     learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
-    accuracies = evaluate(
-        learner, bank, options.way, options.shot, options.query, options.episodes, options.seed, options.device
-    )
+    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
+    if options.protocol == "episodes":
+        tables.show(tables.sheets(_evaluate_episodes(options, about, learner, bank)), console)
+    else:
+        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, about, learner, bank)), console)
+
+
+def _evaluate_episodes(
+    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
+    """The one row of a checkpoint's accuracy."""
+    shot = 1 if options.shot is None else options.shot
+    episodes = 10_000 if options.episodes is None else options.episodes
+    accuracies = evaluate(learner, bank, options.way, shot, options.query, episodes, options.seed, options.device)
+    way, query = options.way, options.query
     if bank.listed:
         listed = ListedEpisodes(bank)
-        options.way, options.shot, options.query = listed.way, listed.shot, listed.query
+        way, shot, query = listed.way, listed.shot, listed.query
     row = {
+        **_model(about, learner),
         "dataset": bank.dataset,
         "split": bank.split,
-        "learner": learner.name,
-        "variant": learner.variant,
-        "backbone": about["settings"]["backbone"],
-        "way": options.way,
-        "shot": options.shot,
-        "query": options.query,
+        "way": way,
+        "shot": shot,
+        "query": query,
         "episodes": len(accuracies.values),
-        "seed": about["seed"],
         "accuracy": accuracies.percent.mean,
         "ci95": accuracies.percent.ci95,
         "ci95_open": open_interval(accuracies, bank).ci95,
         "protocol": bank.protocol,
-        "image_size": about["size"],
-        "transductive": learner.transductive,
     }
-    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
-    tables.show(tables.sheets(pd.DataFrame([row])), console)
+    return pd.DataFrame([row])
+
+
+def _evaluate_protocol(
+    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
+    """The rows of a checkpoint of another protocol than episodes."""
+    if options.protocol == "verification" and options.split == "validation":
+        raise InputError("verification chooses its threshold on validation classes: take --split test")
+    if options.protocol == "generalised" and options.split == "train":
+        raise InputError("generalised needs classes that are not trained on: take --split test or validation")
+    settings = {"way": options.way, "query": options.query}
+    settings |= {} if options.shot is None else {"shots": [options.shot]}
+    settings |= {} if options.episodes is None else {"episodes": options.episodes}
+    wanted = evaluation_from({"protocols": [options.protocol], "seed": options.seed, "generalised": settings})
+    if options.protocol == "generalised" and options.shot is None:
+        wanted = wanted.model_copy(update={"generalised": fitted_generalised(wanted.generalised, bank)})
+    banks = {"test": bank}
+    if options.protocol == "verification":
+        banks["validation"] = _load(options, about, "validation", options.dataset)
+    if options.protocol == "generalised" and about.get("held_out"):
+        banks = with_held_out({**banks, "train": _load(options, about, "train")}, about["held_out"])
+    check_protocols(wanted, banks)
+    device = choose_device(options.device)
+    prepare(device)
+    learner.to(device)
+    data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
+    return pd.DataFrame(measure(options.protocol, learner, data, wanted, _model(about, learner)))
+
+
+def _model(about: dict[str, Any], learner: Learner) -> dict[str, Any]:
+    """What the rows of a checkpoint say of it."""
+    return {
+        "learner": learner.name,
+        "variant": learner.variant,
+        "backbone": about["settings"]["backbone"],
+        "seed": about["seed"],
+        "image_size": about["size"],
+        **{column: getattr(learner, column) for column in tables.LEAGUE},
+    }
+
+
+def _load(options: argparse.Namespace, about: dict[str, Any], split: str, dataset: str | None = None) -> ImageBank:
+    return load_dataset(dataset or about["dataset"], split, data=options.data, size=about["size"])
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:
@@ -265,25 +369,80 @@ def _report(options: argparse.Namespace, console: Console) -> None:
 
 
 def _learners(options: argparse.Namespace, console: Console) -> None:
-    table = Table("learner", "variants", "paper", "kind", "what it does", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows, faults = [], []
     for name in learner_names():
-        cls, _ = find_learner(name)
+        try:
+            cls, _ = find_learner(name)
+            if why := cls.missing("conv4", **default_options(cls)):
+                faults.append(f"{name} cannot run here: {why}")
+        except InputError as error:  # of one package; the others are there all the same
+            faults.append(str(error))
+            continue
         about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        table.add_row(*(Text(cell) for cell in (name, ", ".join(cls.variants), cls.paper, _kind(cls), about)))
-    console.print(table)
+        rows.append((name, ", ".join(cls.variants), cls.paper, _kind(cls), about))
+    heads = ["learner", "variants", "paper", "kind", "what it does"]
+    if options.markdown:
+        print(pd.DataFrame(rows, columns=heads).to_markdown(index=False))
+    else:
+        shares = {"variants": 3, "paper": 2, "what it does": 4}  # of what the names and kinds leave of a line
+        columns = (Column(head, ratio=shares.get(head), no_wrap=head == "learner", overflow="fold") for head in heads)
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+    for fault in faults:
+        print(f"fewshot: {fault}", file=sys.stderr)
+
+
+def _check(options: argparse.Namespace, console: Console) -> None:
+    from fewshot.checks import CHECKS, broken  # compiles what training needs, which other commands need not wait for
+    from fewshot.specimen import specimens
+
+    found = []
+    for spec in [name for one in options.learner for name in (suite_learners() if one == "all" else [one])]:
+        these = specimens(spec)
+        if why := these[0].missing:
+            if "all" not in options.learner:
+                raise InputError(f"{spec} cannot run here: {why}")
+            log.warning("%s is left out: %s", spec, why)
+            continue
+        jobs = [(specimen, check) for specimen in these for check in CHECKS]
+        bar = tqdm(jobs, desc=spec, unit="check", leave=False, disable=None)
+        results = [(specimen, check(specimen)) for specimen, check in bar]
+        console.print(_promises(spec, these, results))
+        found += results
+    if faults := broken(found):
+        raise InputError("; ".join(faults))
+
+
+def _promises(spec: str, these: list["Specimen"], results: list[tuple["Specimen", "Result"]]) -> Table:
+    """Promise by promise what was found; where the variants differ, variant by variant."""
+    variants = [specimen.variant for specimen in these if specimen.variant]
+    title = f"{spec} ({', '.join(variants)})" if len(variants) > 1 else spec
+    table = Table(Column("promise", ratio=1), Column(title, ratio=1), box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    by_promise: dict[str, dict[str, list[str]]] = {}
+    for specimen, result in results:
+        said = ": ".join(filter(None, [result.outcome, result.said]))
+        by_promise.setdefault(result.check.promise, {}).setdefault(said, []).append(specimen.variant)
+    for promise, found in by_promise.items():
+        cells = [said if len(found) == 1 else f"{', '.join(of)}: {said}" for said, of in found.items()]
+        broken = any(said.startswith("broken") for said in found)
+        table.add_row(Text(promise), Text("\n".join(cells), style="bold" if broken else ""))
+    return table
 
 
 def _kind(cls: type[Learner]) -> str:
     """What sets a learner apart from one that trains on labels and scores each query by itself."""
-    transductive = "transductive" if cls.transductive is True else f"transductive: {', '.join(cls.transductive or ())}"
     said = {
         "untrained": not cls.trained,
         "no labels": cls.trained and not cls.supervised,
         "adapts": cls.adapts,
-        transductive: bool(cls.transductive),
+        "transductive": cls.transductive,
         "reads names": cls.text,
+        "external data": cls.external,
     }
-    return ", ".join(word for word, holds in said.items() if holds)
+    # some things hold of some variants alone
+    return ", ".join(word if holds is True else f"{word}: {', '.join(holds)}" for word, holds in said.items() if holds)
 
 
 def _backbones(options: argparse.Namespace, console: Console) -> None:
@@ -373,6 +532,11 @@ def _described(bank: ImageBank) -> str:
 
 def _default_folder(preset: str, dataset: str) -> Path:
     return Path("results") / f"{Path(preset).stem}-{short_name(dataset)}"
+
+
+def _check_protocol(name: str) -> None:
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, PROTOCOLS)
 
 
 def _seeds(text: str) -> list[int]:

@@ -28,6 +28,7 @@ _NOTE = (
     " intervals and the rounding leave open, else 'within'; what is not below is bold"
 )
 _OTHER_NOTE = "A cell is ours minus the published accuracy, in points, for orientation only"
+_WIDE = 5  # learners beside each other in a table
 _MOST = 8  # rows that are not comparable, of each way and shot, where only the nearest are shown
 
 
@@ -74,23 +75,36 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     """For each run, way and shot a table of the comparable published numbers, the best first; ours are its columns.
 
     Those that are not comparable stand apart, with the reason: with `every` all of them, another split's in a table of
-    their own; else only the nearest ones, and only where nothing is comparable.
+    their own; else only the nearest ones, and only where nothing is comparable. More learners than stand beside each
+    other have several tables, the best first; without `every` there is the first of these alone.
     """
     made = []
     for (run, way, shot), rows in comparison.groupby(["run", "way", "shot"], sort=False):
         first = rows.iloc[0]
         name = f"{run + ': ' if run else ''}{first.dataset} ({first.protocol}), {way}-way {shot}-shot"
         ours = rows.drop_duplicates("label").set_index("label")[["accuracy", "ci95"]]
-        comparable = rows["verdict"] != "not comparable"
-        same, apart = rows[comparable], rows[~comparable]
-        here = apart["published_protocol"] == apart["protocol"]
-        kinds = [(same, "comparable", _NOTE)]
-        if every:
-            kinds += [(apart[here], "measured otherwise", _OTHER_NOTE), (apart[~here], "another split", _OTHER_NOTE)]
-        elif not len(same):
-            kinds += [(_nearest(apart), "nothing is comparable; nearest", _OTHER_NOTE)]
-        made += [_sheet(part, ours, f"{name}, {kind}", note) for part, kind, note in kinds if len(part)]
+        if len(ours) <= _WIDE:
+            made += _beside(rows, ours, name, every)
+            continue
+        ours = ours.sort_values("accuracy", ascending=False, kind="stable")
+        for start in range(0, len(ours) if every else 1, _WIDE):
+            group = ours[start : start + _WIDE]
+            ranks = f"our learners {start + 1} to {start + len(group)} of {len(ours)}"
+            made += _beside(rows[rows["label"].isin(group.index)], group, f"{name}, {ranks}", every)
     return made
+
+
+def _beside(rows: pd.DataFrame, ours: pd.DataFrame, name: str, every: bool) -> list[Sheet]:
+    """The tables of one run, way and shot for the learners in `ours`."""
+    comparable = rows["verdict"] != "not comparable"
+    same, apart = rows[comparable], rows[~comparable]
+    here = apart["published_protocol"] == apart["protocol"]
+    kinds = [(same, "comparable", _NOTE)]
+    if every:
+        kinds += [(apart[here], "measured otherwise", _OTHER_NOTE), (apart[~here], "another split", _OTHER_NOTE)]
+    elif not len(same):
+        kinds += [(_nearest(apart), "nothing is comparable; nearest", _OTHER_NOTE)]
+    return [_sheet(part, ours, f"{name}, {kind}", note) for part, kind, note in kinds if len(part)]
 
 
 def _sheet(rows: pd.DataFrame, ours: pd.DataFrame, caption: str, note: str) -> Sheet:
@@ -138,11 +152,6 @@ def _nearest(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _reason(row: dict) -> str:
     """Why two numbers must not be compared, '' where they may; the weightiest reason first."""
-    leagues = {
-        "external-data": "trained on more data",
-        "class-names": "uses the names of classes",
-        "not-stated": "does not say whether it is transductive",
-    }
     theirs_transductive = row["league"] == "transductive"
     size, wanted = row["published_size"], row["image_size"]
     # the challenge sets people, programs and networks the same trials: it compares whole systems
@@ -151,11 +160,25 @@ def _reason(row: dict) -> str:
         _split_reason(row["published_protocol"], row["protocol"]),
         "transductive" if theirs_transductive and not row["transductive"] else "",
         "inductive" if row["league"] == "inductive" and row["transductive"] else "",
-        leagues.get(row["league"], ""),
+        *_knowledge_reasons(row),
         "" if whole_systems else _backbone_reason(row["published_backbone"], row["backbone"]),
         "" if whole_systems or pd.isna(size) or size == wanted else f"{size}x{size} pixels, ours {wanted}x{wanted}",
     ]
     return "; ".join(filter(None, reasons))
+
+
+def _knowledge_reasons(row: dict) -> list[str]:
+    """What only one of the two was given, besides the base classes' images and a support set."""
+    league = row["league"]
+    theirs_external, theirs_text = league == "external-data", league == "class-names"
+    return [
+        "trained on more data" if theirs_external and not row["external"] else "",
+        "ours trained on more data" if row["external"] and not theirs_external else "",
+        "uses the names of classes" if theirs_text and not row["text"] else "",
+        "ours uses the names of classes" if row["text"] and not theirs_text else "",
+        "ours sees no support images" if row["variant"] == "zero-shot" else "",
+        "does not say whether it is transductive" if league == "not-stated" else "",
+    ]
 
 
 def _split_reason(theirs: str, ours: str) -> str:

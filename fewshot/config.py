@@ -1,8 +1,9 @@
 """What a run is made of: settings as they stand in a preset, checked, with every default filled in."""
 
+import logging
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -13,10 +14,14 @@ from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import find_backbone
-from fewshot.learners.registry import checked_options, find_learner, split_backbone
+from fewshot.learners.registry import checked_options, default_options, find_learner, split_backbone, suite_learners
+
+log = logging.getLogger("fewshot")
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Protocol = Literal["episodes", "verification", "retrieval", "generalised"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
 class _Settings(BaseModel):
@@ -24,22 +29,51 @@ class _Settings(BaseModel):
 
 
 class Data(_Settings):
-    """dataset: NAME, NAME:PROTOCOL or a path; fallback: what to run on where that cannot be had; size: pixels, 0 as
-    usual."""
+    """Which images a run is on.
+
+    dataset   NAME, NAME:PROTOCOL or a path; fallback: what to run on where that cannot be had
+    size      pixels, 0 as usual
+    held_out  so many images of each base class, the last ones, are kept from training: queries of base classes
+    """
 
     dataset: str = "omniglot"
     fallback: str = ""
     size: Annotated[int, Field(ge=0)] = 0
+    held_out: Annotated[int, Field(ge=0)] = 0
+
+
+class Verification(_Settings):
+    """So many pairs of one class, and as many of two; the score from which on two images are the same is chosen on as
+    many pairs of validation classes."""
+
+    pairs: Annotated[int, Field(ge=2)] = 10_000
+
+
+class Generalised(_Settings):
+    """Episodes of `way` novel classes beside all base classes, with `query` queries a novel class and as many of base
+    classes."""
+
+    way: Count = 5
+    shots: Annotated[list[Count], Field(min_length=1)] = [1, 2, 5, 10, 20]
+    query: Count = 15
+    episodes: Annotated[int, Field(ge=2)] = 2000
 
 
 class Evaluation(_Settings):
-    """The test protocols: every way with every shot, on the same episodes for every learner and training seed."""
+    """The test protocols, the same episodes and pairs for every learner and training seed.
 
+    protocols: 'episodes', every way with every shot; 'verification', 'retrieval' (which has nothing to set) and
+    'generalised' beside it or alone. seed: of all that is drawn
+    """
+
+    protocols: Annotated[list[Protocol], Field(min_length=1)] = ["episodes"]
     ways: Annotated[list[Count], Field(min_length=1)] = [5, 20]
     shots: Annotated[list[Count], Field(min_length=1)] = [1, 5]
     query: Count = 15
     episodes: Annotated[int, Field(ge=2)] = 10_000
     seed: Seed = 0
+    verification: Verification = Verification()
+    generalised: Generalised = Generalised()
 
 
 class Validation(_Settings):
@@ -117,10 +151,13 @@ def load_config(
     dataset: str | None = None,
     seeds: list[int] | None = None,
     size: int | None = None,
+    protocols: list[str] | None = None,
+    held_out: int | None = None,
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
-    learners, seeds, size: instead of the preset's own; dataset: instead of the preset's, and then without fallback.
+    learners, seeds, size, protocols, held_out: instead of the preset's own; the learner 'all' stands for every one of
+    the suite that can run here; dataset: instead of the preset's, and then without fallback.
     A named preset has one file for characters and one for photographs; `dataset` decides. A preset's table [training]
     holds for every learner, [learner.NAME] for that one and its variants, [learner."NAME:VARIANT"] for that variant,
     and either with @BACKBONE for it on that backbone. Raises InputError for names and values that there are not.
@@ -137,10 +174,14 @@ def load_config(
         if ".py:" not in name:
             find_learner(name)
     specs = learners or (list(tables) if names is None else names)
-    table["learner"] = {spec: _settings_of(spec, training, tables) for spec in specs}
+    table["learner"] = {
+        spec: settings for one in specs for spec, settings in _settings_of_all(one, training, tables).items()
+    }
     chosen = {**({"dataset": dataset, "fallback": ""} if dataset else {}), **({"size": size} if size else {})}
-    if chosen and isinstance(table.get("data", {}), dict):
-        table["data"] = {**table.get("data", {}), **chosen}
+    chosen |= {} if held_out is None else {"held_out": held_out}
+    for name, own in (("data", chosen), ("evaluation", {"protocols": protocols} if protocols else {})):
+        if own and isinstance(table.get(name, {}), dict):
+            table[name] = {**table.get(name, {}), **own}
     if seeds:
         table["seeds"] = seeds
     config = _checked(Config, table, str(path))
@@ -150,6 +191,23 @@ def load_config(
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, one) for spec, one in config.learner.items()}
     return config.model_copy(update={"data": data, "learner": settings})
+
+
+def _settings_of_all(
+    spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What `spec` stands for, each with its settings: itself, or all learners of the suite that can run with theirs."""
+    if spec != "all":
+        return {spec: _settings_of(spec, training, tables)}
+    every = {name: _settings_of(name, training, tables) for name in suite_learners()}
+    for name, settings in list(every.items()):
+        cls, _ = find_learner(name)
+        options = settings.get("options", {})
+        options = {**default_options(cls), **(options if isinstance(options, dict) else {})}
+        if why := cls.missing(str(settings.get("backbone", "conv4")), **options):
+            log.warning("%s is left out: %s", name, why)
+            del every[name]
+    return every
 
 
 def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -187,6 +245,11 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
 def read_config(path: Path) -> Config:
     """The configuration a run has written, complete as it stands; InputError where it cannot be read."""
     return _checked(Config, _read_toml(path), str(path))
+
+
+def evaluation_from(table: dict[str, Any]) -> Evaluation:
+    """The test protocols of a command's arguments; InputError for values that there are not."""
+    return _checked(Evaluation, table, "the arguments")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -243,7 +306,11 @@ def _keys(model: type[BaseModel], parents: list[Any]) -> list[str]:
     keys = list(model.model_fields)
     if parents:
         in_learner = {"learner": LearnerSettings, "per_shot": Training}
-        inner = in_learner.get(parents[-2] if len(parents) > 1 else "") or model.model_fields[parents[0]].annotation
+        inner = in_learner.get(parents[-2] if len(parents) > 1 else "")
+        if inner is None:
+            inner = model
+            for parent in parents:
+                inner = inner.model_fields[parent].annotation
         keys = list(inner.model_fields)
     elif model is Config:
         keys += ["learners", "training"]

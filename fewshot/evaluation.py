@@ -10,7 +10,8 @@ from torch import Tensor
 from episodes import Episodes, EpisodeSampler, ImageBank, InputError, ListedEpisodes
 from episodes.sampler import sampler_of
 from fewshot.devices import choose_device, placed, prepare
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.learners.base import EmbeddedBank, Learner, described
+from fewshot.learners.faults import place_of
 from fewshot.statistics import Estimate, over_episodes
 
 # images of the episodes worked on at once: their embeddings fit the CPU's cache, or fill a GPU
@@ -88,13 +89,14 @@ def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too."""
     scores = learner.episode_scores(data, episodes)
     _, way, query = episodes.query.shape
-    if scores.shape != (len(episodes), way * query, way):
+    expected = len(episodes), way * query, way
+    if not isinstance(scores, Tensor) or scores.shape != expected or not scores.is_floating_point():
         raise InputError(
-            f"the scores of {learner.name} must have the shape (E, Q, N) = {(len(episodes), way * query, way)}, not"
-            f" {tuple(scores.shape)}"
+            f"the scores of {_named(learner)} must be a tensor of floats of the shape (E, Q, N) = {expected}, not"
+            f" {described(scores)}"
         )
     if not scores.isfinite().all():
-        raise InputError(f"the scores of {learner.name} are not all finite numbers")
+        raise InputError(f"the scores of {_named(learner)} are not all finite numbers")
     return scores
 
 
@@ -114,6 +116,12 @@ def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampl
     scores = _scores(learner, data, part)
     if not torch.allclose(scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise InputError(
-            f"{learner.name} scores a query otherwise when other queries are left out: set transductive = True in its"
-            " class, so that tables can say so"
+            f"{_named(learner)} scores a query otherwise when other queries are left out: set transductive = True in"
+            " its class, so that tables can say so"
         )
+
+
+def _named(learner: Learner) -> str:
+    """The learner's name, and for one that somebody brought where its scores are written."""
+    method = "scores" if type(learner).episode_scores is Learner.episode_scores else "episode_scores"
+    return learner.name + place_of(learner, method)

@@ -62,6 +62,114 @@ def n_pair(anchors: Tensor, positives: Tensor, regularisation: float = 0.0) -> T
     return loss + regularisation * lengths
 
 
+MINING = ("semi-hard", "hard", "margin", "random", "all")
+
+
+def mined(distances: Tensor, labels: Tensor, mining: str, margin: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The triplets of a batch that a rule chooses: anchors (P,), positives (P,), which negatives (P, B), all d- (P, B).
+
+    distances (B, B), squared or not, as the loss has them; labels (B,). The rows are the P ordered pairs of one class;
+    for each, with d+ the distance of the pair and d- that of its anchor to an image of another class, are chosen
+
+    all        every negative
+    random     one negative, uniformly
+    semi-hard  d+ < d- < d+ + margin (Schroff et al. 2015, FaceNet)
+    hard       d- < d+
+    margin     d- + margin < d+: hard by a margin
+    """
+    same = labels[:, None] == labels
+    anchors, positives = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)).nonzero(as_tuple=True)
+    near, far = distances[anchors, positives][:, None], distances[anchors]
+    others = ~same[anchors]
+    if mining == "random":
+        tickets = torch.rand(others.shape, device=others.device) * others
+        others = others & (tickets == tickets.amax(1, keepdim=True))
+    elif mining != "all":
+        rules = {"semi-hard": (near < far) & (far < near + margin), "hard": far < near, "margin": far + margin < near}
+        others = others & rules[mining]
+    return anchors, positives, others, far
+
+
+def triplet(embeddings: Tensor, labels: Tensor, margin: float, mining: str = "semi-hard") -> Tensor:
+    """Triplet loss (Schroff et al. 2015, equation 3): max(0, margin + d+^2 - d-^2), a scalar.
+
+    embeddings (B, D), labels (B,); mining: a rule of `mined`, on squared distances as in FaceNet. The mean is over the
+    chosen triplets that add something; where there are none the loss is 0.
+    """
+    distances = squared_distances(embeddings, embeddings)
+    anchors, positives, chosen, far = mined(distances, labels, mining, margin)
+    terms = functional.relu(margin + distances[anchors, positives][:, None] - far)
+    return _mean(terms, chosen & (terms > 0))
+
+
+def triplet_pairs(embeddings: Tensor, labels: Tensor, margin: float, mining: str = "semi-hard") -> Tensor:
+    """The contrastive form on the two pairs of a triplet: max(0, margin - d-)^2 + (d+)^2, a scalar.
+
+    embeddings (B, D), labels (B,); mining: a rule of `mined`, on distances that are not squared. The mean is over the
+    chosen triplets; where there are none the loss is 0.
+    """
+    # the square root has no finite slope at zero
+    distances = squared_distances(embeddings, embeddings).clamp_min(1e-12).sqrt()
+    anchors, positives, chosen, far = mined(distances, labels, mining, margin)
+    return _mean(functional.relu(margin - far).square() + distances[anchors, positives].square()[:, None], chosen)
+
+
+def histogram(embeddings: Tensor, labels: Tensor, bins: int = 100) -> Tensor:
+    """Histogram loss (Ustinova and Lempitsky 2016, equations 1 to 4): a scalar in [0, 1].
+
+    embeddings (B, D), compared by their cosine; labels (B,). The similarities of the positive and of the negative pairs
+    of a batch make two histograms of bins + 1 nodes on [-1, 1], each similarity shared linearly between its two nodes;
+    the loss is sum over r of h-(r) times the cumulative h+ up to r: the estimated probability that a negative pair is
+    more alike than a positive one. It is 0 where a kind of pair is missing.
+    """
+    directions = functional.normalize(embeddings, dim=1)
+    row, column = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
+    places = ((directions @ directions.T)[row, column].clamp(-1, 1) + 1) * (bins / 2)
+    shares = functional.relu(1 - (places[:, None] - torch.arange(bins + 1, device=places.device)).abs())
+    same = (labels[row] == labels[column]).to(shares.dtype)
+    positive, negative = (kind @ shares / kind.sum().clamp_min(1) for kind in (same, 1 - same))
+    return (negative * positive.cumsum(0)).sum()
+
+
+def nca(embeddings: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Neighbourhood components analysis (Goldberger et al. 2004): the non-parametric softmax over a batch, a scalar.
+
+    embeddings (B, D), labels (B,): mean over i of -log(sum over j of i's class of p_ij), where p_ij is the softmax over
+    all j != i of minus the squared distance divided by `temperature`. Images that are alone in their class add nothing.
+    """
+    alone = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    same = (labels[:, None] == labels) & ~alone
+    near = (-squared_distances(embeddings, embeddings) / temperature).masked_fill(alone, -torch.inf)
+    has_some = same.any(1)
+    # an image that is alone would have the logarithm of nothing: any other row takes its place, and is not counted
+    hits = near.where(same | ~has_some[:, None], near.new_tensor(-torch.inf))
+    return _mean(near.logsumexp(1) - hits.logsumexp(1), has_some)
+
+
+def instance(embeddings: Tensor, own: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """The softmax in which each image is a class of its own (Wu et al. 2018, equation 2): a scalar.
+
+    embeddings (B, D), own (B, D) what stands for each image's own class, others (M, D) for other images, all of length
+    one: the mean over i of -log(exp(f_i . v_i / t) / (exp(f_i . v_i / t) + sum over m of exp(f_i . v_m / t))).
+    """
+    logits = torch.cat([(embeddings * own).sum(1, keepdim=True), embeddings @ others.T], dim=1) / temperature
+    return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+def image_text(images: Tensor, texts: Tensor, numbers: Tensor, scale: Tensor | float) -> Tensor:
+    """The contrastive loss between images and texts: a scalar.
+
+    images (B, D) and texts (T, D), both of length one; numbers (B,): which text is that of each image; every text has
+    an image. It is the mean of two cross-entropies of scale * cosine: of each image's text among the texts, and of each
+    text's image among the images. Of several images of a text the latter takes the mean (Yang et al. 2022, equation 3);
+    with one image a text this is the loss of Radford et al. 2021, figure 3.
+    """
+    logits = scale * images @ texts.T
+    own = functional.one_hot(numbers, len(texts)).to(logits.dtype)  # (B, T)
+    of_texts = -(logits.log_softmax(0) * own).sum(0) / own.sum(0)
+    return (functional.cross_entropy(logits, numbers) + of_texts.mean()) / 2
+
+
 def _mean(terms: Tensor, chosen: Tensor) -> Tensor:
     """Mean of the chosen terms, 0 where there are none; without a look at the data that would stall a GPU."""
     return (terms * chosen).sum() / chosen.sum().clamp_min(1)

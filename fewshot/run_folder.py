@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from episodes import ImageBank, InputError
 from fewshot import tables
 from fewshot.comparison import compare
 from fewshot.comparison import sheets as comparison_sheets
-from fewshot.config import Config, read_config
+from fewshot.config import PROTOCOLS, Config, read_config
 from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, replacing, writing
+from fewshot.protocols.rows import COLUMNS
+from fewshot.protocols.sheets import protocol_sheets
 
 _LEARNER = ["learner", "variant", "backbone"]
+_LATER = {"ci95_open": np.nan, "text": False, "external": False}  # columns that older runs lack, and what holds there
 
 log = logging.getLogger("fewshot")
 
@@ -32,7 +35,7 @@ log = logging.getLogger("fewshot")
 class RunFolder:
     """The files of the run at `path`: results/README.md says what is in them.
 
-    results  the tidy rows of all finished learners, also those of earlier calls
+    results  the tidy rows of all learners whose episodes are finished, also those of earlier calls
     Raises InputError where the folder cannot be written, or holds a run that `config` and `banks` do not continue.
     """
 
@@ -52,9 +55,11 @@ class RunFolder:
         self._environment = environment
         self.results = pd.DataFrame(columns=tables.COLUMNS)
         self._accuracies: dict[str, np.ndarray] = {}
+        self._protocols: dict[str, pd.DataFrame] = {}
         with _reading(path):
             if (path / "results.csv").exists():
                 self.results, self._accuracies = _read(path)
+            self._protocols = _read_protocols(path)
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
@@ -73,36 +78,46 @@ class RunFolder:
         """Where the checkpoints of the learner and seed called `name` are."""
         return self.path / "checkpoints" / name
 
-    def has(self, learner: str, variant: str, backbone: str, seed: int, shots: Sequence[int]) -> bool:
-        """Whether the rows of a learner and seed are there, for all these shots."""
+    def has(self, protocol: str, learner: str, variant: str, backbone: str, seed: int, shots: Sequence[int]) -> bool:
+        """Whether the rows of a learner and seed are there for a protocol; of episodes, for all these shots."""
+        rows = self.results if protocol == "episodes" else self._protocols.get(protocol, pd.DataFrame())
+        if not len(rows):
+            return False
         wanted = {"learner": learner, "variant": variant, "backbone": backbone, "seed": seed}
-        rows = self.results[(self.results[list(wanted)] == list(wanted.values())).all(axis=1)]
-        return set(shots) <= set(rows["shot"])
+        rows = rows[(rows[list(wanted)] == list(wanted.values())).all(axis=1)]
+        return set(shots) <= set(rows["shot"]) if protocol == "episodes" else len(rows) > 0
 
-    def add(self, rows: list[dict[str, Any]], accuracies: dict[str, np.ndarray]) -> None:
-        """Add the rows of one learner and seed, in place of older ones, and bring all files up to date.
+    def add(
+        self, protocol: str, rows: list[dict[str, Any]], accuracies: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Add the rows of one learner, seed and protocol, in place of older ones, and bring all files up to date.
 
-        results.csv comes last, since it says what is finished.
+        accuracies: of episodes. The csv file comes last, since it says what is finished.
         """
-        new = pd.DataFrame(rows, columns=tables.COLUMNS)
-        together = pd.concat([self.results, new]) if len(self.results) else new
-        together = together.drop_duplicates([*_LEARNER, "seed", "way", "shot"], keep="last")
-        place = together.groupby(_LEARNER, sort=False).ngroup()
-        together = together.assign(place=place).sort_values(["place", "seed", "way", "shot"], kind="stable")
-        self.results = together.drop(columns="place").reset_index(drop=True)
-        self._accuracies.update(accuracies)
+        if protocol == "episodes":
+            self.results = _with_rows(self.results, pd.DataFrame(rows, columns=tables.COLUMNS))
+            self._accuracies.update(accuracies or {})
+        else:
+            new = pd.DataFrame(rows, columns=COLUMNS[protocol])
+            self._protocols[protocol] = _with_rows(self._protocols.get(protocol, new[:0]), new)
         with writing(self.path):
-            with replacing(self.path / "episodes.npz") as unfinished, unfinished.open("wb") as file:
-                np.savez_compressed(file, **self._accuracies)
             replace_text(self.path / "environment.json", json.dumps(self._environment, indent=2) + "\n")
-            sheets = tables.sheets(self.results, self._accuracies)
+            sheets = _sheets(self.results, self._accuracies, self._protocols)
             replace_text(self.path / "results.md", tables.markdown(sheets))
             replace_text(self.path / "results.tex", tables.latex(sheets))
-            pairs = tables.differences(self.results, self._accuracies)
-            replace_text(self.path / "differences.csv", pairs.to_csv(index=False, float_format="%.6g"))
-            comparison = compare(self.results, run=self.path.resolve().name)
-            replace_text(self.path / "comparison.md", tables.markdown(comparison_sheets(comparison, every=True)))
-            replace_text(self.path / "results.csv", self.results.to_csv(index=False))
+            if protocol == "episodes":
+                self._write_episodes()
+            else:
+                replace_text(self.path / f"{protocol}.csv", self._protocols[protocol].to_csv(index=False))
+
+    def _write_episodes(self) -> None:
+        with replacing(self.path / "episodes.npz") as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(file, **self._accuracies)
+        pairs = tables.differences(self.results, self._accuracies)
+        replace_text(self.path / "differences.csv", pairs.to_csv(index=False, float_format="%.6g"))
+        comparison = compare(self.results, run=self.path.resolve().name)
+        replace_text(self.path / "comparison.md", tables.markdown(comparison_sheets(comparison, every=True)))
+        replace_text(self.path / "results.csv", self.results.to_csv(index=False))
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run that is there with the learners of `config` added."""
@@ -115,8 +130,10 @@ class RunFolder:
         earlier = read_config(self.path / "config.toml")
         for part in ("data", "evaluation", "validation"):
             before, now = (getattr(one, part).model_dump() for one in (earlier, config))
+            both = set(earlier.evaluation.protocols) & set(config.evaluation.protocols)
             for name in before:
-                if before[name] != now[name]:
+                compared = name != "protocols" and (name not in PROTOCOLS or name in both)
+                if compared and before[name] != now[name]:
                     raise InputError(
                         f"{self.path} holds a run with {name} = {before[name]} in [{part}], not {now[name]}: {other}"
                     )
@@ -126,8 +143,16 @@ class RunFolder:
         environment = self.path / "environment.json"
         if environment.exists() and json.loads(environment.read_text())["data"] != data:
             raise InputError(f"{self.path} holds a run on other images of {config.data.dataset}: {other}")
+        finished = earlier.evaluation
+        evaluation = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
+        together = {*finished.protocols, *config.evaluation.protocols}
+        evaluation["protocols"] = [name for name in PROTOCOLS if name in together]
         return config.model_copy(
-            update={"seeds": sorted({*earlier.seeds, *config.seeds}), "learner": {**earlier.learner, **config.learner}}
+            update={
+                "seeds": sorted({*earlier.seeds, *config.seeds}),
+                "learner": {**earlier.learner, **config.learner},
+                "evaluation": config.evaluation.model_copy(update=evaluation),
+            }
         )
 
 
@@ -139,6 +164,13 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         return _read(path)
 
 
+def read_sheets(path: Path) -> list[tables.Sheet]:
+    """The tables of the run in `path`, those of results.md; InputError where that is a damaged one."""
+    with _reading(path, "copy it again, or run it again"):
+        results, accuracies = _read(path) if (path / "results.csv").exists() else (pd.DataFrame(), {})
+        return _sheets(results, accuracies, _read_protocols(path))
+
+
 def find_runs(path: Path) -> list[Path]:
     """`path` where it is a run's folder, else the runs' folders in it; InputError where there are none."""
     found = [path] if (path / "results.csv").is_file() else sorted(one.parent for one in path.glob("*/results.csv"))
@@ -148,13 +180,44 @@ def find_runs(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """What results.csv and episodes.npz hold; a column that runs did not always have is empty where it is missing."""
+    """What results.csv and episodes.npz hold; a column that runs did not always have is filled where it is missing."""
     results = pd.read_csv(path / "results.csv", keep_default_na=False, na_values={"ci95_open": [""]})
-    lacking = set(tables.COLUMNS) - set(results.columns)
-    if lacking - {"ci95_open"} or set(results.columns) - set(tables.COLUMNS):
+    results = results.assign(**{name: value for name, value in _LATER.items() if name not in results})
+    if set(results.columns) != set(tables.COLUMNS):
         raise ValueError("results.csv has other columns")
     with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
-        return results.reindex(columns=tables.COLUMNS).astype({"ci95_open": float}), dict(arrays)
+        return results[tables.COLUMNS].astype({"ci95_open": float}), dict(arrays)
+
+
+def _read_protocols(path: Path) -> dict[str, pd.DataFrame]:
+    """The rows of the other protocols, of those that were run."""
+    found = {}
+    for protocol, columns in COLUMNS.items():
+        if (path / f"{protocol}.csv").exists():
+            empty = {name: [""] for name in columns if name.endswith("_ci95")}
+            rows = pd.read_csv(path / f"{protocol}.csv", keep_default_na=False, na_values=empty)
+            if list(rows.columns) != columns:
+                raise ValueError(f"{protocol}.csv has other columns")
+            found[protocol] = rows
+    return found
+
+
+def _sheets(
+    results: pd.DataFrame, accuracies: Mapping[str, np.ndarray], protocols: Mapping[str, pd.DataFrame]
+) -> list[tables.Sheet]:
+    """All tables of a run, those of the episodes first."""
+    made = tables.sheets(results, accuracies) if len(results) else []
+    return made + [sheet for name in COLUMNS if name in protocols for sheet in protocol_sheets(name, protocols[name])]
+
+
+def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Both together, new rows in place of older ones of the same model, way and shot; learners as they came."""
+    cell = ["seed", *(name for name in ("way", "shot") if name in new)]
+    together = pd.concat([before, new]) if len(before) else new
+    together = together.drop_duplicates([*_LEARNER, *cell], keep="last")
+    place = together.groupby(_LEARNER, sort=False).ngroup()
+    together = together.assign(place=place).sort_values(["place", *cell], kind="stable")
+    return together.drop(columns="place").reset_index(drop=True)
 
 
 @contextlib.contextmanager

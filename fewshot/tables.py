@@ -31,11 +31,14 @@ COLUMNS = [
     "protocol",
     "image_size",
     "transductive",
+    "text",
+    "external",
     "device",
     "precision",
     "torch",
 ]
-MODEL = ["dataset", "protocol", "learner", "variant", "backbone", "image_size", "transductive"]
+LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
+MODEL = ["dataset", "protocol", "learner", "variant", "backbone", "image_size", *LEAGUE]
 _CELL = [*MODEL, "way", "shot"]
 CHALLENGE = "lake-oneshot"  # the protocol whose trials are counted, one by one
 INTERVAL = (
@@ -205,7 +208,10 @@ def array_of(row: pd.Series, accuracies: Mapping[str, np.ndarray]) -> np.ndarray
 
 
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
-    """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, where there are several."""
+    """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, where there are several.
+
+    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'.
+    """
     several = seeds and results["seed"].nunique() > 1
     families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
     backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
@@ -215,7 +221,8 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
         label = f"{row.learner} ({row.variant})" if row.variant else row.learner
         label += f", {row.backbone}" if has_several else ""
         label += f", seed {row.seed}" if several else ""
-        found.append(f"{label} [transductive]" if row.transductive else label)
+        marks = ", ".join(mark for column, mark in LEAGUE.items() if getattr(row, column))
+        found.append(f"{label} [{marks}]" if marks else label)
     return pd.Series(found, index=results.index, dtype=object)
 
 

@@ -13,9 +13,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 from tqdm import tqdm
 
-from episodes import EpisodeSampler, ImageBank, InputError
+from episodes import EpisodeSampler, ImageBank, InputError, class_texts
 from episodes.batches import batches_from
-from episodes.sampler import stream
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import load_weights
@@ -23,9 +22,10 @@ from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in
+from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described
+from fewshot.learners.faults import place_of
 
-_BASE_SAMPLE = 5000  # base images that a learner may look at before a validation
+_BASE_SAMPLE = 5000  # base images that a learner looks at before a validation, or one a class
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
 
 
@@ -77,21 +77,19 @@ def train(
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
     labels = train_bank.labels.to(chosen) if learner.supervised else torch.arange(len(train_bank), device=chosen)
     if learner.text:
-        learner.class_names = train_bank.class_names
+        learner.class_names = class_texts(train_bank)
     settings = fitted(settings, learner, train_bank)
     batches = batches_from(settings.batches)
     learner.check_batches(batches)
-    if settings.weights:
-        load_weights(learner.backbone, Path(settings.weights), settings.backbone)
+    give_weights(learner, settings)
     way = min(validation.way, validation_bank.classes)
     sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
     precision = training_precision(settings.precision, chosen)
     augment = find_augmentation(settings.augmentation)
-    base = stream(0, torch.arange(len(train_bank))).argsort(stable=True)[:_BASE_SAMPLE].sort().values
 
     torch.manual_seed(seed)
     if settings.steps == 0:
-        learner.begin_validation(EmbeddedBank(learner, train_bank, images=base))
+        _show_base(learner, train_bank)
     run = _Run(learner, settings, folder, about or {})
     if resume:
         run.restore()
@@ -114,7 +112,7 @@ def train(
                     raise InputError(
                         f"the loss of {learner.name} is no number any more at step {step}: lower learning_rate"
                     )
-                learner.begin_validation(EmbeddedBank(learner, train_bank, images=base))
+                _show_base(learner, train_bank)
                 data = EmbeddedBank(learner, validation_bank, precision)
                 accuracies = run_episodes(learner, data, sampler, validation.episodes)
                 run.record(step, mean, accuracies, time.perf_counter() - began)
@@ -138,6 +136,26 @@ def fitted(settings: Training, learner: Learner | type[Learner], bank: ImageBank
     batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
     steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
     return settings.model_copy(update={"batches": dict(vars(batches)), "steps": steps})
+
+
+def give_weights(learner: Learner, settings: Training) -> None:
+    """Give the backbone the weights it starts from; InputError where a learner that lives on them has none."""
+    if settings.weights:
+        load_weights(learner.backbone, Path(settings.weights), settings.backbone)
+    elif learner.external:
+        raise InputError(
+            f"{learner.name} needs pretrained weights: give [learner.{learner.name}] of a preset the line"
+            " weights = 'FILE', a file on this machine"
+        )
+
+
+def _show_base(learner: Learner, bank: ImageBank) -> None:
+    """Call begin_validation with a sample of the training images, where the learner does anything there."""
+    if type(learner).begin_validation is Learner.begin_validation:
+        return
+    images = min(-(-_BASE_SAMPLE // bank.classes), int(bank.sizes.min()))
+    drawn = EpisodeSampler(bank, bank.classes, images, query=0, seed=0).episodes(0, 1)
+    learner.begin_validation(EmbeddedBank(learner, bank.only(drawn.support.flatten().sort().values)))
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
@@ -188,11 +206,20 @@ class _Run:
     def descend(self, loss: Tensor) -> None:
         """One step of the optimizer and of the learning rate."""
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            given = f"{loss!r:.60}" if isinstance(loss, Tensor) and loss.ndim == 0 else described(loss)
+            where = place_of(self.learner, "loss")
             raise InputError(
-                f"the loss of {self.learner.name} must be a scalar tensor that depends on the weights, not {loss!r:.60}"
+                f"the loss of {self.learner.name}{where} must be a scalar tensor that depends on the weights,"
+                f" not {given}"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            if where := place_of(self.learner, "loss"):
+                said = " ".join(str(error).split())
+                raise InputError(f"the loss of {self.learner.name}{where} cannot be differentiated: {said}") from error
+            raise
         self.optimizer.step()
         self.schedule.step()
 

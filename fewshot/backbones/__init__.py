@@ -41,5 +41,4 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
 def backbone_listing() -> list[tuple[str, str, str]]:
     """Name, description and paper of each backbone; the libraries stand as NAME, since they have hundreds."""
     listed = [(name, recipe.about, recipe.paper) for name, recipe in BACKBONES.items()]
-    about = "any classification network of {}, untrained, without its classifier"
-    return [*listed, *((f"{library}:NAME", about.format(library), "") for library in external.LIBRARIES)]
+    return [*listed, *((f"{library}:NAME", external.ABOUT[library], "") for library in external.LIBRARIES)]

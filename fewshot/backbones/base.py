@@ -30,10 +30,14 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] == 3:
             images = (images - self.mean) / self.deviation
-        reduced = self.precision != torch.float32
-        with torch.autocast(images.device.type, self.precision if reduced else torch.bfloat16, enabled=reduced):
+        with self.arithmetic(images.device):
             features = self.body(images.contiguous(memory_format=torch.channels_last))
         return features.flatten(1).float()
+
+    def arithmetic(self, device: torch.device) -> torch.autocast:
+        """The context in which the body computes in `precision`."""
+        reduced = self.precision != torch.float32
+        return torch.autocast(device.type, self.precision if reduced else torch.bfloat16, enabled=reduced)
 
 
 @dataclasses.dataclass(frozen=True)

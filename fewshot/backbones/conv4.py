@@ -1,12 +1,16 @@
 """Conv-4, the four convolutions of most papers on few-shot learning, in its published widths."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fewshot.backbones.base import Backbone, Recipe, check_size
+
+_FEW = 3  # channels of images: so few that the moments of patches cost less than passes over a feature map
 
 
 class ConvBlock(nn.Module):
@@ -24,10 +28,55 @@ class ConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.norm(self.convolution(images))
+        if images.shape[1] <= _FEW and self.norm.training:
+            weight, bias = self._folded(images)
+            features = functional.conv2d(images, weight, bias, padding=1)
+        else:
+            features = self.norm(self.convolution(images))
         if self.pool:
             features = functional.max_pool2d(features, 2)
         return functional.relu(features) if self.relu else features
+
+    def _folded(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that gives what the batch norm makes of `images`.
+
+        What the norm wants to know of the largest feature map, mean and variance of w . p over all patches p, is
+        w . m and w' C w, with the patches' mean m and covariance C: no pass over the map, forward or backward. They
+        come cheap where a patch has few numbers, and more exact than float32 sums over the map.
+        """
+        norm, weight = self.norm, self.convolution.weight
+        with _in_full_precision(images.device):
+            mean, covariance = patch_moments(images.to(weight.dtype))
+            flat = weight.flatten(1)
+            means = flat @ mean + self.convolution.bias
+            variances = (flat @ covariance * flat).sum(1)
+            with torch.no_grad():
+                count = images.numel() / images.shape[1]
+                norm.num_batches_tracked += 1
+                norm.running_mean.lerp_(means, norm.momentum)
+                norm.running_var.lerp_(variances * count / (count - 1), norm.momentum)
+            scale = norm.weight * torch.rsqrt(variances + norm.eps)
+            return weight * scale[:, None, None, None], norm.bias + (self.convolution.bias - means) * scale
+
+
+def patch_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (9 C,) and covariance (9 C, 9 C) over the 3x3 patches around all pixels of `images` (B, C, H, W).
+
+    Beyond the border there are zeros. A patch is in the order of a convolution's weights.
+    """
+    height, width = images.shape[2:]
+    padded = functional.pad(images, [1] * 4).transpose(0, 1)
+    shifted = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    patches = torch.stack(shifted, 1).flatten(3).flatten(0, 1)  # (9 C, B, H W)
+    mean = patches.mean(2).mean(1)  # a sum an image first: one long sum of float32 would lose digits
+    centred = (patches - mean[:, None, None]).transpose(0, 1)
+    return mean, (centred @ centred.mT).mean(0) / (height * width)
+
+
+def _in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Inside, no autocast; on the device 'meta', where only shapes are computed, there is none."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
 
 
 def conv4(

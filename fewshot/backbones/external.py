@@ -1,6 +1,5 @@
-"""The classification networks of torchvision and timm as backbones, by their names there."""
+"""The networks of torchvision, timm and open_clip as backbones, by their names there."""
 
-import difflib
 import functools
 from collections.abc import Callable
 
@@ -8,8 +7,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from episodes.errors import InputError, unknown_name
+from episodes.errors import InputError, nearest_name
 from fewshot.backbones.base import Backbone
+from fewshot.backbones.openclip import openclip_network
 
 _WITH_SIDE_CLASSIFIERS = ("googlenet", "inception_v3")  # that are for training as classifiers alone
 
@@ -43,6 +43,13 @@ def timm_network(network: str) -> Callable[[int, int], Backbone]:
 LIBRARIES: dict[str, Callable[[str], Callable[[int, int], Backbone]]] = {
     "torchvision": torchvision_network,
     "timm": timm_network,
+    "openclip": openclip_network,
+}
+_CLASSIFIER = "any classification network of {}, untrained, without its classifier"
+ABOUT = {
+    "torchvision": _CLASSIFIER.format("torchvision"),
+    "timm": _CLASSIFIER.format("timm"),
+    "openclip": "the image network of a model of open_clip; its weights from a local file",
 }
 
 
@@ -71,6 +78,5 @@ def _backbone(name: str, build: Callable[[], nn.Module], channels: int, size: in
 
 
 def _check_name(library: str, network: str, known: list[str]) -> None:
-    if network not in known:  # told the nearest alone, since there are hundreds
-        nearest = difflib.get_close_matches(network, known, n=10, cutoff=0)
-        raise unknown_name(f"network of {library}", network, nearest)
+    if network not in known:
+        raise nearest_name(f"network of {library}", network, known)

@@ -2,14 +2,24 @@
 
 from fewshot.learners import (  # noqa: F401  registers them
     baseline,
+    clip,
     closed_form,
+    dynamic,
+    exemplar,
+    histogram,
     imprinted,
+    matching,
+    metric,
+    nca,
     nearest_pixel,
     npair,
+    openclip,
     prototypical,
+    relation,
     scikit_learn,
     siamese,
     simpleshot,
+    triplet,
 )
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import find_learner, learner_names, register

@@ -4,12 +4,12 @@ import contextlib
 import functools
 import time
 from collections.abc import Collection, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from episodes import ClassBatches, Episodes, ImageBank, InputError
+from episodes import ClassBatches, Episodes, ImageBank, InputError, class_texts
 from episodes.batches import Batches
 from episodes.errors import unknown_name
 
@@ -25,7 +25,8 @@ class Learner(nn.Module):
     Keyword arguments of __init__ after `backbone` and `classes` are the learner's options: a preset may set them.
 
     batches       the training batches it wants, where the preset does not say
-    variants      its forms, the first the default; `self.variant` is the chosen one
+    variants      its forms, the first the default; `self.variant` is the chosen one. A form that looks at no support
+                  image is called zero-shot, and compared with nothing
     paper         who published it and when, for listings
     trained       False where there is nothing to learn: no training step is made, and `loss` is never called
     supervised    False where it trains without class labels: each training image is then a class of its own, `labels`
@@ -33,7 +34,11 @@ class Learner(nn.Module):
     adapts        True where it fits something to each episode: a head, its weights
     transductive  True where the scores of one query depend on other queries, or the variants of which that holds;
                   tables show it. Of a learner that was made it is True or False
-    text          True where it reads the names of classes; `class_names` are then those of the base classes
+    text          True where it reads the names of classes, in training or in episodes, or the variants of which that
+                  holds; tables show it. `class_names` are then the texts of the base classes (episodes.class_texts).
+                  Of a learner that was made it is True or False
+    external      True where it starts from weights that were trained on other data; tables show it
+    compares      True where a network of its own compares two images: too slow for each image with all others
     """
 
     name: ClassVar[str] = ""
@@ -44,7 +49,9 @@ class Learner(nn.Module):
     supervised: ClassVar[bool] = True
     adapts: ClassVar[bool] = False
     transductive: bool | Collection[str] = False
-    text: ClassVar[bool] = False
+    text: bool | Collection[str] = False
+    external: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: how many base classes there are."""
@@ -52,8 +59,8 @@ class Learner(nn.Module):
         if variant:
             self.check_variant(variant)
         self.variant = variant or self.variants[0]
-        declared = type(self).transductive
-        self.transductive = declared if isinstance(declared, bool) else self.variant in declared
+        self.transductive = self._holds(type(self).transductive)
+        self.text = self._holds(type(self).text)
         self.backbone = backbone
         self.classes = classes
         self.class_names: tuple[str, ...] = ()
@@ -63,6 +70,18 @@ class Learner(nn.Module):
         """Raise InputError where there is no such variant; a learner of open-ended variants says which there are."""
         if variant not in cls.variants:
             raise unknown_name(f"variant of {cls.name or cls.__name__}", variant, filter(None, cls.variants))
+
+    @classmethod
+    def missing(cls, backbone: str, **options: Any) -> str:
+        """Why it cannot run here on that backbone with these options, '' where it can: what is lacking, how to get it.
+
+        For learners that need more than the suite does: an optional package, a file of weights. Such a one is left out
+        where all learners are asked for.
+        """
+        return ""
+
+    def _holds(self, declared: bool | Collection[str]) -> bool:
+        return declared if isinstance(declared, bool) else self.variant in declared
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,)."""
@@ -74,12 +93,16 @@ class Learner(nn.Module):
     def begin_validation(self, base: "EmbeddedBank") -> None:
         """Called before each validation, or once where no step is made: what is to be known of base classes.
 
-        `base.embeddings` holds `embed` of a fixed sample of training images, a few thousand.
+        `base` has a few thousand training images, always the same ones, as many of each class.
         """
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, C, H, W)."""
         return self.backbone(images)
+
+    def embed_texts(self, texts: tuple[str, ...]) -> Tensor:
+        """Embeddings (T, D) of T texts, of learners that read the names of classes."""
+        raise NotImplementedError
 
     def check_batches(self, batches: Batches) -> None:
         """Raise InputError where `loss` cannot work on such batches; by default, where they are of another kind."""
@@ -95,29 +118,41 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
-        """Scores (E, Q, N) of whole episodes: the hook of learners that adapt to each episode from its images.
+        """Scores (E, Q, N) of whole episodes: the hook of learners that work on an episode's images or names.
 
-        `data.embeddings` holds `embed` of every image of the split; `data.bank` the images themselves.
+        `data.embeddings` holds `embed` of every image of the split, `data.text_embeddings` `embed_texts` of the text of
+        every class; `data.bank` the images themselves.
         """
         query = data.embeddings[episodes.query.flatten(1)]
         return self.scores(data.embeddings[episodes.support], query)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """How alike embeddings a (E, A, D) and b (E, B, D) are, (E, A, B): higher where they rather show one class.
+
+        By default the score of a for a class of which b is the one support image. Verification and retrieval use it
+        (see fewshot/protocols/similarity.py, also for when that is no similarity).
+        """
+        return self.scores(b[:, :, None], a)
+
+    def base_logits(self, query: Tensor) -> Tensor:
+        """Logits (E, Q, classes) of queries (E, Q, D) for the base classes, on the scale of `scores`.
+
+        Only of learners that keep something of each base class, such as its weights.
+        """
+        raise NotImplementedError
 
 
 class EmbeddedBank:
     """`bank`, and on first use the learner's `embeddings` (N, D) of all its images, in eval mode and float32.
 
     precision: the arithmetic of the backbone; float32 for every number that is reported.
-    images: the numbers of the images that are embedded, where those are not all.
     seconds: what the embedding took, 0 as long as nobody asked for it.
     """
 
-    def __init__(
-        self, learner: Learner, bank: ImageBank, precision: torch.dtype = torch.float32, images: Tensor | None = None
-    ) -> None:
+    def __init__(self, learner: Learner, bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
         self.bank = bank
         self._learner = learner
         self._precision = precision
-        self._images = torch.arange(len(bank)) if images is None else images
         self.seconds = 0.0
 
     @property
@@ -133,13 +168,41 @@ class EmbeddedBank:
         # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.no_grad(), computing_in(learner.backbone, self._precision), exact:
-            parts = self._images.to(self.device).split(_BATCH)
-            embeddings = torch.cat([learner.embed(self.bank.batch(part)).float() for part in parts])
+            parts = torch.arange(len(self.bank), device=self.device).split(_BATCH)
+            embeddings = torch.cat([_rows(learner, self.bank.batch(part)) for part in parts])
         learner.train(was_training)
         if embeddings.is_cuda:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - began
         return embeddings
+
+    @functools.cached_property
+    def text_embeddings(self) -> Tensor:
+        """`embed_texts` of the text of each class of the bank, (classes, D), each once and not once an episode."""
+        learner, was_training = self._learner, self._learner.training
+        learner.eval()
+        with torch.no_grad():
+            embeddings = learner.embed_texts(class_texts(self.bank)).float()
+        learner.train(was_training)
+        return embeddings
+
+
+def _rows(learner: Learner, images: Tensor) -> Tensor:
+    """The embeddings of `images`, checked to be one row an image."""
+    embeddings = learner.embed(images)
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(images):
+        raise InputError(
+            f"embed of {learner.name} must give a tensor (B, D), one row for each of {len(images)} images, not"
+            f" {described(embeddings)}"
+        )
+    return embeddings.float()
+
+
+def described(value: object) -> str:
+    """What somebody's method gave, in a few words: a tensor by its shape and type."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"{value!r:.60}"
 
 
 @contextlib.contextmanager

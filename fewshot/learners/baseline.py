@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from episodes import ShuffledBatches
 from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot, softmax_gradient
-from fewshot.learners.classifier import CosineClassifier, LinearClassifier
+from fewshot.learners.cosine_classifier import CosineClassifier
+from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
 
 # how they fit a head: their SGD has momentum and as much dampening, a running mean of gradients
@@ -44,6 +46,9 @@ class Baseline(LinearClassifier):
         head = (coefficients.mT @ images).to(query.dtype)  # (E, N, D + 1)
         return query @ head[..., :-1].mT + head[..., None, :, -1]
 
+    def base_logits(self, query: Tensor) -> Tensor:
+        return self.head(query)
+
 
 @register("baseline++")
 class BaselinePlusPlus(CosineClassifier):
@@ -56,6 +61,7 @@ class BaselinePlusPlus(CosineClassifier):
 
     paper = "Chen et al. 2019"
     adapts = True
+    batches = ShuffledBatches(size=256)
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01
@@ -73,8 +79,7 @@ class BaselinePlusPlus(CosineClassifier):
         steps = _steps(self.head_epochs, len(labels))
         gradient = cosine_gradient(products, labels, self.tau)
         coefficients = descend(start, gradient, steps, self.head_rate, **_SGD)
-        directions = functional.normalize(coefficients.mT @ images, dim=2).to(query.dtype)  # (E, N, D)
-        return self.tau * functional.normalize(query, dim=2) @ directions.mT
+        return self.logits(query, (coefficients.mT @ images).to(query.dtype))
 
 
 def _steps(epochs: int, images: int) -> int:

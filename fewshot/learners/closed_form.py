@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ClassBatches, InputError
+from episodes import ClassBatches
 from episodes.batches import Batches
 from fewshot.heads import one_hot, ridge, support_vectors
 from fewshot.learners.base import Learner
+from fewshot.learners.episodic import by_class, check_shot
 from fewshot.learners.registry import register
 
 
@@ -34,18 +35,12 @@ class _Solved(Learner):
 
     def check_batches(self, batches: Batches) -> None:
         super().check_batches(batches)
-        if batches.images <= self.shot:
-            raise InputError(
-                f"{self.name} with shot = {self.shot} needs batches of more images a class, not {batches.images}: some"
-                " must be left for queries"
-            )
+        check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        embeddings = self.embed(images)
-        classes = len(labels.unique_consecutive())  # the batch brings class after class
-        way = min(self.way, classes)
-        by_class = embeddings.view(classes, -1, embeddings.shape[1])[: classes // way * way]
-        episodes = by_class.unflatten(0, (-1, way))  # (E, N, images, D)
+        classes = by_class(self.embed(images), labels)  # (classes, images, D)
+        way = min(self.way, len(classes))
+        episodes = classes[: len(classes) // way * way].unflatten(0, (-1, way))  # (E, N, images, D)
         support, query = episodes[:, :, : self.shot], episodes[:, :, self.shot :]
         scores = self.scores(support, query.flatten(1, 2))
         targets = torch.arange(way, device=scores.device).repeat_interleave(query.shape[2])

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from episodes import ShuffledBatches
 from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot
-from fewshot.learners.classifier import CosineClassifier
+from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.registry import register
 
 
@@ -24,6 +25,7 @@ class Imprinted(CosineClassifier):
     paper = "Qi et al. 2018, Gidaris and Komodakis 2018"
     variants = ("imprint", "finetune")
     adapts = True
+    batches = ShuffledBatches(size=256)
 
     def __init__(
         self,
@@ -39,10 +41,8 @@ class Imprinted(CosineClassifier):
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         directions = functional.normalize(support, dim=3)
-        weights = functional.normalize(directions.mean(2), dim=2)  # (E, N, D)
-        if self.variant == "finetune":
-            weights = functional.normalize(self._finetuned(directions).to(weights.dtype), dim=2)
-        return self.tau * query @ weights.mT
+        weights = self._finetuned(directions) if self.variant == "finetune" else directions.mean(2)  # (E, N, D)
+        return self.logits(query, weights)
 
     @torch.no_grad()
     def _finetuned(self, directions: Tensor) -> Tensor:
@@ -52,4 +52,5 @@ class Imprinted(CosineClassifier):
         products, labels = images @ images.mT, one_hot(way, shot, images)
         imprinted = labels / head_lengths(products, labels)
         gradient = cosine_gradient(products, labels, self.tau)
-        return descend(imprinted, gradient, self.finetune_steps, self.finetune_rate).mT @ images
+        coefficients = descend(imprinted, gradient, self.finetune_steps, self.finetune_rate)
+        return (coefficients.mT @ images).to(directions.dtype)

@@ -1,12 +1,12 @@
 """Prototypical networks (Snell et al. 2017): the nearest class mean."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ClassBatches, InputError
+from episodes import ClassBatches
 from episodes.batches import Batches
 from fewshot.learners.base import Learner
+from fewshot.learners.episodic import check_shot, split_episodes
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
 
@@ -46,24 +46,11 @@ class Prototypical(Learner):
 
     def check_batches(self, batches: Batches) -> None:
         super().check_batches(batches)
-        if batches.images <= self.shot:
-            raise InputError(
-                f"prototypical with shot = {self.shot} needs batches of more images a class, not {batches.images}: some"
-                " must be left for queries"
-            )
+        check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        embeddings = self.embed(images)
-        way = len(labels.unique_consecutive())  # the batch brings class after class
-        by_class = embeddings.view(way, -1, embeddings.shape[1])
-        places = torch.arange(by_class.shape[1], device=embeddings.device)
-        turns = places if self.turns else places[:1]  # where an episode's support begins; there are E of them
-        order = (turns[:, None] + places) % len(places)
-        episodes = by_class[:, order].transpose(0, 1)  # (E, N, images, D)
-        support, query = episodes[:, :, : self.shot], episodes[:, :, self.shot :]
-        scores = self.scores(support, query.flatten(1, 2))
-        targets = torch.arange(way, device=scores.device).repeat_interleave(query.shape[2])
-        return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(len(turns)))
+        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns)
+        return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         prototypes = support.mean(2)  # (E, N, D)

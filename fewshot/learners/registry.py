@@ -39,6 +39,11 @@ def learner_names() -> list[str]:
     return sorted({*LEARNERS, *importlib.metadata.entry_points(group=_ENTRY_POINTS).names})
 
 
+def suite_learners() -> list[str]:
+    """The names of the suite's own learners: what 'all' stands for, whatever else is installed."""
+    return sorted(name for name, cls in LEARNERS.items() if source_of(cls) is None)
+
+
 def split_backbone(spec: str) -> tuple[str, str]:
     """'prototypical:cosine@resnet12' as the learner 'prototypical:cosine' and the backbone 'resnet12', '' for none."""
     path, is_file, rest = spec.rpartition(".py:")
@@ -68,7 +73,7 @@ def find_learner(spec: str) -> tuple[type[Learner], str]:
             raise InputError(f"'{spec}' names a file without a class: write {spec}:ClassName")
         if name not in LEARNERS:
             for entry in importlib.metadata.entry_points(group=_ENTRY_POINTS, name=name):
-                LEARNERS[name] = entry.load()
+                LEARNERS[name] = _from_package(entry)
         if name not in LEARNERS:
             raise unknown_name("learner", name, learner_names())
         cls = LEARNERS[name]
@@ -124,6 +129,24 @@ def source_of(cls: type[Learner]) -> Path | None:
 def _source(cls: type) -> Path | None:
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return Path(file).resolve() if file else None
+
+
+def _from_package(entry: importlib.metadata.EntryPoint) -> type[Learner]:
+    package = f"the package {entry.dist.name}" if entry.dist else "an installed package"
+    point = f"the entry point {entry.name} = {entry.value} of {package}"
+    try:
+        cls = entry.load()
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{point} cannot be loaded: {type(error).__name__}: {said}") from error
+    if not (inspect.isclass(cls) and issubclass(cls, Learner)):
+        raise InputError(f"{point} is no learner: it must name a class derived from fewshot.Learner")
+    if missing := _lacking(cls):
+        raise InputError(f"{point} is not a whole learner: it lacks {' and '.join(missing)}")
+    cls.name = cls.__dict__.get("name") or entry.name
+    return cls
 
 
 def _from_file(path: Path, name: str) -> type[Learner]:

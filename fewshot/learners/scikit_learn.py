@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from episodes.errors import InputError, unknown_name
-from fewshot.learners.classifier import LinearClassifier
+from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewshot.learners.base import EmbeddedBank
-from fewshot.learners.classifier import LinearClassifier
+from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
 

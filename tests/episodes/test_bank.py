@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import toy_bank
+from conftest import refusal, toy_bank
 
 from episodes import ImageBank, InputError
 from episodes.bank import Contents, cached_bank
@@ -241,3 +241,31 @@ def test_inconsistent_banks_are_refused(change, message):
     }
     with pytest.raises(InputError, match=message):
         ImageBank(**{**fields, **change})
+
+
+def unequal_bank() -> ImageBank:
+    """Three classes of 3, 5 and 2 images."""
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
+    names = ("a", "b", "c")
+    return ImageBank(images, torch.tensor([0, 3, 8, 10]), names, names, checksum="sum", turns=3)
+
+
+def test_a_bank_of_some_images_alone():
+    part = unequal_bank().only(torch.tensor([0, 2, 4, 9]))
+    assert part.images.flatten().tolist() == [0, 2, 4, 9]
+    assert part.offsets.tolist() == [0, 2, 3, 4]
+    assert part.labels.tolist() == [0, 0, 1, 2]
+    assert part.class_names == ("a", "b", "c")
+
+
+def test_the_last_images_of_each_class_are_held_out():
+    rest, last = unequal_bank().held_out(1)
+    assert rest.images.flatten().tolist() == [0, 1, 3, 4, 5, 6, 8]
+    assert last.images.flatten().tolist() == [2, 7, 9]
+    assert (rest.sizes.tolist(), last.sizes.tolist(), last.turns) == ([2, 4, 1], [1, 1, 1], 3)
+    assert len({rest.checksum, last.checksum, "sum"}) == 3
+
+
+@pytest.mark.parametrize("count", [0, 2, 7])
+def test_more_images_than_a_class_has_cannot_be_held_out(count):
+    assert "class 'c' has 2" in refusal(lambda: unequal_bank().held_out(count))

@@ -121,7 +121,7 @@ def test_embeddings_are_of_each_image_alone(made, name, channels):
     torch.testing.assert_close(embeddings[:1], first, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in [*BACKBONES, *EXTERNAL] if name != WIDE])
+@pytest.mark.parametrize("name", [name for name in [*BACKBONES, *EXTERNAL] if name not in (WIDE, "pixels")])
 def test_every_parameter_learns_in_bfloat16(name):
     backbone = make_backbone(name, 3, smallest(name))
     backbone.precision = torch.bfloat16
@@ -159,6 +159,67 @@ def test_block_equals_convolution_norm_relu_pooling(training):
     images = torch.randn(3, 2, 9, 9)
     normed = block.norm(functional.conv2d(images, block.convolution.weight, block.convolution.bias, padding=1))
     torch.testing.assert_close(block(images), functional.max_pool2d(functional.relu(normed), 2))
+
+
+class PlainBlock(ConvBlock):
+    """The block as the papers write it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return functional.max_pool2d(functional.relu(self.norm(self.convolution(images))), 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [28, 21])
+def test_norm_of_the_first_block_is_exact(channels, size):
+    torch.manual_seed(0)
+    block = ConvBlock(channels, 16).double()
+    block.norm.weight.data.normal_()
+    block.norm.bias.data.normal_()
+    plain = PlainBlock(channels, 16).double()
+    plain.load_state_dict(block.state_dict())
+    images = 1 - 0.1 * torch.rand(5, channels, size, size).double()  # bright and nearly constant: digits cancel
+    images.requires_grad_()
+    found, expected = [], []
+    for one, results in ((block, found), (plain, expected)):
+        features = one(images)
+        inputs = [images, *one.parameters()]
+        # second derivatives too, which learners that learn to learn need
+        first = torch.autograd.grad(features.square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(first[1].square().sum(), inputs, allow_unused=True, materialize_grads=True)
+        results += [[features], first, second, list(one.buffers())]
+    for ours, theirs in zip(found, expected, strict=True):
+        scale = max(one.abs().max().item() for one in theirs)  # the gradient of a bias before a norm is rounding alone
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * scale)
+
+
+def test_norm_of_the_first_block_has_the_digits_of_float32():
+    torch.manual_seed(0)
+    block = ConvBlock(1, 16)
+    exact = PlainBlock(1, 16).double()
+    exact.load_state_dict(block.state_dict())
+    images = (torch.rand(200, 1, 28, 28) > 0.1).float()
+    torch.testing.assert_close(block(images), exact(images.double()).float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(block.norm.running_var, exact.norm.running_var.float(), rtol=1e-5, atol=1e-7)
+
+
+def test_norm_of_the_first_block_in_bfloat16_is_as_near_as_the_plain_one():
+    torch.manual_seed(0)
+    block = ConvBlock(1, 16)
+    plain = PlainBlock(1, 16)
+    plain.load_state_dict(block.state_dict())
+    images = (torch.rand(50, 1, 28, 28) > 0.1).float()
+    exact = plain(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = [(one(images).float() - exact).abs().mean() for one in (block, plain)]
+    assert 0 < errors[0] < 1.5 * errors[1]
+
+
+def test_norm_of_the_first_block_leaves_the_running_statistics_alone_in_eval_mode():
+    block = ConvBlock(1, 4).eval()
+    before = {name: value.clone() for name, value in block.state_dict().items()}
+    block(torch.rand(3, 1, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 
 
 def test_block_of_resnet12_equals_that_of_metaoptnet():
@@ -250,7 +311,7 @@ def test_finding_the_embedding_size_leaves_the_batch_norms_alone():
 
 def test_the_listing_has_every_backbone():
     names, abouts, _ = zip(*backbone_listing())
-    assert names == (*BACKBONES, "torchvision:NAME", "timm:NAME")
+    assert names == (*BACKBONES, "torchvision:NAME", "timm:NAME", "openclip:NAME")
     assert all(abouts)
 
 

@@ -377,6 +377,14 @@ def test_a_run_of_an_older_version_goes_on(finished, preset, toy_banks, tmp_path
     assert not trained
 
 
+def test_a_run_from_before_leagues_goes_on(run, finished, preset, toy_banks, trained):
+    old = pd.read_csv(run / "results.csv", keep_default_na=False, dtype=str).drop(columns=["text", "external"])
+    old.to_csv(run / "results.csv", index=False)
+    bench(preset, toy_banks, run, ["siamese"], resume=True)
+    assert trained == ["siamese"]
+    pd.testing.assert_frame_equal(comparable(run)[:4], comparable(finished))
+
+
 def test_a_run_from_before_open_intervals_goes_on(run, finished, preset, toy_banks, trained):
     old = pd.read_csv(run / "results.csv", keep_default_na=False, dtype=str).drop(columns="ci95_open")
     old.to_csv(run / "results.csv", index=False)

@@ -51,6 +51,14 @@ def test_training_is_the_cross_entropy_of_a_cosine_classifier(name):
     torch.testing.assert_close(learner.loss(images, labels), functional.cross_entropy(10 * cosines, labels))
 
 
+@pytest.mark.parametrize("name", ["baseline", "baseline++", "imprinted"])
+def test_base_logits_are_those_that_the_training_compares(name):
+    learner, bank = make(name).eval(), toy_bank(classes=12)
+    images, labels = bank.batch(torch.arange(0, 96, 5)), bank.labels[::5]
+    logits = learner.base_logits(learner.embed(images)[None])[0]
+    torch.testing.assert_close(functional.cross_entropy(logits, labels), learner.loss(images, labels))
+
+
 @pytest.mark.parametrize("variant", ["un", "l2n", "cl2n"])
 def test_simpleshot_scores_are_minus_the_squared_distance_to_the_centroid_of_transformed_embeddings(variant):
     learner, (support, query) = make("simpleshot", variant), (3 * part for part in episode(2, 3, 4, 64))
@@ -88,20 +96,29 @@ def test_the_mean_of_simpleshot_is_that_of_the_base_images_by_the_weights_kept(s
     assert torch.equal(fresh.mean, learner.mean)
 
 
-def test_base_classes_are_shown_as_a_fixed_sample_of_their_images(monkeypatch):
-    monkeypatch.setattr("fewshot.training._BASE_SAMPLE", 30)
-    learner, seen = make("simpleshot", classes=20), []
-    monkeypatch.setattr(learner, "begin_validation", lambda base: seen.append((base.bank, base.embeddings)))
+class Watching(LEARNERS["simpleshot"]):
+    """Keeps what it is shown."""
+
+    def begin_validation(self, base):
+        self.seen = [*getattr(self, "seen", []), (base.bank, base.embeddings)]
+
+
+@pytest.mark.parametrize(("sample", "images"), [(60, 3), (41, 3), (5, 1), (5000, 8)])
+def test_base_classes_are_shown_as_a_fixed_sample_of_their_images(sample, images, monkeypatch):
+    monkeypatch.setattr("fewshot.training._BASE_SAMPLE", sample)
+    learner = Watching(make_backbone("conv4", 1, 16), 20)
     trained(learner)
-    assert [(bank.split, len(embeddings)) for bank, embeddings in seen] == [("train", 30)] * 2
-    every = EmbeddedBank(learner, BANKS["train"]).embeddings
-    places = torch.cdist(every, seen[-1][1]).argmin(0)  # the last validation is of the last weights
-    torch.testing.assert_close(every[places], seen[-1][1])
-    assert len(places.unique()) == 30
-    assert len(BANKS["train"].labels[places].unique()) > 10
+    (first, before), (second, after) = learner.seen  # one before each validation
+    assert first.split == "train"
+    assert first.sizes.tolist() == [images] * 20
+    assert torch.equal(first.images, second.images)
+    assert not torch.equal(before, after)
+    known = {tuple(image.flatten().tolist()) for image in BANKS["train"].images}
+    assert {tuple(image.flatten().tolist()) for image in first.images} <= known
+    torch.testing.assert_close(after, EmbeddedBank(learner, first).embeddings)  # of the last weights
 
 
-def test_other_learners_do_not_pay_for_what_they_do_not_look_at(monkeypatch):
+def test_variants_that_need_no_mean_do_not_embed_base_images(monkeypatch):
     learner, counts = make("simpleshot", "l2n", classes=20), []
     embed = learner.embed
     monkeypatch.setattr(learner, "embed", lambda images: counts.append(len(images)) or embed(images))

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import toy_bank
+from rich.console import Console
 
 import fewshot.benchmark
 from episodes import InputError, MissingData
 from episodes.datasets import SOURCES
 from fewshot import checkpoints
 from fewshot.benchmark import build_learner
+from fewshot.checks import CHECKS
 from fewshot.cli import main
 from fewshot.learners.npair import NPair
 from fewshot.learners.registry import LEARNERS
@@ -299,11 +301,131 @@ def test_a_seed_that_is_no_seed_is_told(call, preset, tmp_path):
 
 
 def test_learners_lists_every_learner_and_variant(call):
+    shown, markdown = call("learners"), call("learners", "--markdown")
+    assert (shown.code, markdown.code) == (0, 0)
+    rows = [[cell.strip() for cell in line.split("|")] for line in markdown.out.splitlines()]
+    assert rows[0][1:-1] == ["learner", "variants", "paper", "kind", "what it does"]
+    listed = {row[1]: row[2:4] for row in rows[2:]}
+    assert listed == {name: [", ".join(cls.variants), cls.paper] for name, cls in LEARNERS.items()}
+    assert {line.split()[0] for line in shown.out.splitlines() if line.strip()} >= LEARNERS.keys()
+
+
+@pytest.mark.parametrize("columns", [100, 160])
+def test_no_line_of_the_listing_is_cut_off_or_too_long(call, monkeypatch, columns):
+    monkeypatch.setattr("fewshot.cli.Console", lambda **_: Console(width=columns, force_terminal=False))
+    said = call("learners").out
+    assert max(map(len, said.splitlines())) == columns
+    assert "…" not in said
+
+
+@pytest.fixture
+def unable(monkeypatch) -> str:
+    """The name of a learner that lacks something here, unless a preset sets its margin."""
+
+    @classmethod
+    def missing(cls, backbone, margin, **_):
+        return "" if margin == 1.5 else "it needs the package foo: pip install 'fewshot[foo]'"
+
+    monkeypatch.setattr(Siamese, "missing", missing)
+    return "siamese"
+
+
+def test_a_learner_that_cannot_run_here_is_listed_with_the_reason(call, unable):
     said = call("learners")
+    assert (said.code, "Pairs of one class" in said.out) == (0, True)
+    assert said.err == "fewshot: siamese cannot run here: it needs the package foo: pip install 'fewshot[foo]'\n"
+
+
+def test_bench_all_runs_every_learner_that_can_in_its_default_variant(call, preset, tmp_path, unable, monkeypatch):
+    monkeypatch.setattr("fewshot.config.suite_learners", lambda: ["npair", "prototypical", unable])
+    command = "bench", "--preset", preset, "--learner", "all", "--device", "cpu"
+    said = call(*command, "--output", tmp_path / "run")
     assert said.code == 0
-    for name, cls in LEARNERS.items():
-        (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [name]]
-        assert all(variant in line for variant in cls.variants)
+    assert "siamese is left out: it needs the package foo" in said.out
+    rows = pd.read_csv(tmp_path / "run" / "results.csv", keep_default_na=False)
+    assert {(row.learner, row.variant) for row in rows.itertuples()} == {("npair", ""), ("prototypical", "euclidean")}
+
+
+def test_check_prints_promise_by_promise_and_is_silent_where_all_hold(call):
+    said = call("check", "prototypical")
+    assert (said.code, said.err) == (0, "")
+    assert "prototypical (euclidean, cosine)" in said.out
+    for check in CHECKS:
+        assert " ".join(check.promise.split()[:4]) in said.out
+    assert "left out: there is no GPU here" in said.out or torch.cuda.is_available()
+
+
+def test_check_all_is_every_learner_of_the_suite_that_can_run(call, unable, monkeypatch):
+    monkeypatch.setattr("fewshot.cli.suite_learners", lambda: ["nearest-pixel", unable])
+    said = call("check", "all")
+    assert said.code == 0
+    assert "siamese is left out: it needs the package foo" in said.out
+    assert "nearest-pixel" in said.out
+    assert "siamese cannot run here: it needs the package foo" in refused(call("check", "siamese"))
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (
+            "loss(self, images, labels): return images @ labels",
+            "Mine:euclidean and Mine:cosine break loss (The loss of the batches",
+        ),
+        (
+            "scores(self, support, query): return query",
+            "Mine:euclidean and Mine:cosine break score_shape (Scores are floats (E, Q, N))",
+        ),
+        ("scores(self, support, query): return 1 / 0", "raised ZeroDivisionError in "),
+        ("scores(self, support): return 1", "raised TypeError in "),
+    ],
+)
+def test_check_of_a_broken_learner_says_which_promise_in_one_line(call, tmp_path, method, said):
+    path = broken_learner(tmp_path, method)
+    line = refused(call("check", f"{path}:Mine"))
+    assert said in line
+    assert f"{path}, line 6: " in line or "raised" not in said
+
+
+def broken_learner(folder, method: str):
+    path = folder / "broken.py"
+    path.write_text(
+        "from fewshot.learners.prototypical import Prototypical\n\n\n"
+        f"class Mine(Prototypical):\n    'Broken.'\n    def {method}\n"
+    )
+    return path
+
+
+FAULTS = {
+    "loss(self, images, labels): return images @ labels": "Mine.loss raised RuntimeError in {}, line 6: ",
+    "loss(self, images): return 0": "Mine.loss raised TypeError in {}, line 6: Mine.loss() takes 2",
+    "loss(self, images, labels): return 0.5": "the loss of Mine ({}, line 6) must be a scalar tensor",
+    "loss(self, images, labels): return self.embed(images)": "not (180, 64) of float32",
+    "begin_step(self, done): raise ValueError('why\\nnot')": "ValueError in {}, line 6: why not; the promise: beg",
+    "scores(self, support, query): return [][1]": "Mine.scores raised IndexError in {}, line 6: list index",
+    "scores(self, support, query): return None": "Mine.loss raised AttributeError in ",  # which calls scores
+    "episode_scores(self, *_): return None": "the scores of Mine ({}, line 6) must be a tensor of floats",
+    "episode_scores(self, data, episodes): return data.embeddings": "= (1, 15, 5), not (720, 64) of float32",
+    "episode_scores(self, data, episodes): return data.no": "Mine.episode_scores raised AttributeError in {}, line 6: ",
+    "__init__(self, *_, **__): raise KeyError(3)": "Mine.__init__ raised KeyError in {}, line 6: 3",
+    "check_batches(self, batches): return batches.no": "Mine.check_batches raised AttributeError in {}, line 6: ",
+}
+
+
+@pytest.mark.parametrize("method", FAULTS)
+def test_what_a_learner_from_a_file_does_wrong_in_a_run_is_told_with_its_place(call, preset, tmp_path, method):
+    path = broken_learner(tmp_path, method)
+    command = "bench", "--preset", preset, "--learner", f"{path}:Mine", "--device", "cpu"
+    said = call(*command, "--output", tmp_path / "run")
+    assert FAULTS[method].format(path) in refused(said._replace(err=said.err.splitlines()[-1]))  # bars before it
+
+
+def test_a_bug_of_the_suite_keeps_its_traceback(call, preset, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(NPair, "loss", fail)
+    with pytest.raises(ZeroDivisionError):
+        call("bench", "--preset", preset, "--learner", "npair", "--output", tmp_path / "run", "--device", "cpu")
 
 
 def test_data_list_lists_every_data_set_and_protocol(call):

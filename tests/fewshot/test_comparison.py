@@ -36,7 +36,7 @@ def ours(accuracy: float = 96.0, ci95: float = 0.3, **more) -> dict:
     row = {"dataset": "omniglot", "split": "test", "learner": "npair", "variant": "", "backbone": "conv4", "way": 5}
     row |= {"shot": 1, "query": 15, "episodes": 10_000, "seed": 0, "accuracy": accuracy, "ci95": ci95}
     row |= {"ci95_open": np.nan, "train_seconds": 1.0, "eval_seconds": 1.0, "protocol": "vinyals", "image_size": 28}
-    return row | {"transductive": False} | more
+    return row | {"transductive": False, "text": False, "external": False} | more
 
 
 def results(*rows: dict) -> pd.DataFrame:
@@ -185,6 +185,34 @@ def test_a_transductive_result_of_ours_compares_with_transductive_ones_alone():
     assert rows.set_index("league").loc["transductive", "verdict"] == "above"
 
 
+@pytest.mark.parametrize(
+    ("mine", "comparable", "of_inductive"),
+    [
+        ({"text": True}, "class-names", "ours uses the names of classes"),
+        ({"external": True}, "external-data", "ours trained on more data"),
+        ({"text": True, "external": True}, None, "ours trained on more data; ours uses the names of classes"),
+        (
+            {"text": True, "learner": "clip", "variant": "zero-shot"},
+            None,
+            "ours uses the names of classes; ours sees no support images",
+        ),
+    ],
+)
+def test_what_of_ours_knows_more_compares_within_its_league_alone(mine, comparable, of_inductive):
+    leagues = ["inductive", "transductive", "external-data", "class-names", "not-stated"]
+    rows = compare(results(ours(**mine)), literature(*(paper(90.0, league=league) for league in leagues)))
+    reasons = rows.set_index("league")["reason"]
+    assert reasons[reasons == ""].index.tolist() == ([comparable] if comparable else [])
+    assert reasons["inductive"] == of_inductive
+
+
+def test_runs_from_before_leagues_compare_as_they_did(reference):
+    before = pd.read_csv(RUN / "results.csv", nrows=1)
+    assert not {"text", "external"} & set(before.columns)
+    assert (reference[["text", "external"]] == False).all(axis=None)  # noqa: E712  booleans, and not empty
+    assert not reference["reason"].str.contains("ours uses|ours trained|ours sees").any()
+
+
 def test_every_row_has_a_verdict_or_a_reason(reference):
     apart = reference["verdict"] == "not comparable"
     assert (reference["reason"] != "").equals(apart)
@@ -293,6 +321,16 @@ def test_ours_are_in_the_order_of_the_run_in_every_table(peeking):
     for sheet in sheets(peeking, every=True):
         ours_of_it = [name for name in sheet.cells.columns if name in ("npair", "peeking [transductive]")]
         assert ours_of_it == sorted(ours_of_it)
+
+
+def test_more_learners_than_stand_beside_each_other_have_tables_of_five_the_best_first():
+    accuracies = [90.0, 97.0, 92.0, 96.0, 91.0, 95.0, 93.0]
+    many = compare(results(*(ours(each, learner=f"at-{each:.0f}") for each in accuracies)), literature(paper()))
+    first, second = sheets(many, every=True)
+    assert list(first.cells.columns[-5:]) == ["at-97", "at-96", "at-95", "at-93", "at-92"]
+    assert list(second.cells.columns[-2:]) == ["at-91", "at-90"]
+    assert "our learners 6 to 7 of 7" in second.caption
+    assert [sheet.caption for sheet in sheets(many)] == [first.caption]
 
 
 def test_every_row_of_every_table_names_its_source(reference):

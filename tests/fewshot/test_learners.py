@@ -1,7 +1,6 @@
 """What every learner promises, and the scores of each one against its definition."""
 
 import itertools
-import re
 
 import pytest
 import torch
@@ -12,9 +11,10 @@ from episodes import EpisodeSampler
 from fewshot import Learner, evaluate
 from fewshot.backbones import make_backbone
 from fewshot.learners.base import EmbeddedBank
-from fewshot.learners.registry import LEARNERS
+from fewshot.learners.registry import LEARNERS, suite_learners
+from fewshot.testing import parametrize_with_checks
 
-# those that score embeddings; learners with an episode hook of their own have tests of their own
+# those that score embeddings
 FORMS = [
     (name, variant)
     for name, cls in sorted(LEARNERS.items())
@@ -22,9 +22,11 @@ FORMS = [
     if cls.episode_scores is Learner.episode_scores
 ]
 every_learner = pytest.mark.parametrize(("name", "variant"), FORMS)
-every_trained_learner = pytest.mark.parametrize(
-    ("name", "variant"), [(name, variant) for name, variant in FORMS if LEARNERS[name].trained]
-)
+
+
+@parametrize_with_checks(suite_learners())
+def test_promises(learner, check):
+    check(learner)
 
 
 def make(name: str, variant: str = "", classes: int = 12, **options):
@@ -45,107 +47,11 @@ def bank():
     return toy_bank(classes=12)
 
 
-@every_trained_learner
-def test_training_lowers_the_loss(name, variant, bank):
-    learner = make(name, variant)
-    optimizer = torch.optim.AdamW(learner.parameters(), 3e-3)
-    batches = learner.batches.fitted(bank)
-    indices = batches.indices(bank, seed=0, step=0)
-    images, labels = bank.batch(indices), bank.labels[indices]
-    losses = []
-    for _ in range(12):
-        loss = learner.loss(images, labels)
-        assert loss.shape == ()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
-
-
-@every_trained_learner
-def test_every_parameter_gets_a_gradient(name, variant, bank):
-    learner = make(name, variant)
-    indices = learner.batches.fitted(bank).indices(bank, seed=0, step=0)
-    learner.loss(bank.batch(indices), bank.labels[indices]).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
-
-
-@every_learner
-@pytest.mark.parametrize("shot", [1, 7])
-def test_scores_are_finite_and_of_the_right_shape(name, variant, shot):
-    learner = make(name, variant)
-    scores = learner.scores(embedded(learner, 3, 4, shot), embedded(learner, 3, 6, seed=1))
-    assert scores.shape == (3, 6, 4)
-    assert scores.isfinite().all()
-
-
-@every_learner
-def test_scores_of_a_query_do_not_depend_on_the_other_queries(name, variant):
-    learner = make(name, variant)
-    support, query = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1)
-    scores, order = learner.scores(support, query), torch.tensor([5, 2, 0, 3, 1, 4])
-    assert not learner.transductive
-    torch.testing.assert_close(learner.scores(support, query[:, 2:3]), scores[:, 2:3])
-    torch.testing.assert_close(learner.scores(support, query[:, order]), scores[:, order])
-
-
-@every_learner
-def test_scores_follow_the_order_of_classes(name, variant):
-    learner = make(name, variant)
-    support, query, order = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1), torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(learner.scores(support[:, order], query), learner.scores(support, query)[:, :, order])
-
-
-@every_learner
-def test_order_of_support_images_does_not_matter(name, variant):
-    learner = make(name, variant)
-    support, query = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1)
-    torch.testing.assert_close(learner.scores(support.flip(2), query), learner.scores(support, query))
-
-
-@every_learner
-def test_episodes_of_one_call_do_not_touch_each_other(name, variant):
-    learner = make(name, variant)
-    support, query = embedded(learner, 5, 4, 3), embedded(learner, 5, 6, seed=1)
-    alone = [learner.scores(support[i : i + 1], query[i : i + 1]) for i in range(5)]
-    torch.testing.assert_close(learner.scores(support, query), torch.cat(alone))
-
-
-@every_learner
-def test_a_second_call_gives_the_same_scores(name, variant):
-    learner = make(name, variant)
-    support, query = embedded(learner, 2, 4, 3), embedded(learner, 2, 6, seed=1)
-    before = {key: value.clone() for key, value in learner.state_dict().items()}
-    first = learner.scores(support, query)
-    assert torch.equal(learner.scores(support, query), first)
-    assert all(torch.equal(value, before[key]) for key, value in learner.state_dict().items())
-
-
-@every_learner
-def test_an_image_that_is_in_the_support_is_recognised(name, variant):
-    learner = make(name, variant)
-    # in directions of their own, as those of different images are once a network has learned something
-    support = functional.normalize(torch.randn_like(embedded(learner, 3, 5, 1)), dim=3)
-    assert learner.scores(support, support[:, :, 0]).argmax(2).tolist() == [[0, 1, 2, 3, 4]] * 3
-
-
-@every_learner
-def test_embedding_of_an_image_does_not_depend_on_the_others(name, variant, bank):
-    learner = make(name, variant).train()
-    whole = EmbeddedBank(learner, bank).embeddings
-    with torch.no_grad():
-        alone = learner.eval().embed(bank.batch(torch.tensor([17])))
-    torch.testing.assert_close(whole[17:18], alone)
-
-
-@every_learner
-def test_evaluation_changes_no_weight_and_no_running_statistic(name, variant, bank):
-    learner = make(name, variant).train()
-    before = {key: value.clone() for key, value in learner.state_dict().items()}
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_a_learner_in_its_mode(bank, training):
+    learner = make("prototypical").train(training)
     evaluate(learner, bank, way=5, shot=1, query=3, episodes=5, device="cpu")
-    assert all(torch.equal(value, before[key]) for key, value in learner.state_dict().items())
-    assert learner.training
+    assert learner.training == training
 
 
 @every_learner
@@ -295,7 +201,7 @@ def test_finetuning_works_where_gradients_are_off():
     torch.testing.assert_close(scores, learner.scores(support, query))
 
 
-@every_learner
-def test_an_unknown_variant_names_the_nearest(name, variant):
-    with pytest.raises(ValueError, match=f"unknown variant of {re.escape(name)} 'nonsense'"):
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_unknown_variant_names_the_nearest(name):
+    with pytest.raises(ValueError, match=r"unknown (variant|loss) of [\w+-]+ 'nonsense'"):
         make(name, "nonsense")

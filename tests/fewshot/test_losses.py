@@ -1,13 +1,28 @@
 """The losses: against values worked by hand, naive loops and a library, and with gradients that stay finite."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from pytorch_metric_learning import distances, losses, miners, reducers
 from pytorch_metric_learning.losses import NPairsLoss
 from torch.nn import functional
 
-from fewshot.losses import contrastive, contrastive_terms, n_pair, pair_cross_entropy, squared_distances
+from fewshot.losses import (
+    MINING,
+    contrastive,
+    contrastive_terms,
+    histogram,
+    instance,
+    mined,
+    n_pair,
+    nca,
+    pair_cross_entropy,
+    squared_distances,
+    triplet,
+    triplet_pairs,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -127,8 +142,13 @@ def test_n_pair_is_stable_for_long_embeddings():
         lambda e, t: contrastive(e, t, 1.2),
         lambda e, t: pair_cross_entropy(-squared_distances(e, e), t),
         lambda e, t: n_pair(e[0::2], e[1::2], 0.1),
+        lambda e, t: triplet(e, t, 0.2),
+        lambda e, t: triplet(e, t, 0.2, "random"),
+        lambda e, t: triplet_pairs(e, t, 1.0, "all"),
+        histogram,
+        nca,
     ],
-    ids=["contrastive", "pair_cross_entropy", "n_pair"],
+    ids=["contrastive", "pair_cross_entropy", "n_pair", "triplet", "random", "triplet_pairs", "histogram", "nca"],
 )
 @pytest.mark.parametrize(
     "labels", [[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3]], ids=["both", "no negative", "no positive"]
@@ -158,8 +178,12 @@ def test_a_kind_of_pair_that_is_missing_adds_nothing():
         lambda e, t: contrastive(e, t, 4.0),
         lambda e, t: pair_cross_entropy(e @ e.T, t),
         lambda e, t: n_pair(e[0::2], e[1::2], 0.1),
+        lambda e, t: triplet(e, t, 3.0),
+        lambda e, t: triplet_pairs(e, t, 3.0, "all"),
+        lambda e, t: histogram(e, t, 7),
+        nca,
     ],
-    ids=["contrastive", "pair_cross_entropy", "n_pair"],
+    ids=["contrastive", "pair_cross_entropy", "n_pair", "triplet", "triplet_pairs", "histogram", "nca"],
 )
 def test_gradients_equal_finite_differences(loss, embeddings, labels):
     assert torch.autograd.gradcheck(lambda points: loss(points, labels), embeddings.requires_grad_())
@@ -173,3 +197,169 @@ def test_softmax_over_minus_squared_distances_is_the_prototypical_likelihood():
         terms.append(-math.log(weights[target] / sum(weights)))
     value = functional.cross_entropy(-squared_distances(query, prototypes), targets)
     assert value.item() == pytest.approx(sum(terms) / 5, rel=1e-9)
+
+
+def triplets_of(labels: torch.Tensor):
+    """Every anchor, positive and negative, by a loop."""
+    numbers = range(len(labels))
+    for a, p, n in itertools.product(numbers, numbers, numbers):
+        if a != p and labels[a] == labels[p] != labels[n]:
+            yield a, p, n
+
+
+RULES = {
+    "all": lambda near, far, margin: True,
+    "semi-hard": lambda near, far, margin: near < far < near + margin,
+    "hard": lambda near, far, margin: far < near,
+    "margin": lambda near, far, margin: far + margin < near,
+}
+
+
+def chosen_by(mining: str, squared: torch.Tensor, labels: torch.Tensor, margin: float) -> set[tuple[int, int, int]]:
+    anchors, positives, chosen, _ = mined(squared, labels, mining, margin)
+    return {(int(anchors[row]), int(positives[row]), int(n)) for row, n in chosen.nonzero().tolist()}
+
+
+@pytest.mark.parametrize("mining", RULES)
+@pytest.mark.parametrize("margin", [0.5, 4.0])
+def test_mining_chooses_what_its_rule_says(mining, margin, embeddings, labels):
+    squared = squared_distances(embeddings, embeddings)
+    expected = {
+        (a, p, n)
+        for a, p, n in triplets_of(labels)
+        if RULES[mining](float(squared[a, p]), float(squared[a, n]), margin)
+    }
+    assert chosen_by(mining, squared, labels, margin) == expected
+    assert expected
+
+
+def test_random_mining_chooses_one_negative_for_each_pair_and_each_in_its_turn(embeddings, labels):
+    squared = squared_distances(embeddings, embeddings)
+    seen = set()
+    torch.manual_seed(0)
+    for _ in range(200):
+        chosen = chosen_by("random", squared, labels, 1.0)
+        assert len(chosen) == len({(a, p) for a, p, _ in chosen}) == 10  # 2 + 6 + 2 ordered pairs
+        seen |= chosen
+    assert seen == set(triplets_of(labels))
+    torch.manual_seed(1)
+    first = chosen_by("random", squared, labels, 1.0)
+    torch.manual_seed(1)
+    assert chosen_by("random", squared, labels, 1.0) == first
+
+
+def test_triplet_by_hand():
+    # a and p are 1 apart, n is 2 from a and 1 from p; squared 1, 4 and 1
+    points, labels = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1])
+    # anchored at a: 3.5 + 1 - 4, at p: 3.5 + 1 - 1
+    assert triplet(points, labels, 3.5, "all").item() == pytest.approx((0.5 + 3.5) / 2)
+    assert triplet(points, labels, 2.0, "all").item() == pytest.approx(2.0)  # what adds nothing is not counted
+    assert triplet(points, labels, 3.5, "semi-hard").item() == pytest.approx(0.5)  # p's negative is as near
+    # (d+)^2 = 1; anchored at a max(0, 2.5 - 2)^2, at p (2.5 - 1)^2
+    assert triplet_pairs(points, labels, 2.5, "all").item() == pytest.approx((1.25 + 3.25) / 2)
+
+
+@pytest.mark.parametrize("mining", [rule for rule in MINING if rule != "random"])
+def test_triplet_losses_equal_naive_loops(mining, embeddings, labels):
+    margin, squares, pairs = 3.0, [], []
+    for a, p, n in triplets_of(labels):
+        near, far = math.dist(embeddings[a], embeddings[p]), math.dist(embeddings[a], embeddings[n])
+        if RULES[mining](near**2, far**2, margin) and margin + near**2 - far**2 > 0:
+            squares.append(margin + near**2 - far**2)
+        if RULES[mining](near, far, 1.0):
+            pairs.append(max(0.0, 1.0 - far) ** 2 + near**2)
+    assert triplet(embeddings, labels, margin, mining).item() == pytest.approx(sum(squares) / max(1, len(squares)))
+    assert triplet_pairs(embeddings, labels, 1.0, mining).item() == pytest.approx(sum(pairs) / max(1, len(pairs)))
+
+
+def test_no_triplet_gives_zero_and_a_gradient_of_zero():
+    points = torch.tensor([[0.0], [0.1], [9.0]], requires_grad=True)
+    loss = triplet(points, torch.tensor([0, 0, 1]), 0.2, "hard")
+    loss.backward()
+    assert loss.item() == 0
+    assert points.grad.tolist() == [[0], [0], [0]]
+
+
+def test_histogram_by_hand():
+    # cosines: the positive pair 0, the negative ones 1 and -1; with two bins the nodes are -1, 0 and 1
+    points, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]]), torch.tensor([0, 0, 1, 2])
+    # negative pairs: (0,2) 1, (0,3) 0, (1,2) 0, (1,3) -1, (2,3) 0: h- = 1/5, 3/5, 1/5; cumulative h+ = 0, 1, 1
+    assert histogram(points, labels, bins=2).item() == pytest.approx(3 / 5 + 1 / 5)
+
+
+def test_histogram_shares_a_similarity_between_its_two_nodes():
+    angle = math.acos(0.25)
+    points = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)], [-1.0, 0.0]])
+    # h+ = 0, 3/4, 1/4 of the pair at 0.25; negative pairs at -1 and -0.25: h- = (1 + 1/4)/2, (3/4)/2, 0
+    value = histogram(points, torch.tensor([0, 0, 1]), bins=2)
+    assert value.item() == pytest.approx(0.375 * 0.75)
+
+
+def test_histogram_is_the_share_of_wrong_order_where_bins_are_fine(embeddings, labels):
+    cosines = functional.normalize(embeddings, dim=1) @ functional.normalize(embeddings, dim=1).T
+    pairs = list(itertools.combinations(range(8), 2))
+    same = [float(cosines[i, j]) for i, j in pairs if labels[i] == labels[j]]
+    different = [float(cosines[i, j]) for i, j in pairs if labels[i] != labels[j]]
+    wrong = sum(n > p for n in different for p in same) / (len(same) * len(different))
+    assert histogram(embeddings, labels, bins=20_000).item() == pytest.approx(wrong, abs=0.01)
+
+
+def test_nca_by_hand():
+    points, labels = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0, 0, 1])
+    first = -math.log(math.exp(-1) / (math.exp(-1) + math.exp(-9)))
+    second = -math.log(math.exp(-1) / (math.exp(-1) + math.exp(-4)))
+    assert nca(points, labels).item() == pytest.approx((first + second) / 2, rel=1e-5)  # the third one is alone
+
+
+def test_instance_by_hand():
+    embeddings, own = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+    others = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    expected = -math.log(math.exp(1.2) / (math.exp(1.2) + 1 + math.exp(-2)))
+    assert instance(embeddings, own, others, 0.5).item() == pytest.approx(expected, rel=1e-6)
+
+
+PLAIN = {"normalize_embeddings": False}
+MINED = {"all": "all", "semi-hard": "semihard", "hard": "hard"}
+
+
+def theirs_triplet(mining: str):
+    """Their triplet loss on squared distances, with the miner that chooses the same triplets."""
+    squared = distances.LpDistance(power=2, **PLAIN)
+    loss = losses.TripletMarginLoss(margin=0.8, distance=squared, reducer=reducers.AvgNonZeroReducer())
+    miner = miners.TripletMarginMiner(margin=0.8, distance=squared, type_of_triplets=MINED[mining])
+    if mining == "all":  # their miner's 'all' leaves out what adds nothing, as the mean does anyway
+        return loss
+    return lambda e, t: loss(e, t, miner(e, t))
+
+
+def theirs_contrastive(e, t):
+    """All pairs, squared: positive margin 0, mean over the pairs of each kind."""
+    loss = losses.ContrastiveLoss(0, 1.2, distance=distances.LpDistance(**PLAIN), reducer=reducers.DoNothingReducer())
+    parts = loss(e, t)
+    return sum(parts[kind]["losses"].square().sum() / len(parts[kind]["losses"]) for kind in ("pos_loss", "neg_loss"))
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # in their histogram loss
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        *((lambda e, t, m=mining: triplet(e, t, 0.8, m), theirs_triplet(mining)) for mining in MINED),
+        (lambda e, t: histogram(e, t, 50), losses.HistogramLoss(n_bins=50)),
+        (nca, losses.NCALoss(distance=distances.LpDistance(power=2, **PLAIN))),
+        (lambda e, t: contrastive(e, t, 1.2, nearest=False), theirs_contrastive),
+        (lambda e, t: n_pair(e[0::2], e[1::2]), losses.NPairsLoss(distance=distances.DotProductSimilarity(**PLAIN))),
+    ],
+    ids=[*(f"triplet-{mining}" for mining in MINED), "histogram", "nca", "contrastive", "n_pair"],
+)
+def test_values_and_gradients_are_those_of_pytorch_metric_learning(ours, theirs):
+    labels = torch.arange(6).repeat_interleave(2)  # pairs: what n_pair takes, and every loss can
+    values, gradients = [], []
+    for loss in (ours, theirs):
+        points = random(12, 4).float().mul(0.6).requires_grad_()
+        value = loss(points, labels)
+        (gradient,) = torch.autograd.grad(value, points)
+        values.append(value.detach())
+        gradients.append(gradient)
+    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+    assert gradients[0].abs().max() > 1e-3

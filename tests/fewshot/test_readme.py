@@ -28,6 +28,12 @@ def test_the_learner_is_short_and_stands_in_the_table_beside_the_others(call, pr
     assert set(pd.read_csv(tmp_path / "run" / "results.csv")["learner"]) == {"SoftNeighbours", "prototypical"}
 
 
+def test_the_learner_keeps_the_promises(call, tmp_path):
+    (tmp_path / "my_idea.py").write_text(block("SoftNeighbours(Learner)"))
+    said = call("check", f"{tmp_path}/my_idea.py:SoftNeighbours")
+    assert (said.code, said.err) == (0, "")
+
+
 def test_episodes_come_in_the_shapes_it_says(real_data):
     names = {}
     exec(block("EpisodeSampler"), names)

@@ -16,7 +16,7 @@ def rows(*learners: dict) -> pd.DataFrame:
     """Tidy rows of 5-way 1-shot and 5-way 5-shot; `accuracy` holds the two means."""
     common = {"dataset": "omniglot", "split": "test", "backbone": "conv4", "way": 5, "query": 15, "episodes": 10_000}
     common |= {"train_seconds": 1.0, "eval_seconds": 1.0, "protocol": "vinyals", "image_size": 28, "ci95": 0.126}
-    default = {"variant": "", "seed": 0, "transductive": False, "ci95_open": np.nan}
+    default = {"variant": "", "seed": 0, "transductive": False, "text": False, "external": False, "ci95_open": np.nan}
     return pd.DataFrame(
         [
             {**common, **default, **learner, "shot": shot, "accuracy": mean}
@@ -92,6 +92,18 @@ def test_a_transductive_learner_is_marked(page):
     marked = [line for line in page(tables.sheets(results)).splitlines() if "transductive" in line]
     assert len(marked) == 1
     assert "peeking" in marked[0]
+
+
+@PAGES
+def test_what_knows_more_than_its_support_set_is_marked_with_all_it_knows(page):
+    results = rows(
+        {"learner": "reader", "accuracy": (97.0, 99.0), "text": True},
+        {"learner": "giant", "accuracy": (98.0, 99.5), "text": True, "external": True},
+        {"learner": "npair", "accuracy": (96.0, 98.5)},
+    )
+    printed = page(tables.sheets(results))
+    assert all(label in printed for label in ("reader [class names]", "giant [class names, external data]", "npair "))
+    assert printed.count("[") == 2
 
 
 @PAGES

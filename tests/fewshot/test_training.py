@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import toy_bank
 
-from episodes import InputError
+from episodes import InputError, ShuffledBatches
 from fewshot import checkpoints, train
 from fewshot.augmentation import AUGMENTATIONS
 from fewshot.backbones import make_backbone
@@ -49,7 +49,7 @@ def declining(monkeypatch, accuracies) -> None:
     monkeypatch.setattr("fewshot.training.run_episodes", fake)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", [name for name, cls in LEARNERS.items() if cls.trained])
 def test_same_seed_same_weights_other_seed_other_weights(name, banks):
     learners = [make(name), make(name), make(name)]
     for learner, seed in zip(learners, (0, 0, 1)):
@@ -207,11 +207,55 @@ def test_no_steps_leave_the_learner_as_it_was(banks, tmp_path):
     checkpoints.restore(make(), checkpoints.load(tmp_path / "best.pt"), tmp_path / "best.pt")
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", [name for name, cls in LEARNERS.items() if cls.trained])
 def test_a_bank_smaller_than_the_batches_wanted_will_do(name):
     small = toy_bank(6, 5, seed=1), toy_bank(4, 5, seed=2, split="validation")
     trained = run(make(name), small, steps=2)
     assert trained.history["accuracy"].notna().all()
+
+
+def test_an_untrained_learner_stays_as_it_is_whatever_steps_are_asked_for(banks):
+    learner = make("nearest-pixel")
+    before = weights(learner)
+    trained = run(learner, banks, steps=6)
+    assert torch.equal(weights(learner), before)
+    assert (trained.best_step, len(trained.history)) == (0, 0)
+
+
+def test_an_unsupervised_learner_is_given_image_numbers_and_no_labels(banks):
+    seen = []
+
+    class Unsupervised(LEARNERS["imprinted"]):
+        supervised = False
+        batches = ShuffledBatches(size=16)
+
+        def loss(self, images, labels):
+            seen.append((images.detach(), labels))
+            return self.embed(images).square().mean()
+
+    run(Unsupervised(make_backbone("conv4", 1, 16), len(banks[0])), banks, steps=2)
+    assert all(torch.equal(banks[0].batch(numbers), images) for images, numbers in seen)
+
+
+def test_stages_are_told_the_share_of_steps_that_is_done(banks, tmp_path):
+    told = []
+
+    class Staged(LEARNERS["npair"]):
+        def begin_step(self, done):
+            told.append(done)
+
+    run(Staged(make_backbone("conv4", 1, 16), 12), banks, steps=4)
+    assert told == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_learner_that_reads_names_is_given_those_of_the_base_classes_alone(banks):
+    class Reader(LEARNERS["npair"]):
+        text = True
+
+    reader, other = Reader(make_backbone("conv4", 1, 16), 12), make("npair")
+    for learner in (reader, other):
+        run(learner, banks, steps=1)
+    assert (reader.class_names, other.class_names) == (banks[0].class_names, ())
 
 
 @pytest.mark.parametrize(

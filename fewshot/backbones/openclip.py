@@ -1,0 +1,120 @@
+"""The models of open_clip as backbones: networks of images and texts that others pretrained, from local weights."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes.errors import InputError, nearest_name, unknown_name
+from fewshot.backbones.base import Backbone
+
+_DIFFER = ("mean", "std", "interpolation", "quick_gelu")  # what the published weights of one model may want differently
+
+
+class OpenClipBackbone(Backbone):
+    """The image network of a model of open_clip; `body` is the whole model, so that a file of its weights fits it.
+
+    Images of any size become the size that the model takes, in its colours' means and deviations; grey ones become
+    colour ones of three equal channels.
+    """
+
+    def __init__(self, model: nn.Module, embedding_size: int, tokenizer: Callable[[list[str]], Tensor]) -> None:
+        super().__init__(model, embedding_size)
+        self._tokenizer = tokenizer
+        self._preprocessing = model.visual.preprocess_cfg
+        for name, values in (("mean", "mean"), ("deviation", "std")):
+            getattr(self, name).copy_(torch.tensor(self._preprocessing[values])[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.arithmetic(images.device):
+            return self.body.encode_image(self.prepared(images)).float()
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """The images (B, C, H, W) as the model takes them, (B, 3, its height, its width)."""
+        side, interpolation = self._preprocessing["size"], self._preprocessing["interpolation"]
+        images = functional.interpolate(images.expand(-1, 3, -1, -1), side, mode=interpolation, antialias=True)
+        return (images.clamp(0, 1) - self.mean) / self.deviation  # bicubic curves leave [0, 1]
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (T, embedding_size) of T texts."""
+        return self.body.encode_text(self._tokenizer(list(texts)).to(self.mean.device)).float()
+
+    @property
+    def scale(self) -> Tensor:
+        """What the cosines of images and texts are multiplied by, as the model learned it."""
+        return self.body.logit_scale.exp()
+
+
+def openclip_network(network: str) -> Callable[[int, int], OpenClipBackbone]:
+    """What makes that model of open_clip, with random weights: MODEL, or MODEL:WEIGHTS.
+
+    WEIGHTS is what open_clip calls the published weights that a file is to bring; it decides how images are prepared.
+    Nothing is ever downloaded. Raises InputError for names that there are not, for a model whose published weights
+    differ in that where none are named, and for one whose parts would have to be downloaded.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise InputError(
+            f"openclip:{network} needs the package open_clip_torch: pip install 'fewshot[openclip]'"
+        ) from error
+    model, _, weights = network.partition(":")
+    if model not in open_clip.list_models():  # a name like hf-hub:NAME, which it would look for online, is not
+        raise nearest_name("model of open_clip", model, open_clip.list_models())
+    config = open_clip.get_model_config(model)
+    if any(key.startswith("hf_") for key in config["text_cfg"]) or "multimodal_cfg" in config:
+        raise InputError(
+            f"openclip:{model} has parts that would be downloaded or that write texts: choose a plain model, such as"
+            " ViT-B-32"
+        )
+    return functools.partial(_backbone, model, config["embed_dim"], _wanted(model, weights))
+
+
+def _wanted(model: str, weights: str) -> dict[str, Any]:
+    """What the published weights of a model want: mean, std, interpolation, quick_gelu; {} where there are none."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if weights and weights not in tags:
+        raise unknown_name(f"weights of openclip:{model}", weights, tags)
+    configs = [open_clip.get_pretrained_cfg(model, tag) for tag in ([weights] if weights else tags)]
+    found = [{key: config[key] for key in _DIFFER if key in config} for config in configs]
+    if any(one != found[0] for one in found):
+        raise InputError(
+            f"the published weights of openclip:{model} want images or activations of different kinds: say which yours"
+            f" are, as openclip:{model}:{tags[-1]} (there are {', '.join(tags)})"
+        )
+    return found[0] if found else {}
+
+
+def _backbone(name: str, embedding_size: int, wanted: dict[str, Any], channels: int, size: int) -> OpenClipBackbone:
+    import open_clip
+
+    if channels not in (1, 3):
+        raise InputError(f"openclip:{name} takes grey or colour images, not {channels} channels")
+    preprocessing = {key: value for key, value in wanted.items() if key != "quick_gelu"}
+    with _quiet():
+        model = open_clip.create_model(
+            name,
+            pretrained_text=False,
+            force_quick_gelu=wanted.get("quick_gelu", False),
+            force_preprocess_cfg=preprocessing,
+        )
+        return OpenClipBackbone(model, embedding_size, open_clip.get_tokenizer(name))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, what libraries log by way of the root logger does not make it print: open_clip warns of random weights,
+    which the suite fills afterwards."""
+    handler, root = logging.NullHandler(), logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)

@@ -1,0 +1,94 @@
+"""Settings that the data can fill: fewer classes, images and steps where there are fewer, each told."""
+
+import logging
+from typing import Any
+
+from episodes import ImageBank, ListedEpisodes
+from fewshot.config import Config, Evaluation, Generalised, Training, Validation
+from fewshot.learners.registry import find_learner
+from fewshot.training import fitted
+
+log = logging.getLogger("fewshot")
+
+
+def fitted_config(config: Config, banks: dict[str, ImageBank]) -> Config:
+    """The configuration with no more classes and images a batch or an episode than there are; says what it changed."""
+    learners = {}
+    for spec, settings in config.learner.items():
+        per_shot = {shot: _with_batches(spec, one, banks["train"]) for shot, one in settings.per_shot.items()}
+        learners[spec] = _with_batches(spec, settings, banks["train"]).model_copy(update={"per_shot": per_shot})
+    validation = _with_validation(config.validation, banks["validation"])
+    evaluation = _with_tests(config.evaluation, banks["test"]) if "test" in banks else config.evaluation
+    return config.model_copy(update={"learner": learners, "validation": validation, "evaluation": evaluation})
+
+
+def fitted_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
+    """The shots that leave images for queries; where there are none they stay, and are refused later."""
+    fewest = int(bank.sizes.min())
+    shots = [shot for shot in settings.shots if shot < fewest]
+    if not shots:
+        return settings
+    way, query = min(settings.way, bank.classes), min(settings.query, fewest - max(shots))
+    return _changed("generalised", settings, bank, way=way, shots=shots, query=query)
+
+
+def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBank]:
+    """The banks, 'train' without the last `count` images of each class and 'held_out' those; as they are where that is
+    done, or `count` is 0."""
+    if not count or "held_out" in banks:
+        return banks
+    train, last = banks["train"].held_out(count)
+    return {**banks, "train": train, "held_out": last}
+
+
+def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
+    new = fitted(settings, find_learner(spec)[0], bank)
+    options, images = settings.options, new.batches.get("images", 0)
+    if 1 < images <= options.get("shot", 0):  # some must be left for queries
+        options = {**options, "shot": images - 1}
+    if 0 < new.steps < settings.steps:
+        passes = f"{settings.epochs} passes through {len(bank):,} images"
+        log.warning("%s: %s steps, not %s: %s", spec, f"{new.steps:,}", f"{settings.steps:,}", passes)
+    return _changed(
+        spec, new.model_copy(update={"batches": settings.batches}), bank, batches=new.batches, options=options
+    )
+
+
+def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
+    fewest = int(bank.sizes.min())
+    shot = min(validation.shot, fewest - 1)
+    query = min(validation.query, fewest - shot)
+    return _changed("validation", validation, bank, way=min(validation.way, bank.classes), shot=shot, query=query)
+
+
+def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
+    """The test protocols that the bank can fill; where it can fill none they stay, and are refused later.
+
+    Where the data set's protocol lists its episodes, they are those.
+    """
+    if bank.listed:
+        listed = ListedEpisodes(bank)
+        ways, shots, query, episodes = [listed.way], [listed.shot], listed.query, listed.count
+        log.info("test: the %d episodes that the protocol lists, %d-way %d-shot", episodes, listed.way, listed.shot)
+        found = {"ways": ways, "shots": shots, "query": query, "episodes": episodes, "seed": listed.seed}
+        return evaluation.model_copy(update=found)
+    if "generalised" in evaluation.protocols:
+        evaluation = evaluation.model_copy(update={"generalised": fitted_generalised(evaluation.generalised, bank)})
+    fewest = int(bank.sizes.min())
+    ways = [way for way in evaluation.ways if way <= bank.classes]
+    shots = [shot for shot in evaluation.shots if shot < fewest]
+    if not ways or not shots:
+        return evaluation
+    query = min(evaluation.query, fewest - max(shots))
+    return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
+
+
+def _changed(what: str, settings: Any, bank: ImageBank, **fitted: Any) -> Any:
+    """The settings with what fits the bank; says which ones that changes."""
+    for name, value in fitted.items():
+        if value != getattr(settings, name):
+            log.warning(
+                "%s: %s = %s, not %s: there are %d classes for %s, the smallest of %d images",
+                *(what, name, value, getattr(settings, name), bank.classes, bank.split, int(bank.sizes.min())),
+            )
+    return settings.model_copy(update=fitted)

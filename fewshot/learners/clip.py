@@ -1,0 +1,75 @@
+"""CLIP in small (Radford et al. 2021): images and the names of their classes in one space, learned from scratch."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches, Episodes
+from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.learners.registry import register
+from fewshot.losses import image_text
+from fewshot.text import NGramEncoder
+
+_MOST = 100.0  # of the scale that is learned, as in the paper
+
+
+@register("clip")
+class CLIP(Learner):
+    """Images near their classes' names; knows unseen classes by name.
+
+    A network for images and one for texts (fewshot/text.py) end in a linear projection and a length of one; the
+    contrastive loss is symmetric (section 2.3, figure 3). A batch has each name once and maybe several images of it,
+    which the loss takes all as right answers (see losses.image_text).
+
+    few-shot   cosine to the normalised mean of the support embeddings
+    mixed      cosine to the mean of that and the text's embedding, the text with `text_weight`
+    zero-shot  cosine to the text's embedding: no support image is looked at
+    """
+
+    paper = "Radford et al. 2021"
+    variants = ("few-shot", "mixed", "zero-shot")
+    batches = ClassBatches(classes=180, images=2)
+    text = True
+
+    def __init__(
+        self, backbone: nn.Module, classes: int, variant: str = "", size: int = 128, text_weight: float = 0.1
+    ) -> None:
+        """size: of the common space; text_weight: what a name counts in the variant 'mixed', from 0 to 1."""
+        super().__init__(backbone, classes, variant)
+        self.text_weight = text_weight
+        self.image_projection = nn.Linear(backbone.embedding_size, size, bias=False)
+        self.text_encoder = NGramEncoder(size)
+        # with a bias, since a text of which nothing is known must have a direction too
+        self.text_projection = nn.Linear(size, size)
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self._numbers: tuple[tuple[str, ...], Tensor] | None = None
+
+    def embed(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.image_projection(self.backbone(images)), dim=1)
+
+    def embed_texts(self, texts: tuple[str, ...]) -> Tensor:
+        return self._embed_numbers(self.text_encoder.numbers(texts))
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        present, numbers = labels.unique(return_inverse=True)
+        texts = self._embed_numbers(self._class_numbers()[present])
+        return image_text(self.embed(images), texts, numbers, self.log_scale.exp().clamp(max=_MOST))
+
+    def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+        query = data.embeddings[episodes.query.flatten(1)]
+        if self.variant == "zero-shot":
+            return query @ data.text_embeddings[episodes.classes].mT
+        prototypes = functional.normalize(data.embeddings[episodes.support].mean(2), dim=2)  # (E, N, D)
+        if self.variant == "mixed":
+            texts = data.text_embeddings[episodes.classes]
+            prototypes = functional.normalize(torch.lerp(prototypes, texts, self.text_weight), dim=2)
+        return query @ prototypes.mT
+
+    def _embed_numbers(self, numbers: Tensor) -> Tensor:
+        return functional.normalize(self.text_projection(self.text_encoder(numbers)), dim=1)
+
+    def _class_numbers(self) -> Tensor:
+        """The text encoder's numbers of all base classes, (classes, L): made once, not in every step."""
+        if self._numbers is None or self._numbers[0] is not self.class_names:
+            self._numbers = self.class_names, self.text_encoder.numbers(self.class_names)
+        return self._numbers[1]

@@ -1,0 +1,36 @@
+"""The cosine classifier of base classes (Qi et al. 2018; Gidaris and Komodakis 2018), which others build on."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewshot.learners.base import Learner
+
+
+class CosineClassifier(Learner):
+    """The logits of the base classes are tau * cos(f(x), w_k), with a learned tau that starts at 10.
+
+    Its embeddings have the length one. What it makes of a support set is left to those who derive from it.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
+        super().__init__(backbone, classes, variant)
+        self.weights = nn.Parameter(torch.randn(classes, backbone.embedding_size))
+        self.tau = nn.Parameter(torch.tensor(10.0))
+
+    def embed(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.backbone(images), dim=1)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(self.logits(self.embed(images), self.weights), labels)
+
+    def logits(self, embeddings: Tensor, weights: Tensor) -> Tensor:
+        """tau * cos (..., N) of embeddings (..., D), which have the length one, and weights (..., N, D) of any."""
+        return self.tau * embeddings @ functional.normalize(weights, dim=-1).mT
+
+    def base_logits(self, query: Tensor) -> Tensor:
+        """Logits (E, Q, classes) of queries (E, Q, D) for the base classes.
+
+        They are on the scale of `scores`: side by side, the two classify among base and new classes together.
+        """
+        return self.logits(query, self.weights)

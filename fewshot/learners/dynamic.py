@@ -1,0 +1,126 @@
+"""Dynamic few-shot learning without forgetting (Gidaris and Komodakis 2018): a generator of classifier weights."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches, InputError
+from episodes.batches import Batches
+from fewshot.learners.cosine_classifier import CosineClassifier
+from fewshot.learners.episodic import by_class, check_shot, in_parts
+from fewshot.learners.registry import register
+
+
+@register("dynamic")
+class Dynamic(CosineClassifier):
+    """A cosine classifier; a trained generator makes the weights of new classes.
+
+    Training has two stages. In the first the network and the base classes' weights w_b learn by cross-entropy, with
+    the logits tau * cos(z, w_b). In the second the network stays as it is; the generator learns, and the w_b and tau go
+    on learning, from classes of the batch that play new ones: their own weights are left out, generated ones take
+    their places, and queries of theirs and as many of other classes are classified among all classes.
+
+    attention  w' = phi_avg * mean of z_i + phi_att * mean over i of the sum over b of a_ib w_b (equations 7 to 9), all
+               z and w_b of length one, where a_i = softmax over b of gamma * cos(phi_q z_i, k_b), with a key k_b for
+               each base class
+    average    w' = phi_avg * mean of z_i alone (equation 6)
+    """
+
+    paper = "Gidaris and Komodakis 2018"
+    variants = ("attention", "average")
+    batches = ClassBatches(classes=60, images=6)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        shot: int = 1,
+        novel: int = 5,
+        first_stage: float = 0.6,
+    ) -> None:
+        """shot: support images of a class that plays a new one; its other images in the batch are queries.
+
+        novel: how many play new ones at once; the batch is as many such episodes as it has groups of so many classes,
+        two at least
+        first_stage: its share of the training steps
+        """
+        super().__init__(backbone, classes, variant)
+        if novel < 1 or not 0 <= first_stage <= 1:
+            raise InputError(
+                f"dynamic needs novel of at least 1 and first_stage between 0 and 1, not {novel} and {first_stage}"
+            )
+        self.shot, self.novel, self.first_stage = shot, novel, first_stage
+        self.frozen = False  # the network, in the second stage
+        size = backbone.embedding_size
+        self.phi_avg = nn.Parameter(torch.ones(size))
+        if self.variant == "attention":
+            self.phi_att = nn.Parameter(torch.zeros(size))
+            self.phi_query = nn.Linear(size, size)
+            self.keys = nn.Parameter(torch.randn(classes, size) * (2 / size) ** 0.5)
+            self.gamma = nn.Parameter(torch.tensor(10.0))
+            with torch.no_grad():
+                self.phi_query.weight.copy_(torch.eye(size) + 1e-3 * torch.randn(size, size))
+                self.phi_query.bias.zero_()
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        check_shot(self.name, self.shot, batches)
+        if batches.classes < 2:
+            raise InputError("dynamic needs batches of two classes or more: one plays a new class, one a base class")
+
+    def begin_step(self, done: float) -> None:
+        self.frozen = done >= self.first_stage
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Dynamic":
+        """As of any module; but a frozen network stays in eval mode, since its batch norms would go on otherwise."""
+        super().train(mode)
+        self.backbone.train(mode and not self.frozen)
+        return self
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if not self.frozen:
+            return super().loss(images, labels)
+        with torch.no_grad():
+            embeddings = self.embed(images)
+        return self._generator_loss(by_class(embeddings, labels), by_class(labels, labels))
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        return self.logits(query, self._generated(support))
+
+    def _generator_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Of embeddings (classes, images, D) and labels (classes, images): each group of classes is new in its turn."""
+        novel = min(self.novel, len(labels) // 2)
+        groups = len(labels) // novel  # one episode each
+        embeddings = embeddings[: groups * novel].unflatten(0, (groups, novel))  # (E, N, images, D)
+        labels = labels[: groups * novel].unflatten(0, (groups, novel))  # (E, N, images)
+        classes = labels[:, :, 0]
+        weights = self._generated(embeddings[:, :, : self.shot], classes)
+        query, targets = embeddings[:, :, self.shot :].flatten(1, 2), labels[:, :, self.shot :].flatten(1)
+        # the queries of base classes are those of the group before
+        query, targets = (torch.cat([part, part.roll(1, 0)], 1) for part in (query, targets))
+        places = classes[:, None].expand(-1, query.shape[1], -1)
+        logits = self.base_logits(query).scatter(2, places, self.logits(query, weights))
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def _generated(self, support: Tensor, absent: Tensor | None = None) -> Tensor:
+        """The weights (E, N, D) of new classes from support (E, N, K, D).
+
+        absent: the base classes (E, M) that an episode has to do without
+        """
+        support = functional.normalize(support, dim=3)
+        weights = self.phi_avg * support.mean(2)
+        if self.variant == "average":
+            return weights
+        images = support.flatten(1, 2)
+        absent = images.new_empty(len(images), 0, dtype=torch.int64) if absent is None else absent
+        attended = in_parts(self._attended, images.shape[1] * self.classes, images, absent)
+        return weights + self.phi_att * attended.view_as(support).mean(2)
+
+    def _attended(self, images: Tensor, absent: Tensor) -> Tensor:
+        """The base classes' weights, averaged by the attention of each image: (E, N * K, D) from the same shape."""
+        similarities = functional.normalize(self.phi_query(images), dim=2) @ functional.normalize(self.keys, dim=1).T
+        places = absent[:, None].expand(-1, images.shape[1], -1)
+        attention = (self.gamma * similarities).scatter(2, places, -torch.inf).softmax(2)
+        return attention @ functional.normalize(self.weights, dim=1)

@@ -1,0 +1,50 @@
+"""What learners that train by episodes share: batches of classes as support sets and queries."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from episodes import InputError
+from episodes.batches import Batches
+
+_NUMBERS = 1 << 22  # of the largest tensor that `in_parts` lets a function make
+
+
+def by_class(rows: Tensor, labels: Tensor) -> Tensor:
+    """The rows (B, ...) of a batch that brings class after class, as (N, images, ...)."""
+    return rows.unflatten(0, (len(labels.unique_consecutive()), -1))
+
+
+def split_episodes(embeddings: Tensor, labels: Tensor, shot: int, turns: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Support (E, N, K, D), query (E, Q, D) and targets (E, Q) from embeddings (B, D) and labels (B,) of a batch.
+
+    The classes of the batch make one episode: the first `shot` images of each are its support, the others are queries.
+    turns: the support begins with each image of a class in turn, and E is the number of images a class.
+    """
+    classes = by_class(embeddings, labels)
+    way, images, _ = classes.shape
+    places = torch.arange(images, device=embeddings.device)
+    begins = places if turns else places[:1]
+    order = (begins[:, None] + places) % images
+    episodes = classes[:, order].transpose(0, 1)  # (E, N, images, D)
+    targets = torch.arange(way, device=embeddings.device).repeat_interleave(images - shot)
+    return episodes[:, :, :shot], episodes[:, :, shot:].flatten(1, 2), targets.expand(len(begins), -1)
+
+
+def check_shot(name: str, shot: int, batches: Batches) -> None:
+    """Raise InputError where the classes of ClassBatches have no images for queries left."""
+    if batches.images <= shot:
+        raise InputError(
+            f"{name} with shot = {shot} needs batches of more images a class, not {batches.images}: some must be left"
+            " for queries"
+        )
+
+
+def in_parts(function: Callable[..., Tensor], numbers: int, *tensors: Tensor) -> Tensor:
+    """function(*tensors) of tensors (E, ...), few episodes after another, so that memory does not grow with E.
+
+    numbers: how many the function's largest tensor has for one episode
+    """
+    few = max(1, _NUMBERS // numbers)
+    return torch.cat([function(*part) for part in zip(*(tensor.split(few) for tensor in tensors), strict=True)])

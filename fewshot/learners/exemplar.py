@@ -1,0 +1,63 @@
+"""Exemplar networks: each training image is a class of its own, and no label is read."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ShuffledBatches
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import register
+from fewshot.losses import instance
+
+
+@register("exemplar")
+class Exemplar(Learner):
+    """Each training image a class of its own, seen again through augmentation.
+
+    An image must be told from `others` that are drawn anew for each batch, by what stands for each image's class:
+
+    memory      the embedding that the image had when it was last seen (Wu et al. 2018, the non-parametric softmax with
+                a memory bank; `momentum` of the old one stays)
+    parametric  a learned vector of weights (Dosovitskiy et al. 2014)
+
+    The softmax over a sample takes the place of Wu et al.'s noise-contrastive estimate of that over all images. A query
+    goes to the class with the most similar mean direction.
+    """
+
+    paper = "Dosovitskiy et al. 2014, Wu et al. 2018"
+    variants = ("memory", "parametric")
+    batches = ShuffledBatches(size=256)
+    supervised = False
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        others: int = 4096,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+    ) -> None:
+        """others: images that a batch is compared with; temperature: of the softmax; momentum: of the memory."""
+        super().__init__(backbone, classes, variant)
+        self.others, self.temperature, self.momentum = others, temperature, momentum
+        vectors = functional.normalize(torch.randn(classes, backbone.embedding_size), dim=1)
+        if self.variant == "memory":
+            self.register_buffer("vectors", vectors)
+        else:
+            self.vectors = nn.Parameter(vectors)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.backbone(images), dim=1)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        embeddings = self.embed(images)
+        drawn = torch.randint(self.classes, (self.others,), device=labels.device)
+        own, others = (functional.normalize(self.vectors[numbers], dim=1) for numbers in (labels, drawn))
+        if self.variant == "memory":
+            kept = self.momentum * own + (1 - self.momentum) * embeddings.detach()
+            self.vectors[labels] = functional.normalize(kept, dim=1)
+        return instance(embeddings, own, others, self.temperature)
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        return query @ functional.normalize(support.mean(2), dim=2).mT

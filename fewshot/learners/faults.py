@@ -1,0 +1,88 @@
+"""Whose fault an exception is: one out of a learner's own code becomes a sentence with its place and its promise."""
+
+import re
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import source_of
+
+# what the suite calls, and what it may count on
+_PROMISES = {
+    "__init__": "__init__ takes backbone, classes, variant='' and the options",
+    "begin_step": "begin_step takes the share of the steps that is done",
+    "check_batches": "check_batches takes batches and raises InputError for those that will not do",
+    "embed": "embed gives (B, D) from images (B, C, H, W)",
+    "episode_scores": "episode_scores gives (E, Q, N) from an EmbeddedBank and Episodes",
+    "loss": "loss gives a scalar from images (B, C, H, W) and labels (B,)",
+    "missing": "missing takes the backbone's name and the options and gives a sentence, or ''",
+    "scores": "scores gives (E, Q, N) from support (E, N, K, D) and query (E, Q, D)",
+}
+
+
+def fault_of(error: Exception, suite: bool = False) -> str:
+    """What `error` says against a learner in whose methods it was raised, in one sentence; '' where it was not.
+
+    suite: learners of the suite, too; otherwise only those that somebody brought, as an exception out of the suite is
+    a bug of the suite, which wants its traceback.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    for inherited in (suite, True):  # where it is derived from a learner of the suite, that one's code comes second
+        for number, (frame, _) in enumerate(frames):
+            learner = _learner_of(frame)
+            if learner is None or not (suite or source_of(learner)):
+                continue
+            if frame.f_globals.get("__name__") in _modules(learner, inherited):
+                package = _package(frame)
+                inner, line = next((one, line) for one, line in reversed(frames[number:]) if _package(one) == package)
+                return _sentence(learner, frame.f_code.co_name, _at(inner.f_code.co_filename, line), error)
+    return _wrong_signature(error, frames[-1][0], suite) if frames else ""
+
+
+def place_of(learner: Learner, method: str) -> str:
+    """' (mine.py, line 12)', where a learner that somebody brought defines `method`; '' for learners of the suite."""
+    function = getattr(type(learner), method)
+    if function.__module__ not in _modules(type(learner)):
+        return ""
+    return f" ({_at(function.__code__.co_filename, function.__code__.co_firstlineno)})"
+
+
+def _wrong_signature(error: Exception, frame: FrameType, suite: bool) -> str:
+    """The sentence for a method that does not take what it is called with: Python raises that in the caller."""
+    called = re.match(r"([\w.<>]+)\(\) (?:takes|missing|got)", str(error)) if isinstance(error, TypeError) else None
+    for value in frame.f_locals.values() if called else ():
+        for method in _PROMISES if isinstance(value, Learner) else ():
+            function = getattr(type(value), method)
+            if function.__qualname__ == called[1] and function.__module__ in _modules(type(value), suite):
+                place = _at(function.__code__.co_filename, function.__code__.co_firstlineno)
+                return _sentence(type(value), method, place, error)
+    return ""
+
+
+def _sentence(learner: type[Learner], method: str, place: str, error: Exception) -> str:
+    said = " ".join(str(error).split()) or "no message"
+    promise = f"; the promise: {_PROMISES[method]}" if method in _PROMISES else ""
+    return f"{learner.__name__}.{method} raised {type(error).__name__} in {place}: {said:.300}{promise}"
+
+
+def _learner_of(frame: FrameType) -> type[Learner] | None:
+    """The learner whose method a frame is of."""
+    first = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+    cls = first if isinstance(first, type) else type(first)
+    return cls if issubclass(cls, Learner) else None
+
+
+def _modules(learner: type[Learner], suite: bool = False) -> set[str]:
+    """The modules that a learner and what it is derived from are written in, but for the suite's own."""
+    written = [cls for cls in learner.__mro__ if issubclass(cls, Learner) and cls is not Learner]
+    return {cls.__module__ for cls in written if suite or source_of(cls)}
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def _at(file: str, line: int) -> str:
+    path, here = Path(file), Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}, line {line}"

@@ -1,0 +1,101 @@
+"""Matching networks (Vinyals et al. 2016): attention over the support set."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches
+from episodes.batches import Batches
+from fewshot.learners.base import Learner
+from fewshot.learners.episodic import check_shot, in_parts, split_episodes
+from fewshot.learners.registry import register
+
+
+@register("matching")
+class Matching(Learner):
+    """A query takes the labels of the support images that it attends to.
+
+    The attention is the softmax, over all support images, of `scale` times the cosine similarity. The probability of
+    a class is the attention that its images get together (equation 1), its score the logarithm of that. Training runs
+    episodes of the kind that the test runs.
+
+    basic  attention over the embeddings as they are
+    fce    full context embeddings (section 2.1.2, appendix A): a bidirectional LSTM lets each support image see the
+           others, an LSTM with attention to the support set lets each query see it, in `steps` steps. The paper reads
+           the support set in no special order, and its scores change with the order; here it is read in the order of
+           the sums of the embeddings, so that they do not. Training starts with a context of zero, where fce is basic
+    """
+
+    paper = "Vinyals et al. 2016"
+    variants = ("basic", "fce")
+    batches = ClassBatches(classes=60, images=6)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        shot: int = 1,
+        scale: float = 10.0,
+        steps: int = 3,
+        turns: bool = False,
+    ) -> None:
+        """shot: support images a class in a training batch, the other ones are queries.
+
+        scale: of the cosine, 1 in the paper; with that even the surest attention is little more than even
+        steps: those of the variant 'fce', how often a query attends to the support set
+        turns: not only the first images of a class are its support, all of them are in turn, as for prototypical
+        """
+        super().__init__(backbone, classes, variant)
+        self.shot, self.scale, self.steps, self.turns = shot, scale, steps, turns
+        if self.variant == "fce":
+            size = backbone.embedding_size
+            self.support_lstm = nn.LSTM(size, size, batch_first=True, bidirectional=True)
+            self.query_lstm = nn.LSTMCell(2 * size, size)
+            with torch.no_grad():
+                for parameter in [*self.support_lstm.parameters(), *self.query_lstm.parameters()]:
+                    parameter[2 * size : 3 * size] = 0  # of the cell's candidates, the third of four gates
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        check_shot(self.name, self.shot, batches)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns)
+        return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        if self.variant == "basic":
+            return self._scores(support, query)
+        gates = 8 * support.shape[3] * max(query.shape[1], support.shape[1] * support.shape[2])
+        return in_parts(lambda *part: self._scores(*self._in_context(*part)), gates, support, query)
+
+    def _scores(self, support: Tensor, query: Tensor) -> Tensor:
+        images = functional.normalize(support.flatten(1, 2), dim=2)
+        similarities = self.scale * functional.normalize(query, dim=2) @ images.mT
+        return similarities.log_softmax(2).unflatten(2, support.shape[1:3]).logsumexp(3)
+
+    def _in_context(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The full context embeddings of support (E, N, K, D) and query (E, Q, D), in the same shapes."""
+        images = self._support_in_context(support.flatten(1, 2))
+        return images.view_as(support), self._query_in_context(query, images)
+
+    def _support_in_context(self, images: Tensor) -> Tensor:
+        """g(x_i, S) = the two hidden states at x_i + g'(x_i) (appendix A.2): (E, N * K, D), in the order given."""
+        order = images.sum(2).argsort(dim=1, stable=True)[..., None].expand_as(images)
+        # a GPU's LSTM rounds its products to TF32 unless told not to
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            hidden, _ = self.support_lstm(images.gather(1, order))
+        forward, backward = hidden.chunk(2, dim=2)
+        return images + torch.zeros_like(images).scatter(1, order, forward + backward)
+
+    def _query_in_context(self, query: Tensor, images: Tensor) -> Tensor:
+        """f(x, S) (E, Q, D) of query (E, Q, D) and the g(x_i, S) (E, N * K, D) (appendix A.1, equations 3 to 6)."""
+        inputs = query.flatten(0, 1)  # (E * Q, D)
+        hidden, cell = torch.zeros_like(inputs), torch.zeros_like(inputs)
+        for _ in range(self.steps):
+            context = (hidden + inputs).view_as(query)  # h
+            read = (context @ images.mT).softmax(2) @ images  # r
+            # the paper's LSTM takes r with its hidden state: gates are sums of products, so with its input is the same
+            hidden, cell = self.query_lstm(torch.cat([inputs, read.flatten(0, 1)], 1), (context.flatten(0, 1), cell))
+        return (hidden + inputs).view_as(query)

@@ -1,0 +1,32 @@
+"""Neighbourhood components analysis (Goldberger et al. 2004; for few shots Laenen and Bertinetto 2021)."""
+
+from torch import Tensor, nn
+
+from episodes import ClassBatches
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import register
+from fewshot.losses import nca, squared_distances
+
+
+@register("nca")
+class NCA(Learner):
+    """Each image votes for its class, near images louder: no episodes, no prototypes.
+
+    It trains with the non-parametric softmax over all images of a batch. A class's score is the logarithm of what its
+    support images say in the same softmax, so that training and test ask the same question.
+    """
+
+    paper = "Goldberger et al. 2004, Laenen and Bertinetto 2021"
+    batches = ClassBatches(classes=60, images=6)
+
+    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", temperature: float = 1.0) -> None:
+        """temperature: what squared distances are divided by; those of long embeddings want more."""
+        super().__init__(backbone, classes, variant)
+        self.temperature = temperature
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return nca(self.embed(images), labels, self.temperature)
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        near = -squared_distances(query, support.flatten(1, 2)) / self.temperature
+        return near.unflatten(2, support.shape[1:3]).logsumexp(3)

@@ -1,0 +1,75 @@
+"""Pretrained CLIP: what networks that others trained on pictures of the web know, with no training here."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import Episodes, InputError
+from fewshot.backbones.openclip import OpenClipBackbone
+from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.learners.registry import register
+
+_NEED = (
+    "a model of open_clip and its weights: in a preset, give [learner.openclip] the lines backbone = 'openclip:MODEL'"
+    " and weights = 'FILE'"
+)
+
+
+@register("openclip")
+class OpenCLIP(Learner):
+    """Pretrained CLIP from a file, by name and by cached images.
+
+    Its backbone is a model of open_clip, `openclip:MODEL`, and the setting `weights` the file of its weights. A name is
+    read within `prompt`. All embeddings have the length one; tau is what the model learned to multiply cosines by.
+
+    tip-adapter  zero-shot logits plus alpha times the sum of exp(-beta (1 - cos)) over the support images of a class
+                 (Zhang et al. 2022, section 3.1, without training)
+    few-shot     cosine to the normalised mean of the support embeddings; no name is read
+    zero-shot    tau times the cosine to the text's embedding (Radford et al. 2021, section 3.1)
+    """
+
+    paper = "Radford et al. 2021, Zhang et al. 2022"
+    variants = ("tip-adapter", "few-shot", "zero-shot")
+    trained = False
+    text = ("tip-adapter", "zero-shot")
+    external = True
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        prompt: str = "a photo of a {}.",
+        alpha: float = 1.0,
+        beta: float = 5.5,
+    ) -> None:
+        """prompt: what is read, with the name for {}; alpha: what the support counts; beta: how near it must be."""
+        super().__init__(backbone, classes, variant)
+        if not isinstance(backbone, OpenClipBackbone):
+            raise InputError(f"openclip needs {_NEED}")
+        if "{}" not in prompt:
+            raise InputError(f"the prompt '{prompt}' of openclip has no {{}} where the name of a class goes")
+        self.prompt, self.alpha, self.beta = prompt, alpha, beta
+
+    @classmethod
+    def missing(cls, backbone: str, **options: Any) -> str:
+        return "" if backbone.startswith("openclip:") else f"it needs {_NEED}"
+
+    def embed(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.backbone(images), dim=1)
+
+    def embed_texts(self, texts: tuple[str, ...]) -> Tensor:
+        prompts = [self.prompt.replace("{}", text) for text in texts]
+        return functional.normalize(self.backbone.embed_texts(prompts), dim=1)
+
+    def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+        query, support = data.embeddings[episodes.query.flatten(1)], data.embeddings[episodes.support]
+        if self.variant == "few-shot":
+            return query @ functional.normalize(support.mean(2), dim=2).mT
+        scores = self.backbone.scale * query @ data.text_embeddings[episodes.classes].mT
+        if self.variant == "tip-adapter":
+            affinities = torch.exp(self.beta * (query @ support.flatten(1, 2).mT - 1))  # (E, Q, N * K)
+            scores = scores + self.alpha * affinities.unflatten(2, support.shape[1:3]).sum(3)
+        return scores

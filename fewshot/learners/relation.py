@@ -1,0 +1,71 @@
+"""Relation networks (Sung et al. 2018): a small network learns to compare."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches
+from episodes.batches import Batches
+from fewshot.learners.base import Learner
+from fewshot.learners.episodic import check_shot, in_parts, split_episodes
+from fewshot.learners.registry import register
+
+
+@register("relation")
+class Relation(Learner):
+    """A learned network says how much a query is like a class.
+
+    The relation module gets the mean embedding of a class and the embedding of a query side by side, and ends in a
+    sigmoid: the relation score, trained by its squared error to 1 for the query's own class and 0 for the others
+    (equations 1 and 2). The score here is the relation score before the sigmoid, which ranks alike and never ties.
+
+    In the paper the module is two convolutions of feature maps and two fully connected layers, with batch norm. Here
+    an embedding is a vector, on Omniglot of 1x1 places, so the module is the two fully connected layers alone, and has
+    no batch norm that could see other queries. Support embeddings are averaged, not summed, so that one model serves
+    all shots. The module starts as minus a distance of random projections, from which the paper's many episodes are
+    not needed to find out that equal means same.
+    """
+
+    paper = "Sung et al. 2018"
+    batches = ClassBatches(classes=20, images=11)
+    compares = True
+
+    def __init__(
+        self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, hidden: int = 64, turns: bool = False
+    ) -> None:
+        """shot: support images a class in a training batch, the other ones are queries.
+
+        hidden: units of the relation module
+        turns: not only the first images of a class are its support, all of them are in turn, as for prototypical
+        """
+        super().__init__(backbone, classes, variant)
+        self.shot, self.turns = shot, turns
+        size = backbone.embedding_size
+        # the first layer, in the two halves of its input: each is computed once an image, not once a pair
+        self.of_class, self.of_query = nn.Linear(size, hidden), nn.Linear(size, hidden, bias=False)
+        self.output = nn.Linear(hidden, 1)
+        directions = torch.randn((hidden + 1) // 2, size) / size**0.5
+        with torch.no_grad():  # 4 - 8 * the mean |projection of class - query|: a unit for either sign
+            self.of_class.weight.copy_(torch.cat([directions, -directions])[:hidden])
+            self.of_query.weight.copy_(-self.of_class.weight)
+            self.of_class.bias.zero_()
+            self.output.weight.fill_(-16 / hidden)
+            self.output.bias.fill_(4.0)
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        check_shot(self.name, self.shot, batches)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns)
+        relations = self.scores(support, query).sigmoid()
+        return functional.mse_loss(relations, functional.one_hot(targets, support.shape[1]).to(relations))
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        classes, queries = self.of_class(support.mean(2)), self.of_query(query)
+        units = classes.shape[1] * queries.shape[1] * queries.shape[2]
+        return in_parts(self._relations, units, classes, queries)
+
+    def _relations(self, classes: Tensor, queries: Tensor) -> Tensor:
+        """Of the first layer's halves (E, N, hidden) and (E, Q, hidden), the module's output (E, Q, N)."""
+        return self.output(functional.relu(queries[:, :, None] + classes[:, None])).squeeze(3)

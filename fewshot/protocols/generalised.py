@@ -1,0 +1,178 @@
+"""Generalised few-shot learning: novel classes beside all base classes, in one label space."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodes import EpisodeSampler, InputError
+from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.protocols.similarity import measuring, scores_apart, scores_embeddings
+from fewshot.statistics import Estimate, over_episodes
+
+_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # scores worked on at once
+_IMAGES = {"cpu": 1 << 14, "cuda": 1 << 21}  # images of the episodes worked on at once
+SUPPORT = 20  # training images of a base class that stand for it, at most
+
+
+class NotComparable(InputError):
+    """A learner's scores for base and for novel classes cannot be put side by side."""
+
+
+class BaseScores(NamedTuple):
+    """What a learner knows of its base classes.
+
+    of     scores (Q, classes) of embeddings (Q, D)
+    width  the numbers it works on for a query
+    known  what tables call it: 'weights', or how many training images stand for a class
+    """
+
+    of: Callable[[Tensor], Tensor]
+    width: int
+    known: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Joint:
+    """Shares of right answers among base and novel classes together, (E,) in [0, 1], with so many shots.
+
+    novel, base: of the queries of novel classes, and of as many queries of base classes
+    """
+
+    shot: int
+    novel: np.ndarray
+    base: np.ndarray
+
+    @property
+    def percent(self) -> dict[str, Estimate]:
+        """novel, base, all and harmonic, in percent with the 95 % interval over episodes.
+
+        harmonic: the harmonic mean of the two means, its interval by the delta method.
+        """
+        novel, base = 100 * self.novel, 100 * self.base
+        n, b = novel.mean(), base.mean()
+        mean = 2 * n * b / (n + b) if n + b > 0 else 0.0
+        slopes = (2 * b**2 / (n + b) ** 2, 2 * n**2 / (n + b) ** 2) if n + b > 0 else (0.0, 0.0)
+        trials = mean + slopes[0] * (novel - n) + slopes[1] * (base - b)
+        found = {"novel": novel, "base": base, "all": (novel + base) / 2, "harmonic": trials}
+        return {name: over_episodes(values) for name, values in found.items()}
+
+
+def check_generalised(learner: Learner, embeddings: Tensor) -> None:
+    """NotComparable where the learner cannot put base and novel classes side by side.
+
+    embeddings (M, D): of any images
+    """
+    if not scores_embeddings(learner):
+        raise NotComparable(f"{learner.name} scores whole episodes, which base classes are no part of")
+    if learner.transductive:
+        raise NotComparable(
+            f"{learner.name} scores queries together, and those of base classes are no part of an episode"
+        )
+    if not _has_base_logits(learner) and not scores_apart(learner, embeddings):
+        raise NotComparable(
+            f"{learner.name} scores a class by the other classes of an episode, and keeps nothing of its base classes"
+            " (base_logits): novel and base classes cannot be put side by side"
+        )
+
+
+def generalise(
+    learner: Learner,
+    novel: EmbeddedBank,
+    train: EmbeddedBank,
+    held_out: EmbeddedBank,
+    *,
+    way: int,
+    shots: list[int],
+    query: int,
+    episodes: int,
+    seed: int,
+) -> tuple[list[Joint], str]:
+    """How `learner` tells all base classes and `way` novel ones apart, for each number of shots; what it knows of base
+    classes, as in BaseScores.
+
+    novel     the bank that episodes are drawn from, as the suite's sampler does: way * query queries each
+    train     the images it was trained on; held_out: images of the same classes that it was not trained on, of which
+              every episode gets way * query queries, drawn uniformly from all classes, with repeats
+    A query goes to the class with the highest score of all, a base class where two are equal. Raises NotComparable
+    where the learner cannot do that (see check_generalised), InputError where the banks cannot fill such episodes.
+    """
+    with measuring(learner, seed):
+        check_generalised(learner, novel.embeddings)
+        samplers = [EpisodeSampler(novel.bank, way, shot, query, seed) for shot in shots]
+        base = _base_scores(learner, train)
+        rivals = [_best_base(learner, base, data.embeddings) for data in (novel, held_out)]
+        found = [_joint(learner, novel, held_out, rivals, sampler, episodes) for sampler in samplers]
+    return found, base.known
+
+
+def _joint(
+    learner: Learner,
+    novel: EmbeddedBank,
+    held_out: EmbeddedBank,
+    rivals: list[tuple[Tensor, Tensor]],
+    sampler: EpisodeSampler,
+    episodes: int,
+) -> Joint:
+    """The shares of right answers of one number of shots; rivals: of both banks' images, as _best_base has them."""
+    (novel_best, _), (base_best, base_class) = rivals
+    queries = sampler.way * sampler.query
+    base_sampler = EpisodeSampler(held_out.bank, way=1, shot=1, query=0, seed=sampler.seed)
+    base_labels = held_out.bank.labels.to(novel.device)
+    chunk = max(1, _IMAGES[novel.device.type] // (sampler.way * sampler.shot + 2 * queries))
+    novel_right, base_right = [], []
+    for start in range(0, episodes, chunk):
+        count = min(chunk, episodes - start)
+        part = sampler.episodes(start, count, novel.device)
+        asked = part.query.flatten(1)  # (E, queries)
+        base_asked = base_sampler.episodes(start * queries, count * queries, novel.device).support.view(count, queries)
+        query = torch.cat([novel.embeddings[asked], held_out.embeddings[base_asked]], 1)
+        scores = learner.scores(novel.embeddings[part.support], query)  # (E, 2 * queries, way)
+        _check_finite(learner, scores)
+        taken_for_novel = scores.amax(2) > torch.cat([novel_best[asked], base_best[base_asked]], 1)
+        right = taken_for_novel[:, :queries] & (scores[:, :queries].argmax(2) == part.targets)
+        novel_right.append(right.sum(1))
+        right = ~taken_for_novel[:, queries:] & (base_class[base_asked] == base_labels[base_asked])
+        base_right.append(right.sum(1))
+    shares = [torch.cat(right).cpu().numpy().astype(np.float64) / queries for right in (novel_right, base_right)]
+    return Joint(sampler.shot, *shares)
+
+
+def _base_scores(learner: Learner, train: EmbeddedBank) -> BaseScores:
+    """Of the learner itself where it keeps something of its base classes; else its scores for classes whose support
+    are their first training images, SUPPORT or as many as the smallest class has."""
+    if _has_base_logits(learner):
+        return BaseScores(lambda query: learner.base_logits(query[None])[0], learner.classes, "weights")
+    bank = train.bank
+    shot = min(SUPPORT, int(bank.sizes.min()))
+    first = (bank.offsets[:-1, None] + torch.arange(shot, device=bank.offsets.device)).flatten()
+    if shot * bank.classes < len(bank):
+        train, first = EmbeddedBank(learner, bank.only(first)), torch.arange(len(first))
+    support = train.embeddings[first.to(train.device)].view(1, bank.classes, shot, -1)
+    return BaseScores(lambda query: learner.scores(support, query[None])[0], bank.classes * shot, f"{shot} images")
+
+
+def _best_base(learner: Learner, base: BaseScores, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest score that each embedding (M, D) has for a base class, and that class: (M,) each.
+
+    What a query is for the base classes does not depend on the episode, so it is computed once.
+    """
+    best, classes = [], []
+    for part in embeddings.split(max(1, _CHUNK[embeddings.device.type] // base.width)):
+        scores = base.of(part)
+        _check_finite(learner, scores)
+        classes.append(scores.argmax(1))
+        best.append(scores.amax(1))
+    return torch.cat(best), torch.cat(classes)
+
+
+def _has_base_logits(learner: Learner) -> bool:
+    return type(learner).base_logits is not Learner.base_logits
+
+
+def _check_finite(learner: Learner, scores: Tensor) -> None:
+    if not scores.isfinite().all():
+        raise InputError(f"the scores of {learner.name} are not all finite numbers")

@@ -1,0 +1,100 @@
+"""How alike two images are to a learner: one decision, which verification and retrieval share."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from episodes import InputError
+from fewshot.learners.base import Learner
+
+
+class Similarity(NamedTuple):
+    """A learner's similarity of embeddings.
+
+    of          a (E, A, D) and b (E, B, D) to (E, A, B), higher where they rather show one class
+    name        what tables call it: 'own' or 'cosine'
+    directions  whether the length of an embedding says nothing
+    """
+
+    of: Callable[[Tensor, Tensor], Tensor]
+    name: str
+    directions: bool
+
+
+def similarity_of(learner: Learner, embeddings: Tensor, every: bool = False) -> Similarity:
+    """The similarity of a learner with embeddings (M, D) of some images.
+
+    It is the learner's own (`Learner.similarity`) where that is defined, or where it follows from the scores since the
+    score of a class depends on its own support alone: minus the squared distance for prototypical networks, the
+    probability of 'same' for Koch et al.'s. Else it is the cosine. every: it is for each image with all others, where a
+    learner that compares two images with a network of its own has the cosine too. InputError where the embeddings are
+    no numbers.
+    """
+    if not embeddings.isfinite().all():
+        raise InputError(f"the embeddings of {learner.name} are not all finite numbers")
+    defined = type(learner).similarity is not Learner.similarity
+    if (every and learner.compares) or not (defined or scores_apart(learner, embeddings)):
+        return Similarity(_cosine, "cosine", True)
+    some = _some(embeddings, 8)[None]
+    return Similarity(learner.similarity, "own", _alike(_checked(learner, 2 * some), _checked(learner, some)))
+
+
+def scores_apart(learner: Learner, embeddings: Tensor) -> bool:
+    """Whether the score of a class depends on the query and that class's support alone, found by trying.
+
+    embeddings (M, D): of some images. Not where a class's score changes when another one leaves the episode, as with a
+    softmax over classes or a classifier that is fitted to all of them; nor where the learner scores whole episodes, or
+    queries together.
+    """
+    if learner.transductive or not scores_embeddings(learner):
+        return False
+    images = _some(embeddings, 10)[None]
+    support, query = images[:, :6].unflatten(1, (3, 2)), images[:, 6:]
+    return _alike(learner.scores(support, query)[:, :, :2], learner.scores(support[:, :2], query))
+
+
+def scores_embeddings(learner: Learner) -> bool:
+    """Whether `scores` is all there is to how the learner scores an episode."""
+    cls = type(learner)
+    return cls.scores is not Learner.scores and cls.episode_scores is Learner.episode_scores
+
+
+@contextlib.contextmanager
+def measuring(learner: Learner, seed: int) -> Iterator[None]:
+    """Inside, the learner is in eval mode and without gradients; where it draws numbers, the same ones each time."""
+    was_training = learner.training
+    learner.eval()
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            learner.train(was_training)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return functional.normalize(a, dim=2) @ functional.normalize(b, dim=2).mT
+
+
+def _checked(learner: Learner, images: Tensor) -> Tensor:
+    """The learner's similarities of images (1, M, D) to each other, with a check of their shape."""
+    found, count = learner.similarity(images, images), images.shape[1]
+    if found.shape != (1, count, count):
+        raise InputError(
+            f"the similarity of {learner.name} must have the shape (E, A, B) = {(1, count, count)}, not"
+            f" {tuple(found.shape)}"
+        )
+    return found
+
+
+def _some(embeddings: Tensor, count: int) -> Tensor:
+    """`count` of the embeddings, at equal distances."""
+    return embeddings[torch.arange(count, device=embeddings.device) * len(embeddings) // count]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
