@@ -2,8 +2,8 @@
 
 A head W (D, N) of any kind here is a sum of support embeddings, W = X^T A, with X (M, D) the M = N K support
 embeddings of an episode. So it is fitted as its coefficients A (M, N), from the inner products X X^T alone: however
-long the embeddings are, a step costs M x M x N. Inner products are best in float64, since those of like images nearly
-cancel.
+long the embeddings are, a step costs M x M x N. Solvers are given them in float64, since like images make them nearly
+singular.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """The two baselines of Chen et al. 2019: a classifier of the base classes, and a new head for each episode."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +15,7 @@ from fewshot.learners.registry import register
 # how they fit a head: their SGD has momentum and as much dampening, a running mean of gradients
 _SGD = {"momentum": 0.9, "dampening": 0.9, "decay": 1e-3}
 _BATCH = 4
+_STEPS = 8  # an epoch, at most
 
 
 @register("baseline")
@@ -21,8 +24,9 @@ class Baseline(LinearClassifier):
 
     The new head is fitted by gradient descent on the cross-entropy of the support set, with the settings of the paper's
     code (rate 0.01, momentum and dampening 0.9, weight decay 0.001, 100 epochs of batches of 4), but for two things. It
-    takes as many steps, ceil(N K / 4) an epoch, each on the whole support set, whose gradient is the mean of those
-    of the batches; and it starts from zero. So it does not depend on the order of images and classes, nor on chance.
+    takes as many steps, ceil(N K / 4) an epoch, each on the whole support set, whose gradient is the mean of those of
+    the batches (from 32 images on it takes 8 longer steps instead, as far together); and it starts from zero. So it
+    does not depend on the order of images and classes, nor on chance.
     """
 
     paper = "Chen et al. 2019"
@@ -38,12 +42,11 @@ class Baseline(LinearClassifier):
     @torch.no_grad()
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         _, way, shot, _ = support.shape
-        images = functional.pad(support.flatten(1, 2), (0, 1), value=1.0).double()  # the weight of that 1 is the bias
+        images = functional.pad(support.flatten(1, 2), (0, 1), value=1.0)  # the weight of that 1 is the bias
         labels = one_hot(way, shot, images)
         gradient = softmax_gradient(images @ images.mT, labels)
-        steps = _steps(self.head_epochs, len(labels))
-        coefficients = descend(torch.zeros_like(labels), gradient, steps, self.head_rate, **_SGD)
-        head = (coefficients.mT @ images).to(query.dtype)  # (E, N, D + 1)
+        coefficients = _fitted(torch.zeros_like(labels), gradient, self.head_epochs, self.head_rate)
+        head = coefficients.mT @ images  # (E, N, D + 1)
         return query @ head[..., :-1].mT + head[..., None, :, -1]
 
     def base_logits(self, query: Tensor) -> Tensor:
@@ -73,15 +76,16 @@ class BaselinePlusPlus(CosineClassifier):
     @torch.no_grad()
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         _, way, shot, _ = support.shape
-        images = functional.normalize(support.flatten(1, 2).double(), dim=2)
+        images = functional.normalize(support.flatten(1, 2), dim=2)
         products, labels = images @ images.mT, one_hot(way, shot, images)
         start = torch.ones_like(labels) / head_lengths(products, torch.ones_like(labels))
-        steps = _steps(self.head_epochs, len(labels))
         gradient = cosine_gradient(products, labels, self.tau)
-        coefficients = descend(start, gradient, steps, self.head_rate, **_SGD)
-        return self.logits(query, (coefficients.mT @ images).to(query.dtype))
+        coefficients = _fitted(start, gradient, self.head_epochs, self.head_rate)
+        return self.logits(query, coefficients.mT @ images)
 
 
-def _steps(epochs: int, images: int) -> int:
-    """How many batches so many epochs have."""
-    return epochs * -(-images // _BATCH)
+def _fitted(start: Tensor, gradient: Callable[[Tensor], Tensor], epochs: int, rate: float) -> Tensor:
+    """Coefficients (E, M, N) after so many epochs of M images in batches of 4, from `start` (..., M, N)."""
+    batches = -(-start.shape[-2] // _BATCH)
+    steps = min(batches, _STEPS)
+    return descend(start, gradient, epochs * steps, rate * batches / steps, **_SGD)

@@ -48,9 +48,8 @@ class Imprinted(CosineClassifier):
     def _finetuned(self, directions: Tensor) -> Tensor:
         """The weights (E, N, D) after gradient descent on the cross-entropy of the support set, episode by episode."""
         _, way, shot, _ = directions.shape
-        images = directions.flatten(1, 2).double()
+        images = directions.flatten(1, 2)
         products, labels = images @ images.mT, one_hot(way, shot, images)
         imprinted = labels / head_lengths(products, labels)
         gradient = cosine_gradient(products, labels, self.tau)
-        coefficients = descend(imprinted, gradient, self.finetune_steps, self.finetune_rate)
-        return (coefficients.mT @ images).to(directions.dtype)
+        return descend(imprinted, gradient, self.finetune_steps, self.finetune_rate).mT @ images
