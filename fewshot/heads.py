@@ -75,7 +75,7 @@ def ridge(products: Tensor, labels: Tensor, penalty: Tensor | float) -> Tensor:
     """Ridge regression of the labels: coefficients (E, M, N) of the W that minimises |X W - Y|^2 + penalty |W|^2.
 
     products (E, M, M), labels (M, N). W = X^T (X X^T + penalty I)^-1 Y, the form of few images and long embeddings that
-    the Woodbury identity gives (Bertinetto et al. 2019, equation 6).
+    the Woodbury identity gives (Bertinetto et al. 2019).
     """
     identity = torch.eye(len(labels), dtype=products.dtype, device=products.device)
     return torch.linalg.solve(products + penalty * identity, labels.expand(len(products), -1, -1))
@@ -84,7 +84,7 @@ def ridge(products: Tensor, labels: Tensor, penalty: Tensor | float) -> Tensor:
 def support_vectors(products: Tensor, labels: Tensor, cost: float, steps: int = 50) -> Tensor:
     """The multi-class support vector machine of Crammer and Singer 2001: coefficients (E, M, N) of its head.
 
-    products (E, M, M), labels (M, N) one-hot. It solves the dual of Lee et al. 2019, equation 8: A minimises
+    products (E, M, M), labels (M, N) one-hot. It solves the dual problem as Lee et al. 2019 have it: A minimises
 
     1/2 sum over k of |w_k|^2 - sum over i of A_(i, y_i), where A <= cost * Y and each row of A sums to zero
 

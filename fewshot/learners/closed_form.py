@@ -62,7 +62,7 @@ class _Solved(Learner):
 class Ridge(_Solved):
     """Ridge regression of the labels, trained through its closed form (R2D2).
 
-    The head of an episode is W = X^T (X X^T + lambda I)^-1 Y (equation 6), Y one-hot; lambda is learned, through its
+    The head of an episode is W = X^T (X X^T + lambda I)^-1 Y, Y one-hot; lambda is learned, through its
     logarithm, and so is the scale of the scores. The paper's bias, one number for all classes, is left out: it changes
     neither the softmax nor its gradient.
     """
@@ -91,8 +91,8 @@ class Ridge(_Solved):
 class SupportVectorMachine(_Solved):
     """A support vector machine, trained through the solver of its dual (MetaOptNet).
 
-    The head of an episode is the multi-class machine of Crammer and Singer with C = `cost` (Lee et al. 2019, equations
-    6 to 8). The paper differentiates the optimum of its dual, here that happens to the steps that lead there.
+    The head of an episode is the multi-class machine of Crammer and Singer with C = `cost`, without a bias. The paper
+    differentiates the optimum of its dual problem, here that happens to the steps that lead there.
     """
 
     paper = "Lee et al. 2019"

@@ -15,7 +15,7 @@ class SimpleShot(LinearClassifier):
     """A classifier's embeddings, centred and normalised; the nearest class mean.
 
     A linear classifier of the base classes is trained. A query goes to the class of the nearest centroid, the mean of
-    its support embeddings, in the Euclidean distance, after a transformation of all embeddings (section 3.2):
+    its support embeddings, in the Euclidean distance, after a transformation of all embeddings:
 
     cl2n  the mean of the embeddings of base classes is subtracted, then the length made one
     l2n   the length is made one
