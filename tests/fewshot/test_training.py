@@ -26,7 +26,8 @@ def banks():
 
 def make(name: str = "prototypical", variant: str = ""):
     torch.manual_seed(0)
-    return LEARNERS[name](make_backbone("conv4", 1, 16), 20, variant)
+    classes = 20 if LEARNERS[name].supervised else 20 * 8  # each of eight images a class of its own
+    return LEARNERS[name](make_backbone("conv4", 1, 16), classes, variant)
 
 
 def run(learner, banks, *, seed: int = 0, steps: int = 6, folder=None, resume: bool = False, about=None, **more):
