@@ -31,7 +31,7 @@ from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, writing
 from fewshot.learners import Learner, find_learner, learner_names
 from fewshot.learners.faults import fault_of
-from fewshot.learners.registry import default_options, suite_learners
+from fewshot.learners.registry import missing, suite_learners
 from fewshot.measurement import measure_backbones
 from fewshot.run_folder import find_runs, read_results
 
@@ -297,7 +297,7 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
     for name in learner_names():
         try:
             cls, _ = find_learner(name)
-            if why := cls.missing(**default_options(cls)):
+            if why := missing(cls, {}):
                 faults.append(f"{name} cannot run here: {why}")
         except InputError as error:  # of one package; the others are there all the same
             faults.append(str(error))

@@ -15,7 +15,7 @@ from episodes.batches import Batches
 from fewshot.benchmark import build_learner
 from fewshot.config import Training
 from fewshot.learners.base import EmbeddedBank, Learner
-from fewshot.learners.registry import default_options, find_learner, split_backbone
+from fewshot.learners.registry import default_options, find_learner, missing, split_backbone
 
 BACKBONE = "conv4-32-linear"  # the quickest one that has batch norm
 WAY, SHOT, QUERY, EPISODES = 5, 3, 2, 3  # of the episodes that are scored: no two sizes of a score are the same
@@ -67,7 +67,7 @@ class Specimen:
     @property
     def missing(self) -> str:
         """Why it cannot run here, '' where it can."""
-        return self.cls.missing(**default_options(self.cls))
+        return missing(self.cls, {"backbone": self.backbone})
 
     def build(self, seed: int = 0) -> Learner:
         """A fresh learner with its default options."""
