@@ -42,7 +42,7 @@ class Metric(Learner):
                 raise unknown_name(f"{kind} of pytorch-metric-learning", name, _classes(kind))
 
     @classmethod
-    def missing(cls, backbone: str, **options: Any) -> str:
+    def missing(cls, backbone: str, weights: str, **options: Any) -> str:
         try:
             _classes("loss")
         except InputError as error:
