@@ -25,6 +25,7 @@ from fewshot.files import replace_text, writing
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described
 from fewshot.learners.faults import place_of
 
+_BASE_SAMPLE = 5000  # base images that a learner looks at before a validation, or one a class
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
 
 
@@ -87,6 +88,8 @@ def train(
     augment = find_augmentation(settings.augmentation)
 
     torch.manual_seed(seed)
+    if settings.steps == 0:
+        _show_base(learner, train_bank)
     run = _Run(learner, settings, folder, about or {})
     if resume:
         run.restore()
@@ -109,6 +112,7 @@ def train(
                     raise InputError(
                         f"the loss of {learner.name} is no number any more at step {step}: lower learning_rate"
                     )
+                _show_base(learner, train_bank)
                 data = EmbeddedBank(learner, validation_bank, precision)
                 accuracies = run_episodes(learner, data, sampler, validation.episodes)
                 run.record(step, mean, accuracies, time.perf_counter() - began)
@@ -143,6 +147,15 @@ def give_weights(learner: Learner, settings: Training) -> None:
             f"{learner.name} needs pretrained weights: give [learner.{learner.name}] of a preset the line"
             " weights = 'FILE', a file on this machine"
         )
+
+
+def _show_base(learner: Learner, bank: ImageBank) -> None:
+    """Call begin_validation with a sample of the training images, where the learner does anything there."""
+    if type(learner).begin_validation is Learner.begin_validation:
+        return
+    images = min(-(-_BASE_SAMPLE // bank.classes), int(bank.sizes.min()))
+    drawn = EpisodeSampler(bank, bank.classes, images, query=0, seed=0).episodes(0, 1)
+    learner.begin_validation(EmbeddedBank(learner, bank.only(drawn.support.flatten().sort().values)))
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:

@@ -1,7 +1,9 @@
 """The learners of the suite, one file a family; `base.py` is the contract."""
 
 from fewshot.learners import (  # noqa: F401  registers them
+    baseline,
     clip,
+    closed_form,
     dynamic,
     exemplar,
     histogram,
@@ -14,7 +16,9 @@ from fewshot.learners import (  # noqa: F401  registers them
     openclip,
     prototypical,
     relation,
+    scikit_learn,
     siamese,
+    simpleshot,
     triplet,
 )
 from fewshot.learners.base import Learner

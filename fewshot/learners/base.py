@@ -90,6 +90,12 @@ class Learner(nn.Module):
     def begin_step(self, done: float) -> None:
         """Called before each training step, with the share of them that is done, in [0, 1): where stages change."""
 
+    def begin_validation(self, base: "EmbeddedBank") -> None:
+        """Called before each validation, or once where no step is made: what is to be known of base classes.
+
+        `base` has a few thousand training images, always the same ones, as many of each class.
+        """
+
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, C, H, W)."""
         return self.backbone(images)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
+from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.registry import register
 
@@ -39,23 +40,17 @@ class Imprinted(CosineClassifier):
         self.finetune_steps, self.finetune_rate = finetune_steps, finetune_rate
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        weights = functional.normalize(functional.normalize(support, dim=3).mean(2), dim=2)  # (E, N, D)
-        if self.variant == "finetune":
-            weights = self._finetuned(weights, support)
+        directions = functional.normalize(support, dim=3)
+        weights = self._finetuned(directions) if self.variant == "finetune" else directions.mean(2)  # (E, N, D)
         return self.logits(query, weights)
 
-    @torch.enable_grad()
-    def _finetuned(self, weights: Tensor, support: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _finetuned(self, directions: Tensor) -> Tensor:
         """The weights (E, N, D) after gradient descent on the cross-entropy of the support set, episode by episode."""
-        episodes, way, shot, _ = support.shape
-        images = support.detach().flatten(1, 2)
-        labels = torch.arange(way, device=support.device).repeat_interleave(shot).repeat(episodes)
-        weights = weights.detach()
-        for _ in range(self.finetune_steps):
-            weights.requires_grad_()
-            logits = self.logits(images, weights)
-            # a sum over episodes of their own means: each episode's gradient is its own
-            loss = functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum") / (way * shot)
-            (gradient,) = torch.autograd.grad(loss, weights)
-            weights = (weights - self.finetune_rate * gradient).detach()
-        return weights
+        _, way, shot, _ = directions.shape
+        images = directions.flatten(1, 2).double()
+        products, labels = images @ images.mT, one_hot(way, shot, images)
+        imprinted = labels / head_lengths(products, labels)
+        gradient = cosine_gradient(products, labels, self.tau)
+        coefficients = descend(imprinted, gradient, self.finetune_steps, self.finetune_rate)
+        return (coefficients.mT @ images).to(directions.dtype)

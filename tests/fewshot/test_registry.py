@@ -88,7 +88,7 @@ def test_a_learner_that_its_file_registers(file):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("siamse", r"unknown learner 'siamse': did you mean 'siamese'\?"),
+        ("siamse", r"unknown learner 'siamse': did you mean 'siamese'"),
         ("zzz", "unknown learner 'zzz': choose one of .*imprinted, .*prototypical, .*siamese"),
         ("siamese:koh", r"unknown variant of siamese 'koh': did you mean 'koch'\?"),
         ("nowhere.py:Mine", "there is no learner file nowhere.py"),

@@ -1,0 +1,115 @@
+"""Embeddings trained through a solver: ridge regression (R2D2) and the support vector machine (MetaOptNet)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from episodes import ClassBatches
+from episodes.batches import Batches
+from fewshot.heads import one_hot, ridge, support_vectors
+from fewshot.learners.base import Learner
+from fewshot.learners.episodic import by_class, check_shot
+from fewshot.learners.registry import register
+
+
+class _Solved(Learner):
+    """Trains on episodes, through a head that a solver fits to the support set; the test does the same.
+
+    The scores are a learned `scale` times the head's, and the loss is the cross-entropy of their softmax for the
+    queries. A batch of P classes holds P / `way` episodes; the classes that do not fill another one are left out.
+    """
+
+    batches = ClassBatches(classes=60, images=6)
+    adapts = True
+
+    def __init__(
+        self, backbone: nn.Module, classes: int, variant: str = "", way: int = 20, shot: int = 1, scale: float = 10.0
+    ) -> None:
+        """way, shot: classes of a training episode and support images of each, the other images are queries.
+
+        scale: what the learned factor of the scores starts from.
+        """
+        super().__init__(backbone, classes, variant)
+        self.way, self.shot = way, shot
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        check_shot(self.name, self.shot, batches)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        classes = by_class(self.embed(images), labels)  # (classes, images, D)
+        way = min(self.way, len(classes))
+        episodes = classes[: len(classes) // way * way].unflatten(0, (-1, way))  # (E, N, images, D)
+        support, query = episodes[:, :, : self.shot], episodes[:, :, self.shot :]
+        scores = self.scores(support, query.flatten(1, 2))
+        targets = torch.arange(way, device=scores.device).repeat_interleave(query.shape[2])
+        return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(len(episodes)))
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        _, way, shot, _ = support.shape
+        images = support.flatten(1, 2).double()  # (E, M, D)
+        coefficients = self.solve(images @ images.mT, one_hot(way, shot, images))
+        head = (coefficients.mT @ images).to(query.dtype)  # (E, N, D)
+        return self.scale * query @ head.mT
+
+    def solve(self, products: Tensor, labels: Tensor) -> Tensor:
+        """The head's coefficients (E, M, N) from the inner products (E, M, M) of M images and their labels (M, N)."""
+        raise NotImplementedError
+
+
+@register("ridge")
+class Ridge(_Solved):
+    """Ridge regression of the labels, trained through its closed form (R2D2).
+
+    The head of an episode is W = X^T (X X^T + lambda I)^-1 Y (equation 6), Y one-hot; lambda is learned, through its
+    logarithm, and so is the scale of the scores. The paper's bias, one number for all classes, is left out: it changes
+    neither the softmax nor its gradient.
+    """
+
+    paper = "Bertinetto et al. 2019"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        way: int = 20,
+        shot: int = 1,
+        scale: float = 10.0,
+        penalty: float = 1.0,
+    ) -> None:
+        """penalty: what lambda starts from, to be seen beside the embeddings' squared length."""
+        super().__init__(backbone, classes, variant, way, shot, scale)
+        self.log_penalty = nn.Parameter(torch.tensor(penalty).log())
+
+    def solve(self, products: Tensor, labels: Tensor) -> Tensor:
+        return ridge(products, labels, self.log_penalty.exp())
+
+
+@register("svm")
+class SupportVectorMachine(_Solved):
+    """A support vector machine, trained through the solver of its dual (MetaOptNet).
+
+    The head of an episode is the multi-class machine of Crammer and Singer with C = `cost` (Lee et al. 2019, equations
+    6 to 8). The paper differentiates the optimum of its dual, here that happens to the steps that lead there.
+    """
+
+    paper = "Lee et al. 2019"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        way: int = 20,
+        shot: int = 1,
+        scale: float = 1.0,
+        cost: float = 0.1,
+    ) -> None:
+        """cost: the price of a slack, C, 0.1 in the paper."""
+        super().__init__(backbone, classes, variant, way, shot, scale)
+        self.cost = cost
+
+    def solve(self, products: Tensor, labels: Tensor) -> Tensor:
+        return support_vectors(products, labels, self.cost)

@@ -1,0 +1,91 @@
+"""Any classifier of scikit-learn, fitted to the embeddings of each episode."""
+
+import functools
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from episodes.errors import InputError, unknown_name
+from fewshot.learners.linear_classifier import LinearClassifier
+from fewshot.learners.registry import register
+
+
+@register("sklearn")
+class SklearnHead(LinearClassifier):
+    """A classifier's embeddings of length one; sklearn:ESTIMATOR fits that one of scikit-learn.
+
+    A linear classifier of the base classes is trained. The estimator is any classifier of scikit-learn that can be
+    made without arguments; it is fitted to the support embeddings, episode by episode. Logistic regression, the
+    default, is that of Tian et al. 2020. The scores are the estimator's decision function, or its probabilities where
+    it has none. An estimator that draws numbers draws the same ones in every episode; such a one may prefer some
+    positions of classes, which others do not.
+    """
+
+    paper = "Tian et al. 2020"
+    variants = ("LogisticRegression",)
+    adapts = True
+
+    @classmethod
+    def check_variant(cls, variant: str) -> None:
+        """Raise InputError where scikit-learn has no such classifier, or one that cannot be made or gives no scores."""
+        if variant not in _estimators():
+            raise unknown_name("variant of sklearn", variant, _estimators())
+        _made(variant)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.backbone(images), dim=1)
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        _, way, shot, _ = support.shape
+        labels = np.arange(way).repeat(shot)
+        images, queries = (part.detach().double().cpu().numpy() for part in (support.flatten(1, 2), query))
+        scores = np.stack([_scores(self.variant, *episode, labels) for episode in zip(images, queries)])
+        return torch.from_numpy(scores).to(query)
+
+
+@functools.cache
+def _estimators() -> dict[str, type]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sklearn.utils import all_estimators  # takes seconds, since it imports all of scikit-learn
+
+        return dict(all_estimators(type_filter="classifier"))
+
+
+def _made(name: str) -> Any:
+    """A fresh estimator, seeded where it draws numbers; InputError where it cannot be made as it is."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as that it will be gone in another version
+            estimator = _estimators()[name]()
+    except TypeError as error:
+        raise InputError(f"sklearn:{name} cannot be made without arguments: choose another estimator") from error
+    if not any(hasattr(estimator, method) for method in ("decision_function", "predict_proba")):
+        raise InputError(f"sklearn:{name} gives neither decisions nor probabilities: choose another estimator")
+    return estimator.set_params(random_state=0) if "random_state" in estimator.get_params() else estimator
+
+
+def _scores(name: str, images: np.ndarray, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Scores (Q, N) of the queries (Q, D) by the estimator fitted to the images (M, D); InputError where it fails."""
+    way, estimator = labels[-1] + 1, _made(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as that a solver has not converged: its scores are what they are
+            estimator.fit(images, labels)
+            score = getattr(estimator, "decision_function", None) or estimator.predict_proba
+            scores = score(queries)
+    except Exception as error:  # each estimator refuses in its own way
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"sklearn:{name} cannot be fitted to {way} classes of {len(images) // way} images ({reason:.200}): choose"
+            " another estimator, or other ways and shots"
+        ) from error
+    if scores.ndim == 1:  # of two classes, the margin of the second
+        scores = np.stack([-scores, scores], 1)
+    if not np.isfinite(scores).all():
+        raise InputError(f"sklearn:{name} gives scores that are not finite numbers: choose another estimator")
+    return scores

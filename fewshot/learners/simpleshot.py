@@ -1,0 +1,46 @@
+"""SimpleShot (Wang et al. 2019): nearest centroids of a classifier's embeddings, centred and normalised."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewshot.learners.base import EmbeddedBank
+from fewshot.learners.linear_classifier import LinearClassifier
+from fewshot.learners.registry import register
+from fewshot.losses import squared_distances
+
+
+@register("simpleshot")
+class SimpleShot(LinearClassifier):
+    """A classifier's embeddings, centred and normalised; the nearest class mean.
+
+    A linear classifier of the base classes is trained. A query goes to the class of the nearest centroid, the mean of
+    its support embeddings, in the Euclidean distance, after a transformation of all embeddings (section 3.2):
+
+    cl2n  the mean of the embeddings of base classes is subtracted, then the length made one
+    l2n   the length is made one
+    un    none
+
+    The mean is that of a sample of base images, measured before each validation: checkpoints have it. It is zero in a
+    learner that was not trained by `train`.
+    """
+
+    paper = "Wang et al. 2019"
+    variants = ("cl2n", "l2n", "un")
+
+    def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
+        super().__init__(backbone, classes, variant)
+        self.register_buffer("mean", torch.zeros(backbone.embedding_size))
+
+    def begin_validation(self, base: EmbeddedBank) -> None:
+        if self.variant == "cl2n":
+            self.mean.copy_(base.embeddings.mean(0))
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        centroids = self._transformed(support).mean(2)  # (E, N, D)
+        return -squared_distances(self._transformed(query), centroids)
+
+    def _transformed(self, embeddings: Tensor) -> Tensor:
+        if self.variant == "un":
+            return embeddings
+        return functional.normalize(embeddings - self.mean if self.variant == "cl2n" else embeddings, dim=-1)
