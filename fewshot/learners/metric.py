@@ -3,6 +3,7 @@
 import functools
 import inspect
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
