@@ -17,6 +17,7 @@ class Backbone(nn.Module):
 
     Colour images are standardised by ImageNet's means and deviations first; grey ones are taken as they are.
     precision: the arithmetic of the body alone; losses and scores are always float32.
+    layout: of images and feature maps in memory
     """
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
@@ -24,6 +25,7 @@ class Backbone(nn.Module):
         self.body = body.to(memory_format=torch.channels_last)
         self.embedding_size = embedding_size
         self.precision = torch.float32
+        self.layout = torch.channels_last
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
@@ -32,7 +34,7 @@ class Backbone(nn.Module):
             images = (images - self.mean) / self.deviation
         reduced = self.precision != torch.float32
         with torch.autocast(images.device.type, self.precision if reduced else torch.bfloat16, enabled=reduced):
-            features = self.body(images.contiguous(memory_format=torch.channels_last))
+            features = self.body(images.contiguous(memory_format=self.layout))
         return features.flatten(1).float()
 
 
