@@ -17,6 +17,7 @@ class Backbone(nn.Module):
 
     Colour images are standardised by ImageNet's means and deviations first; grey ones are taken as they are.
     precision: the arithmetic of the body alone; losses and scores are always float32.
+    layout: of images and feature maps in memory
     """
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
@@ -24,6 +25,7 @@ class Backbone(nn.Module):
         self.body = body.to(memory_format=torch.channels_last)
         self.embedding_size = embedding_size
         self.precision = torch.float32
+        self.layout = torch.channels_last
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
@@ -31,7 +33,7 @@ class Backbone(nn.Module):
         if images.shape[1] == 3:
             images = (images - self.mean) / self.deviation
         with self.arithmetic(images.device):
-            features = self.body(images.contiguous(memory_format=torch.channels_last))
+            features = self.body(images.contiguous(memory_format=self.layout))
         return features.flatten(1).float()
 
     def arithmetic(self, device: torch.device) -> torch.autocast:
