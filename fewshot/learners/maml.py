@@ -17,8 +17,9 @@ from fewshot.learners.base import EmbeddedBank, Learner, computing_in
 from fewshot.learners.held_norm import hold_norms, holding
 from fewshot.learners.registry import register
 
-# pixels of the images whose feature maps, by the weights of their own episodes, are in memory at once
-_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 23}
+# Pixels of the images whose feature maps, by the weights of their own episodes, are worked on at once. On a CPU one
+# episode is: its arithmetic fills a core, and convolutions by stacked weights are slower than one after another.
+_CHUNK = {"cpu": 0, "cuda": 1 << 23}
 
 
 class _MetaLearner(Learner):
@@ -70,22 +71,15 @@ class _MetaLearner(Learner):
                 " must be left for queries"
             )
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        """Scores after all steps on the head; `_head_step` is the gradient step written out."""
-        head = support.new_zeros(support.shape[:2] + support.shape[3:])
-        for _ in range(self.test_steps):
-            head = self._head_step(head, support)
-        return query @ head.mT
-
     def _head_step(self, head: Tensor, support: Tensor) -> Tensor:
-        """The heads (E, N, D) after one more step on the cross-entropy of support embeddings (E, N, K, D).
+        """The heads (..., N, D) after one more step on the cross-entropy of support embeddings (..., N, K, D).
 
         W - rate dL/dW with dL/dW = sum over classes, mean over their images i, of (softmax(W f_i) - y_i) f_i^T
         """
-        way, shot = support.shape[1:3]
-        embeddings = support.flatten(1, 2)
+        way, shot = support.shape[-3:-1]
+        embeddings = support.flatten(-3, -2)
         wanted = torch.eye(way, device=support.device).repeat_interleave(shot, 0)  # (N * K, N)
-        missing = wanted - (embeddings @ head.mT).softmax(2)
+        missing = wanted - (embeddings @ head.mT).softmax(-1)
         return head + self.head_rate / shot * missing.mT @ embeddings
 
     def _tasks(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,43 +182,37 @@ class Maml(_MetaLearner):
         return torch.stack(losses).mean()
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
-        """Scores (E, Q, N), of as many episodes at once as their feature maps leave memory for."""
-        images = episodes.support[0].numel() + episodes.query[0].numel()
+        """Scores (E, Q, N) by weights of each episode's own, of as many episodes at once as pays (see _CHUNK)."""
+        _, way, shot = episodes.support.shape
+        images = way * shot + episodes.query[0].numel()
         chunk = max(1, _CHUNK[data.device.type] // (images * data.bank.images[0, 0].numel()))
+        numbers = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], 1)  # (E, N * K + Q)
         # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with torch.no_grad(), exact, computing_in(self.backbone, torch.float32), _in_plain_layout(self.backbone):
-            parts = zip(episodes.support.split(chunk), episodes.query.split(chunk), strict=True)
-            return torch.cat([self._scores(data, support, query) for support, query in parts])
+        with torch.no_grad(), exact, computing_in(self.backbone, torch.float32):
+            if chunk == 1:
+                return torch.stack([self._scores_of(data.bank.batch(one), way, shot) for one in numbers])
+            with _in_plain_layout(self.backbone):
+                parts = [data.bank.batch(part.flatten()).unflatten(0, part.shape) for part in numbers.split(chunk)]
+                return torch.cat([vmap(lambda one: self._scores_of(one, way, shot))(part) for part in parts])
 
-    def _scores(self, data: EmbeddedBank, support: Tensor, query: Tensor) -> Tensor:
-        """Scores (E, Q, N) of episodes with the images `support` (E, N, K) and `query` (E, N, Q / N).
+    def _scores_of(self, images: Tensor, way: int, shot: int) -> Tensor:
+        """Scores (Q, N) of one episode from its images (N * K + Q, C, H, W), by the steps that learn2learn makes."""
+        support, query = images[: way * shot], images[way * shot :]
 
-        Each episode has weights of its own, stacked: what learn2learn does with one after another, for all at once.
-        """
+        def error(body: dict[str, Tensor], head: Tensor | None) -> tuple[Tensor, Tensor]:
+            """The loss of the support, and the head after its step on it."""
+            embeddings = functional_call(self.backbone, body, support)
+            by_class = embeddings.detach().unflatten(0, (way, shot))
+            if head is None:  # the first step, which leaves the network as it is
+                head = self._head_step(by_class.new_zeros(way, by_class.shape[2]), by_class)
+            return _error(embeddings @ head.mT), self._head_step(head, by_class)
 
-        def embeddings(body: dict[str, Tensor], images: Tensor) -> Tensor:
-            return functional_call(self.backbone, body, images)
-
-        def error(body: dict[str, Tensor], head: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-            embedded = embeddings(body, images)
-            return _error(embedded @ head.mT), embedded
-
-        def images_of(numbers: Tensor) -> Tensor:
-            return data.bank.batch(numbers.flatten()).unflatten(0, (len(numbers), -1))
-
-        body, images = {name: value.detach() for name, value in self.backbone.named_parameters()}, images_of(support)
-        if self.transductive:
-            first = vmap(embeddings, (None, 0))(body, images).unflatten(1, support.shape[1:])
-        else:
-            first = data.embeddings[support]
-        head = self._head_step(first.new_zeros(*first.shape[:2], first.shape[3]), first)
-        shared = None  # the network, among the episodes, until it takes its first step
+        body, head = {name: value.detach() for name, value in self.backbone.named_parameters()}, None
         for _ in range(self.test_steps - 1):
-            gradients, embedded = vmap(grad(error, has_aux=True), (shared, 0, 0))(body, head, images)
+            gradients, head = grad(error, has_aux=True)(body, head)
             body = {name: value - self.inner_rate * gradients[name] for name, value in body.items()}
-            head, shared = self._head_step(head, embedded.unflatten(1, support.shape[1:])), 0
-        return vmap(embeddings)(body, images_of(query)) @ head.mT
+        return functional_call(self.backbone, body, query) @ head.mT
 
 
 @register("anil")
@@ -244,6 +232,12 @@ class Anil(_MetaLearner):
         support, query = self._tasks(self.embed(images), labels)
         heads = [self._adapted_head(task, self.steps) for task in support]
         return torch.stack([_error(head(task)) for head, task in zip(heads, query, strict=True)]).mean()
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        head = support.new_zeros(support.shape[:2] + support.shape[3:])  # (E, N, D)
+        for _ in range(self.test_steps):
+            head = self._head_step(head, support)
+        return query @ head.mT
 
 
 @contextlib.contextmanager

@@ -270,9 +270,10 @@ def test_in_training_too_the_transductive_variant_alone_looks_at_other_queries(v
 @every_variant
 def test_scores_do_not_change_with_how_many_episodes_are_worked_on_at_once(variant, bank, episodes, monkeypatch):
     learner = make(variant)
-    expected = scores_of(learner, bank, episodes)
-    monkeypatch.setitem(maml._CHUNK, "cpu", 1)
-    assert_same(scores_of(learner, bank, episodes), expected)
+    expected = scores_of(learner, bank, episodes)  # one after another
+    for pixels in (45 * 256, 10**9):  # two of 20 images, of 16x16 pixels, and all three
+        monkeypatch.setitem(maml._CHUNK, "cpu", pixels)
+        assert_same(scores_of(learner, bank, episodes), expected)
 
 
 @every_variant
@@ -354,11 +355,9 @@ def test_classes_that_fill_no_task_are_left_out_and_small_batches_are_one_task(b
 def test_it_trains_and_scores_in_float32_whatever_the_backbone_computes_in(bank, episodes):
     learner, batch = make(), batch_of(bank)
     expected = learner.loss(*batch), scores_of(learner, bank, episodes)
-    data = EmbeddedBank(learner, bank)
-    assert data.embeddings.dtype == torch.float32
     learner.backbone.precision = torch.bfloat16
     assert torch.equal(learner.loss(*batch), expected[0])
-    assert torch.equal(learner.episode_scores(data, episodes), expected[1])
+    assert torch.equal(scores_of(learner, bank, episodes), expected[1])
     assert (learner.backbone.precision, learner.backbone.layout) == (torch.bfloat16, torch.channels_last)
 
 
