@@ -87,8 +87,7 @@ def run_benchmark(
     ]
     folder = RunFolder(path, config, banks, chosen, resume)
     with folder.logged():
-        placed_banks = {split: placed(bank, chosen) for split, bank in banks.items()}
-        test = placed_banks["test"]
+        test = placed(banks["test"], chosen)
         counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]
         log.info("%s (%s): %s; on %s", test.dataset, test.protocol, ", ".join(counts), describe(chosen))
         waiting = [(cell, *cell.waiting(folder, wanted.protocols)) for cell in cells]
@@ -102,7 +101,7 @@ def run_benchmark(
                 learner, seconds = cell.restored(banks["train"], home, chosen)
             else:
                 learner, seconds = cell.train(banks["train"], banks["validation"], home, device, resume, progress)
-            data = {split: EmbeddedBank(learner, bank) for split, bank in placed_banks.items()}
+            data = {split: EmbeddedBank(learner, bank) for split, bank in {**banks, "test": test}.items()}
             for protocol in protocols:
                 if protocol == "episodes":
                     wanted_here = [one for one in samplers if one.shot in cell.shots]

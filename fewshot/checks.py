@@ -445,14 +445,15 @@ def check_checkpoint(specimen: Specimen) -> None:
 
 @_promise(after=[check_loss_falls, check_class_order, check_batched_episodes, check_other_queries, check_other_images])
 def check_higher_is_better(specimen: Specimen) -> None:
-    """A support image that is asked for as a query gets its own class, mostly."""
+    """A support image that is asked for as a query gets its own class more often than another."""
     if specimen.cls.text:
         raise _LeftOut("it may know classes by their names alone, which here say nothing")
     whole = specimen.episodes()
     same = Episodes(whole.classes, whole.support, whole.support)
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())
-    if right < 0.5:
-        raise _Broken(f"only {right:.0%} do, where guessing gets {1 / WAY:.0%}: is a higher score a better one?")
+    # what learns to adapt has hardly begun after so few steps, and may guess; with the wrong sign it would do worse
+    if right <= (0.75 if specimen.cls.adapts else 1.25) / WAY:
+        raise _Broken(f"{right:.0%} do, where guessing gets {1 / WAY:.0%}: is a higher score a better one?")
 
 
 @_promise(after=_COMPARABLE)

@@ -35,7 +35,7 @@ from fewshot.fitting import fitted_generalised, with_held_out
 from fewshot.learners import Learner, find_learner, learner_names
 from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.faults import fault_of
-from fewshot.learners.registry import default_options, suite_learners
+from fewshot.learners.registry import missing, suite_learners
 from fewshot.measurement import measure_backbones
 from fewshot.protocols.rows import check_protocols, measure
 from fewshot.protocols.sheets import protocol_sheets
@@ -373,7 +373,7 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
     for name in learner_names():
         try:
             cls, _ = find_learner(name)
-            if why := cls.missing("conv4", **default_options(cls)):
+            if why := missing(cls, {}):
                 faults.append(f"{name} cannot run here: {why}")
         except InputError as error:  # of one package; the others are there all the same
             faults.append(str(error))

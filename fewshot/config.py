@@ -14,7 +14,7 @@ from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import find_backbone
-from fewshot.learners.registry import checked_options, default_options, find_learner, split_backbone, suite_learners
+from fewshot.learners.registry import checked_options, find_learner, missing, split_backbone, suite_learners
 
 log = logging.getLogger("fewshot")
 
@@ -201,10 +201,7 @@ def _settings_of_all(
         return {spec: _settings_of(spec, training, tables)}
     every = {name: _settings_of(name, training, tables) for name in suite_learners()}
     for name, settings in list(every.items()):
-        cls, _ = find_learner(name)
-        options = settings.get("options", {})
-        options = {**default_options(cls), **(options if isinstance(options, dict) else {})}
-        if why := cls.missing(str(settings.get("backbone", "conv4")), **options):
+        if why := missing(find_learner(name)[0], settings):
             log.warning("%s is left out: %s", name, why)
             del every[name]
     return every

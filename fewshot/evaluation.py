@@ -92,7 +92,7 @@ def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     expected = len(episodes), way * query, way
     if not isinstance(scores, Tensor) or scores.shape != expected or not scores.is_floating_point():
         raise InputError(
-            f"the scores of {_named(learner)} must be a tensor of floats of the shape (E, Q, N) = {expected}, not"
+            f"the scores of {_named(learner)} must have the shape (E, Q, N) = {expected}, as floats, not"
             f" {described(scores)}"
         )
     if not scores.isfinite().all():

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from episodes import Episodes, EpisodeSampler, ImageBank, InputError
+from episodes import Episodes, EpisodeSampler, ImageBank, InputError, class_texts
 from episodes.batches import Batches
 from fewshot.benchmark import build_learner
 from fewshot.config import Training
 from fewshot.learners.base import EmbeddedBank, Learner
-from fewshot.learners.registry import default_options, find_learner, split_backbone
+from fewshot.learners.registry import default_options, find_learner, missing, split_backbone
 
 BACKBONE = "conv4-32-linear"  # the quickest one that has batch norm
 WAY, SHOT, QUERY, EPISODES = 5, 3, 2, 3  # of the episodes that are scored: no two sizes of a score are the same
@@ -67,7 +67,7 @@ class Specimen:
     @property
     def missing(self) -> str:
         """Why it cannot run here, '' where it can."""
-        return self.cls.missing(self.backbone, **default_options(self.cls))
+        return missing(self.cls, {"backbone": self.backbone})
 
     def build(self, seed: int = 0) -> Learner:
         """A fresh learner with its default options."""
@@ -127,7 +127,7 @@ class Specimen:
     def begin(self, learner: Learner) -> None:
         """What the trainer does before the first step."""
         if learner.text:
-            learner.class_names = self.train_bank.class_names
+            learner.class_names = class_texts(self.train_bank)
         learner.train()
 
     def ready(self) -> Learner:

@@ -17,6 +17,7 @@ class Backbone(nn.Module):
 
     Colour images are standardised by ImageNet's means and deviations first; grey ones are taken as they are.
     precision: the arithmetic of the body alone; losses and scores are always float32.
+    layout: of images and feature maps in memory
     """
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
@@ -24,6 +25,7 @@ class Backbone(nn.Module):
         self.body = body.to(memory_format=torch.channels_last)
         self.embedding_size = embedding_size
         self.precision = torch.float32
+        self.layout = torch.channels_last
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
@@ -31,13 +33,24 @@ class Backbone(nn.Module):
         if images.shape[1] == 3:
             images = (images - self.mean) / self.deviation
         with self.arithmetic(images.device):
-            features = self.body(images.contiguous(memory_format=torch.channels_last))
+            features = self.body(self._laid_out(images))
         return features.flatten(1).float()
 
     def arithmetic(self, device: torch.device) -> torch.autocast:
         """The context in which the body computes in `precision`."""
         reduced = self.precision != torch.float32
         return torch.autocast(device.type, self.precision if reduced else torch.bfloat16, enabled=reduced)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """The images in the layout of the weights; those of one channel in fresh strides.
+
+        The bytes of one channel are the same in both layouts, and `contiguous` leaves them as they are. A convolution
+        then goes by the strides of its weights, which an adapted copy of them has lost, and the wrong layout makes its
+        max-pooling several times as slow.
+        """
+        if self.layout == torch.channels_last and images.shape[1] == 1:
+            return torch.empty_like(images, memory_format=self.layout).copy_(images)
+        return images.contiguous(memory_format=self.layout)
 
 
 @dataclasses.dataclass(frozen=True)

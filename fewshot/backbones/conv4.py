@@ -28,7 +28,8 @@ class ConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1] <= _FEW and self.norm.training:
+        # a norm that was put in the place of this one has rules of its own
+        if images.shape[1] <= _FEW and self.norm.training and type(self.norm) is nn.BatchNorm2d:
             weight, bias = self._folded(images)
             features = functional.conv2d(images, weight, bias, padding=1)
         else:

@@ -8,6 +8,7 @@ from fewshot.learners import (  # noqa: F401  registers them
     exemplar,
     histogram,
     imprinted,
+    maml,
     matching,
     metric,
     nca,

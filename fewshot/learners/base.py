@@ -72,11 +72,11 @@ class Learner(nn.Module):
             raise unknown_name(f"variant of {cls.name or cls.__name__}", variant, filter(None, cls.variants))
 
     @classmethod
-    def missing(cls, backbone: str, **options: Any) -> str:
-        """Why it cannot run here on that backbone with these options, '' where it can: what is lacking, how to get it.
+    def missing(cls, backbone: str, weights: str, **options: Any) -> str:
+        """Why it cannot run here with such settings, '' where it can: what is lacking, and how it is to be had.
 
         For learners that need more than the suite does: an optional package, a file of weights. Such a one is left out
-        where all learners are asked for.
+        where all learners are asked for. backbone, weights: as a preset gives them, '' where it does not.
         """
         return ""
 

@@ -16,7 +16,7 @@ _PROMISES = {
     "embed": "embed gives (B, D) from images (B, C, H, W)",
     "episode_scores": "episode_scores gives (E, Q, N) from an EmbeddedBank and Episodes",
     "loss": "loss gives a scalar from images (B, C, H, W) and labels (B,)",
-    "missing": "missing takes the backbone's name and the options and gives a sentence, or ''",
+    "missing": "missing takes backbone, weights and the options and gives a sentence, or ''",
     "scores": "scores gives (E, Q, N) from support (E, N, K, D) and query (E, Q, D)",
 }
 

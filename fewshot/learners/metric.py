@@ -5,6 +5,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,9 +19,9 @@ from fewshot.learners.registry import register
 class Metric(Learner):
     """Any loss of pytorch-metric-learning, with a miner or without.
 
-    The variant is LOSS or LOSS+MINER, class names of that library, with its default arguments. What a loss learns of
-    its own, such as proxies, is trained with the network. A query goes to the class with the most similar mean
-    direction: nearly all of these losses compare directions.
+    The variant is LOSS or LOSS+MINER, class names of that library, with its default arguments: any loss that trains on
+    labelled images and needs no others. What it learns of its own, such as proxies, is trained with the network. A
+    query goes to the class with the most similar mean direction: nearly all of these losses compare directions.
     """
 
     paper = "Musgrave et al. 2020"
@@ -29,20 +30,25 @@ class Metric(Learner):
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)
-        loss, _, miner = self.variant.partition("+")
-        sizes = {"num_classes": classes, "embedding_size": backbone.embedding_size}
-        self.criterion = _made("loss", loss, sizes)
-        self.miner = _made("miner", miner, sizes) if miner else None
+        self.criterion, self.miner = _made(self.variant, classes, backbone.embedding_size)
 
     @classmethod
     def check_variant(cls, variant: str) -> None:
         loss, plus, miner = variant.partition("+")
         for kind, name in [("loss", loss), *([("miner", miner)] if plus else [])]:
-            if name not in _classes(kind):
-                raise unknown_name(f"{kind} of pytorch-metric-learning", name, _classes(kind))
+            known = {key: _lacking(one) for key, one in _classes(kind).items()}
+            if name not in known:
+                raise unknown_name(f"{kind} of pytorch-metric-learning", name, [key for key in known if not known[key]])
+            if known[name]:
+                raise InputError(
+                    f"metric:{variant} cannot be: {name} has no default for {' and '.join(known[name])}; name another"
+                    f" {kind}, or make it in a learner of your own"
+                )
+        if fault := _fault(variant):
+            raise InputError(f"metric:{variant} cannot train on batches of labelled images, the library says '{fault}'")
 
     @classmethod
-    def missing(cls, backbone: str, **options: Any) -> str:
+    def missing(cls, backbone: str, weights: str, **options: Any) -> str:
         try:
             _classes("loss")
         except InputError as error:
@@ -62,25 +68,59 @@ class Metric(Learner):
 
 @functools.cache
 def _classes(kind: str) -> dict[str, type[nn.Module]]:
-    """The classes of a kind, 'loss' or 'miner', by name: those that need no other loss to be made."""
+    """The classes of a kind, 'loss' or 'miner', by name."""
     try:
         from pytorch_metric_learning import losses, miners
     except ImportError as error:
         raise InputError("metric needs the package pytorch-metric-learning: pip install 'fewshot[metric]'") from error
     module: ModuleType = losses if kind == "loss" else miners
-    ending = "Loss" if kind == "loss" else "Miner"
-    found = {name: one for name, one in inspect.getmembers(module, inspect.isclass) if name.endswith(ending)}
-    known = {"num_classes", "embedding_size"}
-    return {name: one for name, one in found.items() if not name.startswith("Base") and set(_required(one)) <= known}
+    found = inspect.getmembers(module, inspect.isclass)
+    return {name: one for name, one in found if name.endswith(kind.capitalize()) and not name.startswith("Base")}
 
 
 def _required(cls: type) -> list[str]:
-    """The arguments without which it cannot be made."""
-    fixed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(cls).parameters.values()
-    return [one.name for one in parameters if one.default is one.empty and one.kind not in fixed]
+    """The arguments without which it cannot be made: its own, or those of the base that it hands its own on to."""
+    for one in cls.__mro__:
+        parameters = list(inspect.signature(one.__init__).parameters.values())[1:]
+        if "__init__" in vars(one) and not any(each.kind is each.VAR_POSITIONAL for each in parameters):
+            return [
+                each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD
+            ]
+    return []
 
 
-def _made(kind: str, name: str, sizes: dict[str, Any]) -> nn.Module:
-    cls = _classes(kind)[name]
-    return cls(**{argument: sizes[argument] for argument in _required(cls)})
+def _lacking(cls: type) -> list[str]:
+    """Those of them that a learner cannot give."""
+    return [argument for argument in _required(cls) if argument not in _sizes(0, 0)]
+
+
+def _sizes(classes: int, embedding_size: int) -> dict[str, int]:
+    """What a learner can give, by the names that it goes by in the library."""
+    return {"num_classes": classes, "embedding_size": embedding_size, "descriptors_dim": embedding_size}
+
+
+def _made(variant: str, classes: int, embedding_size: int) -> tuple[nn.Module, nn.Module | None]:
+    """The loss, and the miner where there is one."""
+    loss, _, miner = variant.partition("+")
+    known = [_classes("loss")[loss], *([_classes("miner")[miner]] if miner else [])]
+    sizes = _sizes(classes, embedding_size)
+    made = [cls(**{argument: sizes[argument] for argument in _required(cls)}) for cls in known]
+    return made[0], made[1] if miner else None
+
+
+@functools.cache
+def _fault(variant: str) -> str:
+    """What a loss says of two steps on toy embeddings, '' where it has nothing to say.
+
+    Which losses take no labels, no miner or no second step stands nowhere but in their code.
+    """
+    labels = torch.arange(4).repeat_interleave(4)
+    with torch.random.fork_rng(devices=[]):
+        embeddings = functional.normalize(torch.randn(16, 8), dim=1).requires_grad_()
+        try:
+            criterion, miner = _made(variant, 4, 8)
+            for _ in range(2):
+                criterion(embeddings, labels, miner(embeddings, labels) if miner else None).backward()
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            return f"{' '.join(str(error).split()) or type(error).__name__:.100}"
+    return ""

@@ -54,8 +54,8 @@ class OpenCLIP(Learner):
         self.prompt, self.alpha, self.beta = prompt, alpha, beta
 
     @classmethod
-    def missing(cls, backbone: str, **options: Any) -> str:
-        return "" if backbone.startswith("openclip:") else f"it needs {_NEED}"
+    def missing(cls, backbone: str, weights: str, **options: Any) -> str:
+        return "" if backbone.startswith("openclip:") and weights else f"it needs {_NEED}"
 
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)

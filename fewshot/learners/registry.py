@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,13 @@ def default_options(cls: type[Learner]) -> dict[str, Any]:
     return options
 
 
+def missing(cls: type[Learner], settings: Mapping[str, Any]) -> str:
+    """Why a learner cannot run here with the settings of a preset, '' where it can."""
+    options = settings.get("options", {})
+    given = {name: settings.get(name, "") for name in ("backbone", "weights")}
+    return cls.missing(**{**given, **default_options(cls), **(options if isinstance(options, dict) else {})})
+
+
 def checked_options(cls: type[Learner], options: dict[str, Any]) -> dict[str, Any]:
     """All options of a learner, `options` over the defaults; InputError for an unknown one or one of another type."""
     complete = default_options(cls)
@@ -143,8 +150,8 @@ def _from_package(entry: importlib.metadata.EntryPoint) -> type[Learner]:
         raise InputError(f"{point} cannot be loaded: {type(error).__name__}: {said}") from error
     if not (inspect.isclass(cls) and issubclass(cls, Learner)):
         raise InputError(f"{point} is no learner: it must name a class derived from fewshot.Learner")
-    if missing := _lacking(cls):
-        raise InputError(f"{point} is not a whole learner: it lacks {' and '.join(missing)}")
+    if lacking := _lacking(cls):
+        raise InputError(f"{point} is not a whole learner: it lacks {' and '.join(lacking)}")
     cls.name = cls.__dict__.get("name") or entry.name
     return cls
 
@@ -182,8 +189,8 @@ def _from_file(path: Path, name: str) -> type[Learner]:
         raise InputError(f"{path} has no class {name}: it has {', '.join(own) or 'no learner at all'}")
     if not (inspect.isclass(cls) and issubclass(cls, Learner)):
         raise InputError(f"{name} in {path} is no learner: derive it from fewshot.Learner")
-    if missing := _lacking(cls):
-        raise InputError(f"{name} in {path} is not a whole learner: it lacks {' and '.join(missing)}")
+    if lacking := _lacking(cls):
+        raise InputError(f"{name} in {path} is not a whole learner: it lacks {' and '.join(lacking)}")
     cls.name = cls.__dict__.get("name") or name
     return cls
 

@@ -21,7 +21,8 @@ class Triplet(Learner):
     squared  max(0, m + d+^2 - d-^2) (Schroff et al. 2015)
     pairs    max(0, m - d-)^2 + (d+)^2, the contrastive loss of the two pairs of a triplet
 
-    A query goes to the class whose support images are nearest on average, by the squared distance.
+    either also with its mining, as in squared+hard. A query goes to the class whose support images are nearest on
+    average, by the squared distance.
     """
 
     paper = "Schroff et al. 2015"
@@ -32,21 +33,33 @@ class Triplet(Learner):
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", mining: str = "semi-hard", margin: float = 0.0
     ) -> None:
-        """mining: semi-hard, hard, margin, random or all, see `fewshot.losses.mined`.
+        """mining: semi-hard, hard, margin, random or all (see `fewshot.losses.mined`), where the variant names none.
 
         margin: m, where 0 stands for the variant's own, 0.2 of squared distances (FaceNet's) and 1.0 of distances.
         """
         super().__init__(backbone, classes, variant)
-        if mining not in MINING:
-            raise unknown_name("mining of triplet", mining, MINING)
-        self.mining, self.margin = mining, margin or self._margins[self.variant]
+        self.form, _, named = self.variant.partition("+")
+        self.mining, self.margin = named or mining, margin or self._margins[self.form]
+        _check_mining(self.mining)
+
+    @classmethod
+    def check_variant(cls, variant: str) -> None:
+        form, plus, mining = variant.partition("+")
+        super().check_variant(form)
+        if plus:
+            _check_mining(mining)
 
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        loss = triplet if self.variant == "squared" else triplet_pairs
+        loss = triplet if self.form == "squared" else triplet_pairs
         return loss(self.embed(images), labels, self.margin, self.mining)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         return 2 * query @ support.mean(2).mT - 2  # minus the mean squared distance of vectors of length one
+
+
+def _check_mining(mining: str) -> None:
+    if mining not in MINING:
+        raise unknown_name("mining of triplet", mining, MINING)

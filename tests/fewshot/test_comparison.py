@@ -522,7 +522,9 @@ def test_the_output_of_a_comparison_is_not_told_as_the_way_out_of_a_damaged_run(
 def test_a_folder_of_runs_is_all_of_them(call, tmp_path):
     said = call("compare", REFERENCE, "--output", tmp_path / "c.csv")
     assert said.code == 0
-    runs = sorted(path.parent.name for path in REFERENCE.glob("*/results.csv"))
+    files = {path.parent.name: path for path in REFERENCE.glob("*/results.csv")}
+    known = set(published()["dataset"])
+    runs = [name for name, path in sorted(files.items()) if pd.read_csv(path)["dataset"].isin(known).any()]
     assert len(runs) >= 4
     assert read(tmp_path / "c.csv")["run"].unique().tolist() == runs
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers
 from pytorch_metric_learning.losses import NPairsLoss
+from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_triplets_indices
 from torch.nn import functional
 
 from fewshot.losses import (
@@ -304,6 +305,51 @@ def test_histogram_is_the_share_of_wrong_order_where_bins_are_fine(embeddings, l
     assert histogram(embeddings, labels, bins=20_000).item() == pytest.approx(wrong, abs=0.01)
 
 
+@pytest.mark.parametrize("bins", [2, 9, 100])
+def test_histogram_equals_a_naive_loop(embeddings, labels, bins):
+    step = 2 / bins
+    shares = {True: [0.0] * (bins + 1), False: [0.0] * (bins + 1)}
+    for i, j in itertools.combinations(range(8), 2):
+        kind = shares[bool(labels[i] == labels[j])]
+        cosine = float(functional.cosine_similarity(embeddings[i], embeddings[j], dim=0))
+        for r in range(bins + 1):
+            node = -1 + r * step
+            if node - step <= cosine <= node:
+                kind[r] += (cosine - (node - step)) / step
+            elif node < cosine <= node + step:
+                kind[r] += (node + step - cosine) / step
+    positive, negative = ([share / sum(kind) for share in kind] for kind in (shares[True], shares[False]))
+    expected = sum(negative[r] * sum(positive[: r + 1]) for r in range(bins + 1))
+    assert histogram(embeddings, labels, bins).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_histogram_takes_similarities_at_both_ends():
+    points = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    assert histogram(points, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(0)  # all told apart
+    # positive pairs at -1; of the four negative pairs two are at 1 and two at -1
+    assert histogram(points, torch.tensor([0, 1, 0, 1])).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_nca_equals_a_naive_loop(embeddings, labels, temperature):
+    terms = []
+    for i in range(8):
+        weights = [math.exp(-(math.dist(embeddings[i], embeddings[j]) ** 2) / temperature) for j in range(8)]
+        own = sum(weights[j] for j in range(8) if j != i and labels[j] == labels[i])
+        if own:
+            terms.append(-math.log(own / (sum(weights) - weights[i])))
+    assert len(terms) == 7  # the last one is alone in its class
+    assert nca(embeddings, labels, temperature).item() == pytest.approx(sum(terms) / 7, rel=1e-9)
+
+
+def test_nca_is_stable_for_long_embeddings(labels):
+    points = (1e3 * random(8, 3)).float().requires_grad_()
+    loss = nca(points, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert points.grad.isfinite().all()
+
+
 def test_nca_by_hand():
     points, labels = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0, 0, 1])
     first = -math.log(math.exp(-1) / (math.exp(-1) + math.exp(-9)))
@@ -318,18 +364,59 @@ def test_instance_by_hand():
     assert instance(embeddings, own, others, 0.5).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_instance_equals_a_naive_loop():
+    embeddings, own, others = random(5, 3), random(5, 3, seed=1), random(7, 3, seed=2)
+    terms = []
+    for i in range(5):
+        mine = math.exp(embeddings[i] @ own[i] / 0.7)
+        rest = sum(math.exp(embeddings[i] @ other / 0.7) for other in others)
+        terms.append(-math.log(mine / (mine + rest)))
+    assert instance(embeddings, own, others, 0.7).item() == pytest.approx(sum(terms) / 5, rel=1e-9)
+
+
+def test_instance_against_all_others_is_the_softmax_over_all_images():
+    vectors, embeddings = random(6, 3), random(6, 3, seed=1)
+    expected = functional.cross_entropy(embeddings @ vectors.T / 0.5, torch.arange(6))
+    terms = [instance(embeddings[i : i + 1], vectors[i : i + 1], vectors[torch.arange(6) != i], 0.5) for i in range(6)]
+    torch.testing.assert_close(torch.stack(terms).mean(), expected)
+
+
+def test_gradients_of_instance_equal_finite_differences():
+    inputs = [random(*shape, seed=seed).requires_grad_() for seed, shape in enumerate([(5, 3), (5, 3), (7, 3)])]
+    assert torch.autograd.gradcheck(lambda *inputs: instance(*inputs, 0.5), inputs)
+
+
 PLAIN = {"normalize_embeddings": False}
-MINED = {"all": "all", "semi-hard": "semihard", "hard": "hard"}
+# their miner's rule and its margin as a share of ours, where ours has the same triplets
+MINED = {"semi-hard": ("semihard", 1), "hard": ("hard", 1), "margin": ("all", -1)}
+
+
+def theirs_triplets(mining: str, distance, margin: float):
+    """Their miner, or for 'all', of which their miner leaves out what is beyond the margin, every triplet."""
+    if mining == "all":
+        return lambda e, t: get_all_triplets_indices(t)
+    kind, sign = MINED[mining]
+    return miners.TripletMarginMiner(margin=sign * margin, distance=distance, type_of_triplets=kind)
 
 
 def theirs_triplet(mining: str):
-    """Their triplet loss on squared distances, with the miner that chooses the same triplets."""
+    """Their triplet loss on squared distances; the mean over triplets that add something is their default."""
     squared = distances.LpDistance(power=2, **PLAIN)
-    loss = losses.TripletMarginLoss(margin=0.8, distance=squared, reducer=reducers.AvgNonZeroReducer())
-    miner = miners.TripletMarginMiner(margin=0.8, distance=squared, type_of_triplets=MINED[mining])
-    if mining == "all":  # their miner's 'all' leaves out what adds nothing, as the mean does anyway
-        return loss
+    loss = losses.TripletMarginLoss(margin=0.8, distance=squared)
+    miner = theirs_triplets(mining, squared, 0.8)
     return lambda e, t: loss(e, t, miner(e, t))
+
+
+def theirs_triplet_pairs(mining: str):
+    """Their contrastive loss of the two pairs of each triplet, with squared terms."""
+    loss = losses.ContrastiveLoss(0, 0.8, distance=distances.LpDistance(**PLAIN), reducer=reducers.DoNothingReducer())
+    miner = theirs_triplets(mining, distances.LpDistance(**PLAIN), 0.8)
+
+    def value(e, t):
+        parts = loss(e, t, miner(e, t))
+        return sum(parts[kind]["losses"].square().mean() for kind in ("pos_loss", "neg_loss"))
+
+    return value
 
 
 def theirs_contrastive(e, t):
@@ -343,13 +430,17 @@ def theirs_contrastive(e, t):
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        *((lambda e, t, m=mining: triplet(e, t, 0.8, m), theirs_triplet(mining)) for mining in MINED),
+        *((lambda e, t, m=mining: triplet(e, t, 0.8, m), theirs_triplet(mining)) for mining in ["all", *MINED]),
+        *((lambda e, t, m=m: triplet_pairs(e, t, 0.8, m), theirs_triplet_pairs(m)) for m in ["all", *MINED]),
         (lambda e, t: histogram(e, t, 50), losses.HistogramLoss(n_bins=50)),
         (nca, losses.NCALoss(distance=distances.LpDistance(power=2, **PLAIN))),
         (lambda e, t: contrastive(e, t, 1.2, nearest=False), theirs_contrastive),
         (lambda e, t: n_pair(e[0::2], e[1::2]), losses.NPairsLoss(distance=distances.DotProductSimilarity(**PLAIN))),
     ],
-    ids=[*(f"triplet-{mining}" for mining in MINED), "histogram", "nca", "contrastive", "n_pair"],
+    ids=[
+        *(f"{form}-{mining}" for form in ("triplet", "triplet_pairs") for mining in ["all", *MINED]),
+        *("histogram", "nca", "contrastive", "n_pair"),
+    ],
 )
 def test_values_and_gradients_are_those_of_pytorch_metric_learning(ours, theirs):
     labels = torch.arange(6).repeat_interleave(2)  # pairs: what n_pair takes, and every loss can

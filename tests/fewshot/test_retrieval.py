@@ -8,7 +8,7 @@ from embedded import Given, Plain, clustered, learner_of
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 from torch.nn import functional
 
 from fewshot.learners.prototypical import Prototypical
@@ -43,7 +43,8 @@ def test_measures_are_those_of_pytorch_metric_learning(name, sizes):
     cosine = name == "npair"
 
     def k_means(x, count):
-        return torch.from_numpy(KMeans(count, n_init=1, max_iter=50, random_state=0).fit_predict(x.numpy()))
+        start, _ = kmeans_plusplus(x.numpy(), count, n_local_trials=1, random_state=0)
+        return torch.from_numpy(KMeans(count, init=start, n_init=1).fit_predict(x.numpy()))
 
     calculator = AccuracyCalculator(
         include=("precision_at_1", "mean_average_precision_at_r", "NMI"),

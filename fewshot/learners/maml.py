@@ -1,0 +1,270 @@
+"""Meta-learning an initialisation: MAML (Finn et al. 2017), and ANIL (Raghu et al. 2020), whose head alone adapts."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from types import ModuleType
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from episodes import ClassBatches, Episodes, InputError
+from episodes.batches import Batches
+from fewshot.learners.base import EmbeddedBank, Learner, computing_in
+from fewshot.learners.held_norm import hold_norms, holding
+from fewshot.learners.registry import register
+
+# Pixels of the images whose feature maps, by the weights of their own episodes, are worked on at once. On a CPU one
+# episode is: its arithmetic fills a core, and convolutions by stacked weights are slower than one after another.
+_CHUNK = {"cpu": 0, "cuda": 1 << 23}
+
+
+class _MetaLearner(Learner):
+    """What the two share: batches that are cut into tasks, and a linear head that starts at zero.
+
+    A head whose rows start alike serves any number and any order of classes (Ye and Chao 2022, UnicornMAML: one
+    learned row for all of them). What is common to all rows cancels in the softmax, so this row may as well be zero
+    (the zeroing trick of Kao et al. 2022), and there is none to learn. From zero, the first inner step moves the head
+    alone: no gradient passes through it to the network.
+
+    The head descends on the loss of the support summed over classes, so that one rate serves any number of them.
+    """
+
+    variants = ("second-order", "first-order")
+    adapts = True
+    batches = ClassBatches(classes=60, images=6)
+    least_steps: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        way: int = 20,
+        shot: int = 1,
+        steps: int = 2,
+        test_steps: int = 0,
+        head_rate: float = 0.05,
+    ) -> None:
+        """way, shot: of the tasks that a training batch is cut into, one after another; the images of a class that
+        are not support are queries, and classes too few for another task are left out.
+
+        steps: inner steps in training; test_steps: in evaluation, 0 for as many; head_rate: their size for the head.
+        """
+        super().__init__(backbone, classes, variant)
+        self.way, self.shot, self.steps, self.test_steps = way, shot, steps, test_steps or steps
+        self.head_rate = self.inner_rate = head_rate
+        least = self.least_steps
+        wanted = {"way": (way, 2), "shot": (shot, 1), "steps": (steps, least), "test_steps": (self.test_steps, least)}
+        for option, (value, least) in wanted.items():
+            if value < least:
+                raise InputError(f"{self.name} needs the option {option} to be {least} or more, not {value}")
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        if batches.images <= self.shot:
+            raise InputError(
+                f"{self.name} with shot = {self.shot} needs batches of more images a class, not {batches.images}: some"
+                " must be left for queries"
+            )
+
+    def _head_step(self, head: Tensor, support: Tensor) -> Tensor:
+        """The heads (..., N, D) after one more step on the cross-entropy of support embeddings (..., N, K, D).
+
+        W - rate dL/dW with dL/dW = sum over classes, mean over their images i, of (softmax(W f_i) - y_i) f_i^T
+        """
+        way, shot = support.shape[-3:-1]
+        embeddings = support.flatten(-3, -2)
+        wanted = torch.eye(way, device=support.device).repeat_interleave(shot, 0)  # (N * K, N)
+        missing = wanted - (embeddings @ head.mT).softmax(-1)
+        return head + self.head_rate / shot * missing.mT @ embeddings
+
+    def _tasks(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Support (T, N * K, ...) and queries (T, N * Q, ...) of the T tasks in a batch's images or embeddings."""
+        classes = len(labels.unique_consecutive())  # the batch brings class after class
+        way = min(self.way, classes)  # small data sets have batches of fewer
+        tasks = classes // way
+        by_class = values.unflatten(0, (classes, -1))[: tasks * way].unflatten(0, (tasks, way))
+        return by_class[:, :, : self.shot].flatten(1, 2), by_class[:, :, self.shot :].flatten(1, 2)
+
+    def _adapted(self, module: nn.Module, support: Tensor, steps: int) -> nn.Module:
+        """A clone of `module` after `steps` gradient steps on a task's support, which gradients pass through.
+
+        support (N * K, ...) is what the module maps to scores (N * K, N).
+        """
+        first_order = self.variant == "first-order"
+        clone = _learn2learn().algorithms.MAML(module, self.inner_rate, first_order=first_order).clone()
+        for _ in range(steps):
+            clone.adapt(_error(clone(support)))
+        return clone.module
+
+    def _adapted_head(self, embeddings: Tensor, steps: int) -> nn.Module:
+        """A linear head from zero, after `steps` steps on a task's support embeddings (N * K, D)."""
+        way = len(embeddings) // self.shot
+        return self._adapted(_Head(embeddings, way, self._gain(way)), embeddings, steps)
+
+    def _gain(self, way: int) -> float:
+        """What to multiply embeddings by, so that a step of inner_rate on the mean loss is one of head_rate on the sum.
+
+        With scores (gain W) f, the head proper is gain W, and moves by gain^2 as much as W would without.
+        """
+        return math.sqrt(way * self.head_rate / self.inner_rate)
+
+
+class _Head(nn.Module):
+    """Scores (B, N) of embeddings (B, D): gain W f, with W (N, D) zero."""
+
+    def __init__(self, embeddings: Tensor, way: int, gain: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(embeddings.new_zeros(way, embeddings.shape[1]))
+        self.gain = gain
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self.gain * embeddings @ self.weight.mT
+
+
+@register("maml")
+class Maml(_MetaLearner):
+    """A few gradient steps on the support adapt the whole network, which starts where they pay most.
+
+    Training cuts a batch into tasks and descends on the loss of each task's queries after the inner steps on its
+    support (Finn et al. 2017, algorithm 2). The head starts at zero, and so does the first step's gradient for the
+    network: it takes two steps or more.
+
+    second-order  through the gradients of the inner steps (equation 1)
+    first-order   these count as constants (section 5.2)
+    transductive  second-order, and batch norms use the statistics of each batch, at test of all queries, as in Finn's
+                  code
+
+    But for the last, batch norms use the statistics of the network before it adapts, and hold them while it does: at
+    test the running ones; in training those of the support images of all tasks, which gradients pass through. So a
+    query's scores depend on the support and itself alone, in training too. It trains in float32: second derivatives
+    want it.
+    """
+
+    paper = "Finn et al. 2017"
+    variants = ("second-order", "first-order", "transductive")
+    transductive = ("transductive",)
+    least_steps = 2
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        way: int = 20,
+        shot: int = 1,
+        steps: int = 2,
+        test_steps: int = 0,
+        head_rate: float = 0.05,
+        inner_rate: float = 0.01,
+    ) -> None:
+        """inner_rate: the size of the inner steps for the network, on the mean loss; the others are as of anil."""
+        super().__init__(backbone, classes, variant, way, shot, steps, test_steps, head_rate)
+        self.inner_rate = inner_rate
+        hold_norms(backbone, of_batch=self.transductive)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        support, query = self._tasks(images, labels)
+        losses = []
+        with computing_in(self.backbone, torch.float32):
+            if not self.transductive:
+                embeddings = self.backbone(support.flatten(0, 1)).unflatten(0, support.shape[:2])
+            with holding(self.backbone):
+                for task in range(len(support)):
+                    first = self.backbone(support[task]) if self.transductive else embeddings[task]
+                    network = nn.Sequential(self.backbone, self._adapted_head(first, 1))
+                    network = self._adapted(network, support[task], self.steps - 1)
+                    losses.append(_error(network(query[task])))
+        return torch.stack(losses).mean()
+
+    def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+        """Scores (E, Q, N) by weights of each episode's own, of as many episodes at once as pays (see _CHUNK)."""
+        _, way, shot = episodes.support.shape
+        images = way * shot + episodes.query[0].numel()
+        chunk = max(1, _CHUNK[data.device.type] // (images * data.bank.images[0, 0].numel()))
+        numbers = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], 1)  # (E, N * K + Q)
+        # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.no_grad(), exact, computing_in(self.backbone, torch.float32):
+            if chunk == 1:
+                return torch.stack([self._scores_of(data.bank.batch(one), way, shot) for one in numbers])
+            with _in_plain_layout(self.backbone):
+                parts = [data.bank.batch(part.flatten()).unflatten(0, part.shape) for part in numbers.split(chunk)]
+                return torch.cat([vmap(lambda one: self._scores_of(one, way, shot))(part) for part in parts])
+
+    def _scores_of(self, images: Tensor, way: int, shot: int) -> Tensor:
+        """Scores (Q, N) of one episode from its images (N * K + Q, C, H, W), by the steps that learn2learn makes."""
+        support, query = images[: way * shot], images[way * shot :]
+
+        def error(body: dict[str, Tensor], head: Tensor | None) -> tuple[Tensor, Tensor]:
+            """The loss of the support, and the head after its step on it."""
+            embeddings = functional_call(self.backbone, body, support)
+            by_class = embeddings.detach().unflatten(0, (way, shot))
+            if head is None:  # the first step, which leaves the network as it is
+                head = self._head_step(by_class.new_zeros(way, by_class.shape[2]), by_class)
+            return _error(embeddings @ head.mT), self._head_step(head, by_class)
+
+        body, head = {name: value.detach() for name, value in self.backbone.named_parameters()}, None
+        for _ in range(self.test_steps - 1):
+            gradients, head = grad(error, has_aux=True)(body, head)
+            body = {name: value - self.inner_rate * gradients[name] for name, value in body.items()}
+        return functional_call(self.backbone, body, query) @ head.mT
+
+
+@register("anil")
+class Anil(_MetaLearner):
+    """As maml, but the inner steps adapt the head alone.
+
+    The network is trained through them and stays as it is at test (Raghu et al. 2020, section 4), so images are
+    embedded once, in training with all tasks of a batch in one batch norm.
+
+    second-order  the network learns from support and queries
+    first-order   inner gradients count as constants, so it learns from the queries alone
+    """
+
+    paper = "Raghu et al. 2020"
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        support, query = self._tasks(self.embed(images), labels)
+        heads = [self._adapted_head(task, self.steps) for task in support]
+        return torch.stack([_error(head(task)) for head, task in zip(heads, query, strict=True)]).mean()
+
+    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+        head = support.new_zeros(support.shape[:2] + support.shape[3:])  # (E, N, D)
+        for _ in range(self.test_steps):
+            head = self._head_step(head, support)
+        return query @ head.mT
+
+
+@contextlib.contextmanager
+def _in_plain_layout(backbone: nn.Module) -> Iterator[None]:
+    """Inside, a Backbone keeps images as they come: vmap cannot bring them into another layout."""
+    usual = getattr(backbone, "layout", None)
+    backbone.layout = torch.contiguous_format
+    try:
+        yield
+    finally:
+        backbone.layout = usual
+
+
+def _error(scores: Tensor) -> Tensor:
+    """The cross-entropy of scores (N * images, N) of a task's images, class after class."""
+    way = scores.shape[1]
+    return functional.cross_entropy(
+        scores, torch.arange(way, device=scores.device).repeat_interleave(len(scores) // way)
+    )
+
+
+def _learn2learn() -> ModuleType:
+    try:
+        import learn2learn
+    except ImportError as error:
+        raise InputError(
+            "maml and anil need the package learn2learn, which plain pip cannot build for this Python: make"
+            " .venv/ready does, with what it needs, the extra 'meta'"
+        ) from error
+    return learn2learn
