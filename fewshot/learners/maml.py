@@ -193,7 +193,7 @@ class Maml(_MetaLearner):
             if chunk == 1:
                 return torch.stack([self._scores_of(data.bank.batch(one), way, shot) for one in numbers])
             with _in_plain_layout(self.backbone):
-                parts = [data.bank.batch(part.flatten()).unflatten(0, part.shape) for part in numbers.split(chunk)]
+                parts = (data.bank.batch(part.flatten()).unflatten(0, part.shape) for part in numbers.split(chunk))
                 return torch.cat([vmap(lambda one: self._scores_of(one, way, shot))(part) for part in parts])
 
     def _scores_of(self, images: Tensor, way: int, shot: int) -> Tensor:
