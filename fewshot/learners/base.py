@@ -93,8 +93,10 @@ class Learner(nn.Module):
 
         `data.embeddings` holds `embed` of every image of the split; `data.bank` the images themselves.
         """
-        query = data.embeddings[episodes.query.flatten(1)]
-        return self.scores(data.embeddings[episodes.support], query)
+        support, query = episodes.support, episodes.query.flatten(1)
+        # index_select copies whole rows, an index in brackets number by number
+        rows = [data.embeddings.index_select(0, images.flatten()) for images in (support, query)]
+        return self.scores(rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape))
 
 
 class EmbeddedBank:
