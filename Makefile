@@ -4,7 +4,7 @@ READY := .venv/ready
 PACKAGES := baselines episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test lint clean
+.PHONY: help bench test lint perf clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ lint: $(READY)  ## check style and formatting
 	@.venv/bin/ruff check --quiet $(PACKAGES)
 	@.venv/bin/ruff format --quiet --check $(PACKAGES)
 
+perf: $(READY)  ## measure speed and memory beside other packages; ONLY= DATA= OUTPUT= pass through
+	@.venv/bin/fewshot perf --resume \
+		$(if $(ONLY),--only '$(ONLY)') $(if $(DATA),--data '$(DATA)') $(if $(OUTPUT),--output '$(OUTPUT)')
+
 clean:  ## remove the virtual environment and what tools leave behind; results and the data cache stay
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -34,7 +38,7 @@ $(READY): setup.cfg pyproject.toml Makefile
 	@echo "Setting up .venv: a few minutes, and 6 GB of disk, on the first call"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --upgrade pip 'setuptools>=77' wheel 'cython>=3'
-	@PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --editable '.[meta,test]'
+	@PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --editable '.[meta,peers,test]'
 	@.venv/bin/python -m pip install --quiet --use-pep517 --no-deps --no-build-isolation \
 		--config-settings=--build-option=build_ext learn2learn==0.2.0
 	@touch $(READY)

@@ -96,7 +96,8 @@ class ImageBank:
 
         The one place where bytes become numbers, in training and in evaluation.
         """
-        return self.images[indices.to(self.device)].to(indices.device).float().div_(255)
+        # index_select copies whole rows, an index in brackets number by number
+        return self.images.index_select(0, indices.to(self.device)).to(indices.device).float().div_(255)
 
     def only(self, images: Tensor) -> "ImageBank":
         """A bank of these images (M,) alone, numbered as here and ascending: copies of them, of every class some."""

@@ -1,4 +1,4 @@
-"""The command line: fewshot bench, train, evaluate, compare, report, learners, check, backbones, data."""
+"""The command line: fewshot bench, train, evaluate, compare, report, learners, check, backbones, data, perf."""
 
 import argparse
 import inspect
@@ -177,6 +177,21 @@ def _parser() -> argparse.ArgumentParser:
     networks.add_argument("--backbone", type=_names, metavar="NAME[,NAME]", help="only these")
     networks.add_argument("--output", type=_path, metavar="FILE.csv", help="write the table to a file, too")
     networks.set_defaults(command=_backbones)
+
+    speed = commands.add_parser("perf", parents=[data], help="measure speed and memory beside other packages")
+    speed.add_argument(
+        "--only",
+        type=_names,
+        metavar="PART[,PART]",
+        help="sampling, evaluation, training, growth, profile, target (default: all but target, which trains on"
+        " Omniglot for a quarter of an hour)",
+    )
+    speed.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
+    speed.add_argument(
+        "--output", type=_path, default=Path("results/perf"), metavar="DIR", help="(default: results/perf)"
+    )
+    speed.add_argument("--resume", action="store_true", help="go on with the measurements that the folder holds")
+    speed.set_defaults(command=_perf)
 
     one_set = argparse.ArgumentParser(add_help=False, parents=[data])
     one_set.add_argument("name", metavar="NAME|DIR", help=_DATASET)
@@ -468,6 +483,13 @@ def _backbones(options: argparse.Namespace, console: Console) -> None:
         with writing(options.output.parent):
             replace_text(options.output, measured.round(1).to_csv(index=False))
         print(f"Written to {options.output}")
+
+
+def _perf(options: argparse.Namespace, console: Console) -> None:
+    from fewshot.performance import measure  # other commands need not wait for its libraries
+
+    measure(options.output, options.only, quick=options.quick, resume=options.resume, data=options.data)
+    print(f"Written to {options.output}: perf.md, perf.csv, environment.json and figures")
 
 
 def _data_list(options: argparse.Namespace, console: Console) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances (..., A, B) between the rows of a (..., A, D) and b (..., B, D)."""
     squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
-    return (squares - 2 * a @ b.transpose(-1, -2)).clamp_min(0)
+    return (squares - a @ (2 * b).transpose(-1, -2)).clamp_min(0)  # in an episode b has fewer rows to double
 
 
 def contrastive_terms(distances: Tensor, same: Tensor, margin: float) -> Tensor:

@@ -123,8 +123,10 @@ class Learner(nn.Module):
         `data.embeddings` holds `embed` of every image of the split, `data.text_embeddings` `embed_texts` of the text of
         every class; `data.bank` the images themselves.
         """
-        query = data.embeddings[episodes.query.flatten(1)]
-        return self.scores(data.embeddings[episodes.support], query)
+        support, query = episodes.support, episodes.query.flatten(1)
+        # index_select copies whole rows, an index in brackets number by number
+        rows = [data.embeddings.index_select(0, images.flatten()) for images in (support, query)]
+        return self.scores(rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape))
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """How alike embeddings a (E, A, D) and b (E, B, D) are, (E, A, B): higher where they rather show one class.

@@ -1,0 +1,394 @@
+"""What is measured: each function does one contender's work and returns what it found, and runs in a fresh process."""
+
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from episodes import EpisodeSampler, ImageBank, load_dataset
+from episodes.batches import batches_from
+from fewshot.backbones import make_backbone
+from fewshot.config import Training, Validation, load_config
+from fewshot.devices import choose_device, placed, prepare, training_precision
+from fewshot.evaluation import evaluate, run_episodes
+from fewshot.learners import Learner, find_learner
+from fewshot.learners.base import EmbeddedBank, computing_in
+from fewshot.learners.prototypical import Prototypical
+from fewshot.performance import peers
+from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
+from fewshot.training import fitted, train
+
+QUERY = 15
+
+
+class Effort(NamedTuple):
+    """How long a measurement goes on: each of `repeats` samples for `seconds` at least.
+
+    Work that takes longer than `longest` seconds is repeated no more after that time.
+    """
+
+    seconds: float = 0.3
+    repeats: int = 5
+    longest: float = 12.0
+
+
+Found = dict[str, Any]  # samples: the measured values; and what else there is to say
+
+
+def rates(work: Callable[[], int], effort: Effort) -> list[float]:
+    """Samples of how much `work`, which returns how much it did, does in a second; one call before is not counted."""
+    work()
+    samples, began = [], time.perf_counter()
+    while len(samples) < effort.repeats and (not samples or time.perf_counter() - began < effort.longest):
+        start, done = time.perf_counter(), 0
+        while not done or time.perf_counter() - start < effort.seconds:
+            done += work()
+        samples.append(done / (time.perf_counter() - start))
+    return samples
+
+
+def _iterated(loader: Iterable[object], count: int) -> Callable[[], int]:
+    """Work that takes `count` more elements of `loader`, of which there are always more, at each call."""
+    endless = itertools.chain.from_iterable(itertools.repeat(loader))
+
+    def work() -> int:
+        for _ in range(count):
+            next(endless)
+        return count
+
+    return work
+
+
+_ENDLESS = 10**9  # episodes of a peer's sampler
+
+
+def sample_indices(contender: str, shape: Shape, way: int, shot: int, effort: Effort) -> Found:
+    """Episodes a second as indices."""
+    if contender == "fewshot":
+        sampler, numbers = EpisodeSampler([shape.images] * shape.classes, way, shot, QUERY), itertools.count()
+        size = 100_000 // way  # episodes at once
+        return {"samples": rates(lambda: len(sampler.episodes(next(numbers) * size, size)), effort)}
+    labels = peers.OnlyLabels(shape)
+    if contender == "learn2learn":
+        sample = peers.learn2learn_tasks(labels, way, shot, QUERY, load=False)
+        return {"samples": rates(_iterated(iter(sample, None), 20), effort)}
+    if contender == "easyfsl":
+        peer = peers.easyfsl_sampler(labels, way, shot, QUERY, _ENDLESS)
+    else:
+        peer = peers.CategoriesSampler(labels.labels, _ENDLESS, way, shot + QUERY)
+    return {"samples": rates(_iterated(peer, 20), effort)}
+
+
+def sample_images(contender: str, shape: Shape, way: int, shot: int, effort: Effort) -> Found:
+    """Episodes a second as image tensors that a network takes, support and query."""
+    bank = generated_bank(shape)
+    if contender == "fewshot":
+        prepare(torch.device("cpu"))
+        sampler, numbers = EpisodeSampler(bank, way, shot, QUERY), itertools.count()
+        size = max(1, 1000 // (way * (shot + QUERY)))  # episodes at once
+
+        def work() -> int:
+            episodes = sampler.episodes(next(numbers) * size, size)
+            bank.batch(episodes.support.flatten()), bank.batch(episodes.query.flatten())
+            return size
+
+        return {"samples": rates(work, effort)}
+    pictures = peers.Pictures.of(bank)
+    if contender == "learn2learn":
+        sample = peers.learn2learn_tasks(pictures, way, shot, QUERY, load=True)
+        return {"samples": rates(_iterated(iter(sample, None), 1), effort)}
+    if contender == "easyfsl":
+        peer = peers.easyfsl_sampler(pictures, way, shot, QUERY, _ENDLESS)
+        loader = DataLoader(pictures, batch_sampler=peer, collate_fn=peer.episodic_collate_fn)
+    else:
+        peer = peers.CategoriesSampler(pictures.labels, _ENDLESS, way, shot + QUERY)
+        loader = DataLoader(pictures, batch_sampler=peer)
+    return {"samples": rates(_iterated(loader, 1), effort)}
+
+
+_ACCURACIES = {"easyfsl": peers.easyfsl_accuracies, "plain loop": peers.plain_accuracies}
+
+
+def evaluate_images(
+    contender: str, backbone: str, shape: Shape, episodes: int, embedded: int, checked: int, effort: Effort
+) -> Found:
+    """Seconds for `episodes` 5-way 1-shot episodes to a finished interval, embedding included.
+
+    embedded   so many images of each class are embedded; where that is not all, the rest is taken to last as long an
+               image, and the episodes are scored on made-up embeddings of all images
+    checked    a peer must find our accuracies in so many episodes: `agreement` is the largest difference
+    """
+    learner = _learner(backbone, shape)
+    if contender == "fewshot":
+        return _evaluate_ours(learner, shape, episodes, embedded, effort)
+    bank = generated_bank(shape)
+    network, pictures = peers.plain_network(learner.backbone, shape.channels), peers.Pictures.of(bank)
+    endless = _ACCURACIES[contender](network, pictures, None, 5, 1, QUERY, _ENDLESS)
+    next(endless)
+    samples = [
+        1 / rate for rate in rates(_iterated(endless, 1), effort._replace(seconds=effort.longest / 3, repeats=3))
+    ]
+    return {
+        "samples": [episodes * seconds for seconds in samples],
+        "counted": f"at the rate of {effort.longest:g} s",
+        "agreement": _agreement(contender, learner, shape, checked),
+    }
+
+
+def _evaluate_ours(learner: Learner, shape: Shape, episodes: int, embedded: int, effort: Effort) -> Found:
+    if embedded >= shape.images:
+        bank = generated_bank(shape)
+        samples = _seconds(lambda: evaluate(learner, bank, 5, 1, QUERY, episodes, device="cpu").percent, effort)
+        return {"samples": samples, "counted": f"{episodes:,} episodes"}
+    prepare(torch.device("cpu"))
+    bank = generated_bank(dataclasses.replace(shape, images=embedded))
+    vectors = torch.randn(shape.total, learner.backbone.embedding_size)
+    sampler = EpisodeSampler([shape.images] * shape.classes, 5, 1, QUERY)
+    scoring = statistics.median(
+        _seconds(lambda: run_episodes(learner, _Cached(vectors), sampler, episodes).percent, effort)
+    )
+    embedding = _seconds(lambda: EmbeddedBank(learner, bank).embeddings, effort)
+    return {
+        "samples": [seconds / len(bank) * shape.total + scoring for seconds in embedding],
+        "counted": f"{episodes:,} episodes, embedding at the rate of {len(bank):,} images of {shape.total:,}",
+    }
+
+
+def _agreement(contender: str, learner: Learner, shape: Shape, episodes: int) -> float:
+    """The largest difference of an episode's accuracy between a peer and us, on a small bank and the same episodes."""
+    bank = generated_bank(dataclasses.replace(shape, classes=8, images=1 + QUERY))
+    drawn = EpisodeSampler(bank, 5, 1, QUERY).episodes(0, episodes)
+    listed = torch.cat([drawn.support, drawn.query], 2).flatten(1).tolist()
+    network = peers.plain_network(learner.backbone, shape.channels)
+    theirs = list(_ACCURACIES[contender](network, peers.Pictures.of(bank), listed, 5, 1, QUERY, episodes))
+    ours = evaluate(learner, bank, 5, 1, QUERY, episodes, device="cpu").values
+    return max(abs(a - b) for a, b in zip(ours.tolist(), theirs, strict=True))
+
+
+def evaluate_cached(contender: str, shape: Shape, size: int, episodes: int, effort: Effort) -> Found:
+    """Seconds for `episodes` 5-way 1-shot episodes from cached embeddings of `size` numbers."""
+    vectors = torch.randn(shape.total, size, generator=torch.Generator().manual_seed(0))
+    if contender == "fewshot":
+        prepare(torch.device("cpu"))
+        learner, sampler = Prototypical(nn.Identity(), 5), EpisodeSampler([shape.images] * shape.classes, 5, 1, QUERY)
+        run_episodes(learner, _Cached(vectors), sampler, 2)
+        samples = _seconds(
+            lambda: run_episodes(learner, _Cached(vectors), sampler, episodes).percent, effort, warm=False
+        )
+        return {"samples": samples, "counted": f"{episodes:,} episodes"}
+    vectors = peers.Pictures(vectors, peers.OnlyLabels(shape).labels)
+    endless = _ACCURACIES[contender](nn.Identity(), vectors, None, 5, 1, QUERY, _ENDLESS)
+    samples = rates(_iterated(endless, 20), effort)
+    return {
+        "samples": [episodes / rate for rate in samples],
+        "counted": f"at the rate of {effort.repeats * effort.seconds:g} s",
+    }
+
+
+class _Cached(EmbeddedBank):
+    """Embeddings that are there already."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.embeddings, self.seconds = vectors, 0.0
+
+    device = property(lambda self: self.embeddings.device)
+
+
+def _learner(backbone: str, shape: Shape) -> Learner:
+    torch.manual_seed(0)
+    return Prototypical(make_backbone(backbone, shape.channels, shape.size), 5)
+
+
+def _seconds(work: Callable[[], object], effort: Effort, warm: bool = True) -> list[float]:
+    """Samples of how long `work` takes; where it takes long, without a call before that is not counted."""
+    samples, began = [], time.perf_counter()
+    while len(samples) < effort.repeats + warm and (not samples or time.perf_counter() - began < effort.longest):
+        start = time.perf_counter()
+        work()
+        samples.append(time.perf_counter() - start)
+    return samples[1:] if warm and len(samples) > 1 else samples
+
+
+def train_steps(contender: str, name: str, backbone: str, shape: Shape, device: str, effort: Effort) -> Found:
+    """Images a second of a full training step; of prototypical networks also the losses of the first steps."""
+    chosen, bank = choose_device(device), generated_bank(shape)
+    if contender == "fewshot":
+        prepare(chosen)
+    learner, settings = _trainable(name, backbone, bank)
+    learner.to(chosen)
+    images = len(batches_from(settings.batches))
+    steps = _training(learner, settings, placed(bank, chosen), chosen)
+    if contender != "fewshot":
+        steps = _peer_training(contender, learner, settings, bank, chosen)
+    losses: list[Tensor] = []
+
+    def work() -> int:
+        losses.append(next(steps).detach())
+        if chosen.type == "cuda":
+            torch.cuda.synchronize()
+        return images
+
+    work()
+    samples = rates(work, effort)
+    return {"samples": samples, "counted": f"batches of {images}", "losses": torch.stack(losses[:10]).tolist()}
+
+
+def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Training]:
+    """The learner as the quick preset has it, and its settings."""
+    config = load_config("quick", [f"{name}@{backbone}"])
+    cls, variant = find_learner(name)
+    settings = fitted(next(iter(config.learner.values())), cls, bank)
+    torch.manual_seed(0)
+    network = make_backbone(settings.backbone, bank.images.shape[1], bank.images.shape[2])
+    classes = bank.classes if cls.supervised else len(bank)
+    learner = cls(network, classes, variant, **settings.options)
+    if learner.text:
+        learner.class_names = bank.class_names
+    return learner, settings
+
+
+def _training(learner: Learner, settings: Training, bank: ImageBank, device: torch.device) -> Iterator[Tensor]:
+    """The losses of training steps without end: those of fewshot.training, without schedule, validation and files."""
+    batches = batches_from(settings.batches)
+    labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0)
+    with computing_in(learner.backbone, training_precision("auto", device)):
+        for step in itertools.count():
+            learner.begin_step(0)
+            indices = batches.indices(bank, 0, step).to(device)
+            loss = learner.loss(bank.batch(indices), labels[indices])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            yield loss
+
+
+def _peer_training(
+    contender: str, learner: Learner, settings: Training, bank: ImageBank, device: torch.device
+) -> Iterator[Tensor]:
+    """The same steps on the same batches, which a peer gets for nothing."""
+    batches, channels = batches_from(settings.batches), bank.images.shape[1]
+    network = peers.plain_network(learner.backbone, channels)
+    if contender == "easyfsl":
+        network = peers.imported("easyfsl.methods").PrototypicalNetworks(network)
+    elif contender == "learn2learn":
+        models = peers.imported("learn2learn").vision.models
+        network = nn.Sequential(models.CNN4Backbone(hidden_size=64, channels=channels, max_pool=True), nn.Flatten())
+    network.to(device).train()
+    loss_of = peers.easyfsl_loss if contender == "easyfsl" else peers.plain_loss
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    ready = [bank.batch(batches.indices(bank, 0, step)).to(device) for step in range(10)]
+    for step in itertools.count():
+        loss = loss_of(network, ready[step % len(ready)], batches.classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield loss
+
+
+def grow(what: str, amount: int, effort: Effort) -> Found:
+    """Seconds of our evaluation where one thing grows: episodes, classes, images, or the size of an embedding."""
+    prepare(torch.device("cpu"))
+    learner = Prototypical(nn.Identity(), 5)
+    classes, images, size, episodes = CHARACTERS.classes, CHARACTERS.images, 64, 5_000
+    if what == "images":  # of a small network, on small images
+        shape = Shape("", amount // 20, 20, 1, 16)
+        learner, bank = _learner("conv4-32", shape), generated_bank(shape)
+        work: Callable[[], object] = lambda: evaluate(learner, bank, 5, 1, QUERY, 1000, device="cpu")  # noqa: E731
+    else:
+        if what == "episodes":
+            episodes = amount
+        elif what == "classes":
+            classes, size = amount, 16
+        else:
+            size, classes, episodes = amount, 200, 1000
+        sampler, vectors = EpisodeSampler([images] * classes, 5, 1, QUERY), torch.randn(classes * images, size)
+        work = lambda: run_episodes(learner, _Cached(vectors), sampler, episodes)  # noqa: E731
+        run_episodes(learner, _Cached(vectors), sampler, 500)
+    return {"samples": _seconds(work, effort, warm=amount < 10**6)}
+
+
+def time_to(data: str | None, steps: int, effort: Effort) -> Found:
+    """Training on Omniglot as the paper preset does, in `steps` steps: `history` has the accuracy in percent on 5-way
+    1-shot episodes of validation classes after so many seconds, every 100 steps."""
+    banks = [load_dataset("omniglot:vinyals", split, data=data) for split in ("train", "validation")]
+    config = load_config("paper", ["prototypical"])
+    settings = next(iter(config.learner.values())).model_copy(update={"steps": steps, "validate_every": 100})
+    torch.manual_seed(0)
+    learner = Prototypical(make_backbone("conv4", 1, 28), banks[0].classes, **settings.options)
+    validation = Validation(way=5, shot=1, query=QUERY, episodes=1000)
+    trained = train(learner, *banks, settings, validation=validation, progress=False)
+    history = trained.history[["seconds", "accuracy"]].astype(float).round(3)
+    return {"samples": [trained.seconds], "counted": f"{steps:,} steps", "history": history.to_numpy().tolist()}
+
+
+def profile_work(what: str, shape: Shape, effort: Effort) -> Found:
+    """Where the time of a training step, of embedding or of scoring goes, and how far it is from the machine's bound.
+
+    flop_rate, traffic_rate   floating point operations a second of a large product of matrices, and bytes a second of
+                              copying a large tensor: what the machine can do
+    flop, traffic             operations (counted), or bytes that must be moved at least, of one image or episode
+    """
+    prepare(torch.device("cpu"))
+    found = {"flop_rate": _flop_rate(effort), "traffic_rate": _traffic_rate(effort)}
+    bank = generated_bank(shape)
+    if what == "training":
+        learner, settings = _trainable("prototypical", "conv4", bank)
+        steps, units = _training(learner, settings, bank, torch.device("cpu")), len(batches_from(settings.batches))
+        work: Callable[[], object] = lambda: next(steps)  # noqa: E731
+    elif what == "embedding":
+        learner, units = _learner("conv4", shape).eval(), min(500, len(bank))
+        images = bank.batch(torch.arange(units))
+        work = torch.no_grad()(lambda: learner.embed(images))
+    else:
+        vectors, units = torch.randn(shape.total, 64), 5_000
+        learner, sampler = Prototypical(nn.Identity(), 5), EpisodeSampler(bank, 5, 1, QUERY)
+        work = lambda: run_episodes(learner, _Cached(vectors), sampler, units)  # noqa: E731
+    work()
+    with FlopCounterMode(display=False) as counter:
+        work()
+    seconds = _seconds(work, effort)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        work()
+    events = [(event.key.removeprefix("aten::"), event.self_cpu_time_total) for event in profiled.key_averages()]
+    total = sum(spent for _, spent in events)
+    top = sorted(events, key=lambda event: -event[1])[:8]
+    # an episode's index tensors, written once, and its images' embeddings, read once and written once
+    traffic = (5 + 5 * 16) * 8 + 2 * 80 * 64 * 4 if what == "scoring" else 0
+    return {
+        **found,
+        "samples": [units / one for one in seconds],
+        "flop": counter.get_total_flops() / units,
+        "traffic": traffic,
+        "shares": {name: round(spent / total, 4) for name, spent in top},
+    }
+
+
+def _flop_rate(effort: Effort) -> float:
+    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
+    out = torch.empty(1024, 1024)
+
+    def work() -> int:
+        torch.mm(a, b, out=out)
+        return 2 * 1024**3
+
+    return max(rates(work, effort))
+
+
+def _traffic_rate(effort: Effort) -> float:
+    source = torch.rand(2**24)
+    target = torch.empty_like(source)
+
+    def work() -> int:
+        target.copy_(source)
+        return 2 * source.nbytes
+
+    return max(rates(work, effort))
