@@ -62,7 +62,7 @@ def _generalised(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
     row = rows.iloc[0]
     common = (
         f"{_images(rows)}: accuracy in percent among {row['base_classes']:,} base and {row['way']} novel classes, over"
-        f" {row['episodes']:,} episodes{seeds}"
+        f" {row['episodes']:,} episodes of {row['query']} queries a novel class and as many of base classes{seeds}"
     )
     shots = sorted(rows["shot"].unique())
     rows = rows.assign(label=labels(rows))
