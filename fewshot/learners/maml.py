@@ -160,7 +160,7 @@ class Maml(_MetaLearner):
         steps: int = 2,
         test_steps: int = 0,
         head_rate: float = 0.05,
-        inner_rate: float = 0.01,
+        inner_rate: float = 0.003,
     ) -> None:
         """inner_rate: the size of the inner steps for the network, on the mean loss; the others are as of anil."""
         super().__init__(backbone, classes, variant, way, shot, steps, test_steps, head_rate)
