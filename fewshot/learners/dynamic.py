@@ -24,6 +24,9 @@ class Dynamic(CosineClassifier):
                z and w_b of length one, where a_i = softmax over b of gamma * cos(phi_q z_i, k_b), with a key k_b for
                each base class
     average    w' = phi_avg * mean of z_i alone (equation 6)
+
+    phi_avg starts at one and phi_att at zero, where the weights are imprinted ones; in the authors' code both start at
+    one, and until its training the attention is noise.
     """
 
     paper = "Gidaris and Komodakis 2018"
