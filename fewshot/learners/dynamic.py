@@ -20,10 +20,12 @@ class Dynamic(CosineClassifier):
     on learning, from classes of the batch that play new ones: their own weights are left out, generated ones take
     their places, and queries of theirs and as many of other classes are classified among all classes.
 
-    attention  w' = phi_avg * mean of z_i + phi_att * mean over i of the sum over b of a_ib w_b (equations 7 to 9), all
-               z and w_b of length one, where a_i = softmax over b of gamma * cos(phi_q z_i, k_b), with a key k_b for
-               each base class
-    average    w' = phi_avg * mean of z_i alone (equation 6)
+    attention  w' = phi_avg * mean of z_i + phi_att * mean over i of the sum over b of a_ib w_b, all z and w_b of length
+               one, where a_i = softmax over b of gamma * cos(phi_q z_i, k_b), with a key k_b for each base class
+    average    w' = phi_avg * mean of z_i alone, what the paper calls feature averaging
+
+    phi_avg starts at one and phi_att at zero, where the weights are imprinted ones; in the authors' code both start at
+    one, and until its training the attention is noise.
     """
 
     paper = "Gidaris and Komodakis 2018"

@@ -90,7 +90,7 @@ class Matching(Learner):
         return images + torch.zeros_like(images).scatter(1, order, forward + backward)
 
     def _query_in_context(self, query: Tensor, images: Tensor) -> Tensor:
-        """f(x, S) (E, Q, D) of query (E, Q, D) and the g(x_i, S) (E, N * K, D) (appendix A.1, equations 3 to 6)."""
+        """f(x, S) (E, Q, D) of query (E, Q, D) and the g(x_i, S) (E, N * K, D) (appendix A.1)."""
         inputs = query.flatten(0, 1)  # (E * Q, D)
         hidden, cell = torch.zeros_like(inputs), torch.zeros_like(inputs)
         for _ in range(self.steps):

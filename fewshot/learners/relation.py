@@ -31,7 +31,13 @@ class Relation(Learner):
     compares = True
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, hidden: int = 64, turns: bool = False
+        self,
+        backbone: nn.Module,
+        classes: int,
+        variant: str = "",
+        shot: int = 1,
+        hidden: int = 128,
+        turns: bool = False,
     ) -> None:
         """shot: support images a class in a training batch, the other ones are queries.
 
