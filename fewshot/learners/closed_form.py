@@ -8,7 +8,7 @@ from episodes import ClassBatches
 from episodes.batches import Batches
 from fewshot.heads import one_hot, ridge, support_vectors
 from fewshot.learners.base import Learner
-from fewshot.learners.episodic import by_class, check_shot
+from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.registry import register
 
 
@@ -38,13 +38,11 @@ class _Solved(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        classes = by_class(self.embed(images), labels)  # (classes, images, D)
-        way = min(self.way, len(classes))
-        episodes = classes[: len(classes) // way * way].unflatten(0, (-1, way))  # (E, N, images, D)
-        support, query = episodes[:, :, : self.shot], episodes[:, :, self.shot :]
+        support, query = cut_episodes(self.embed(images), labels, self.way, self.shot)
+        episodes, way, queries, _ = query.shape
         scores = self.scores(support, query.flatten(1, 2))
-        targets = torch.arange(way, device=scores.device).repeat_interleave(query.shape[2])
-        return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(len(episodes)))
+        targets = torch.arange(way, device=scores.device).repeat_interleave(queries)
+        return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(episodes))
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         _, way, shot, _ = support.shape

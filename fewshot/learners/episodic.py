@@ -32,6 +32,18 @@ def split_episodes(embeddings: Tensor, labels: Tensor, shot: int, turns: bool = 
     return episodes[:, :, :shot], episodes[:, :, shot:].flatten(1, 2), targets.expand(len(begins), -1)
 
 
+def cut_episodes(rows: Tensor, labels: Tensor, way: int, shot: int) -> tuple[Tensor, Tensor]:
+    """Support (E, N, K, ...) and queries (E, N, images - K, ...) from rows (B, ...) and labels (B,) of a batch.
+
+    Every `way` classes of the batch make an episode, all of them where there are fewer; those that do not fill another
+    one are left out. The first `shot` images of a class are its support.
+    """
+    classes = by_class(rows, labels)
+    way = min(way, len(classes))
+    episodes = classes[: len(classes) // way * way].unflatten(0, (-1, way))
+    return episodes[:, :, :shot], episodes[:, :, shot:]
+
+
 def check_shot(name: str, shot: int, batches: Batches) -> None:
     """Raise InputError where the classes of ClassBatches have no images for queries left."""
     if batches.images <= shot:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from episodes import ClassBatches, Episodes, InputError
 from episodes.batches import Batches
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in
+from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.held_norm import hold_norms, holding
 from fewshot.learners.registry import register
 
@@ -65,11 +66,7 @@ class _MetaLearner(Learner):
 
     def check_batches(self, batches: Batches) -> None:
         super().check_batches(batches)
-        if batches.images <= self.shot:
-            raise InputError(
-                f"{self.name} with shot = {self.shot} needs batches of more images a class, not {batches.images}: some"
-                " must be left for queries"
-            )
+        check_shot(self.name, self.shot, batches)
 
     def _head_step(self, head: Tensor, support: Tensor) -> Tensor:
         """The heads (..., N, D) after one more step on the cross-entropy of support embeddings (..., N, K, D).
@@ -84,11 +81,8 @@ class _MetaLearner(Learner):
 
     def _tasks(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Support (T, N * K, ...) and queries (T, N * Q, ...) of the T tasks in a batch's images or embeddings."""
-        classes = len(labels.unique_consecutive())  # the batch brings class after class
-        way = min(self.way, classes)  # small data sets have batches of fewer
-        tasks = classes // way
-        by_class = values.unflatten(0, (classes, -1))[: tasks * way].unflatten(0, (tasks, way))
-        return by_class[:, :, : self.shot].flatten(1, 2), by_class[:, :, self.shot :].flatten(1, 2)
+        support, query = cut_episodes(values, labels, self.way, self.shot)
+        return support.flatten(1, 2), query.flatten(1, 2)
 
     def _adapted(self, module: nn.Module, support: Tensor, steps: int) -> nn.Module:
         """A clone of `module` after `steps` gradient steps on a task's support, which gradients pass through.
