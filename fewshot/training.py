@@ -171,7 +171,7 @@ class _Run:
     """What changes while a learner trains, and its checkpoints: last.pt has all of it, best.pt the weights to keep."""
 
     def __init__(self, learner: Learner, settings: Training, folder: Path | None, about: dict[str, Any]) -> None:
-        self.learner, self.folder, self.about = learner, folder, about
+        self.learner, self.folder, self.about, self.steps = learner, folder, about, settings.steps
         self.optimizer = _optimizer(learner, settings)
         self.schedule = _schedule(self.optimizer, settings)
         self.step, self.seconds = 0, 0.0
@@ -228,7 +228,8 @@ class _Run:
         accuracy, ci95 = accuracies.percent
         self.step = step
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
-        if not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
+        counts = self.learner.complete or step == self.steps
+        if counts and not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
             self.best = {"step": step, "accuracy": accuracy, "learner": _weights(self.learner)}
         if self.folder is not None:
             common = {"about": self.about, "step": step, "seconds": seconds, "history": self.history}

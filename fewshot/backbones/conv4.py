@@ -17,19 +17,20 @@ class ConvBlock(nn.Module):
     """3x3 convolution, batch norm, 2x2 max-pooling, ReLU.
 
     The papers write the ReLU before the pooling; the maximum of ReLUs is the ReLU of the maximum, and this order
-    takes it of a quarter of the values.
+    takes it of a quarter of the values. With a stride of 2 and no pooling the convolution itself halves the image.
     """
 
-    def __init__(self, channels: int, width: int, relu: bool = True, pool: bool = True) -> None:
+    def __init__(self, channels: int, width: int, relu: bool = True, pool: bool = True, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(channels, width, 3, padding=1)
+        self.convolution = nn.Conv2d(channels, width, 3, stride, padding=1)
         self.norm = nn.BatchNorm2d(width)
         self.relu = relu
         self.pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
         # a norm that was put in the place of this one has rules of its own
-        if images.shape[1] <= _FEW and self.norm.training and type(self.norm) is nn.BatchNorm2d:
+        plain = type(self.norm) is nn.BatchNorm2d and self.convolution.stride == (1, 1)
+        if plain and images.shape[1] <= _FEW and self.norm.training:
             weight, bias = self._folded(images)
             features = functional.conv2d(images, weight, bias, padding=1)
         else:
@@ -95,6 +96,15 @@ def conv4(
     return Backbone(nn.Sequential(*blocks), widths[-1] * (size // 2**poolings) ** 2)
 
 
+def strided_conv4(channels: int, size: int) -> Backbone:
+    """The network of Finn et al. 2017 for Omniglot: strides of two instead of poolings, and 64 means over all places.
+
+    It costs about a quarter of Conv-4, which counts where each episode has weights of its own.
+    """
+    blocks = [ConvBlock(inputs, 64, pool=False, stride=2) for inputs in (channels, 64, 64, 64)]
+    return Backbone(nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1)), 64)
+
+
 def _recipes() -> dict[str, Recipe]:
     forms = {
         "conv4": ({}, "four 3x3 convolutions of 64 channels, each pooled", "Vinyals et al. 2016"),
@@ -111,7 +121,8 @@ def _recipes() -> dict[str, Recipe]:
         recipes[name] = Recipe(functools.partial(conv4, **options), about, paper)
         linear = functools.partial(conv4, **options, last_relu=False)
         recipes[f"{name}-linear"] = Recipe(linear, f"{name} without the last ReLU", "Gidaris and Komodakis 2018")
-    return recipes
+    about = "conv4 that halves by strides instead of poolings, and takes means at the end"
+    return {**recipes, "conv4-strided": Recipe(strided_conv4, about, "Finn et al. 2017")}
 
 
 CONV4: dict[str, Recipe] = _recipes()

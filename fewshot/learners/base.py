@@ -90,6 +90,14 @@ class Learner(nn.Module):
     def begin_step(self, done: float) -> None:
         """Called before each training step, with the share of them that is done, in [0, 1): where stages change."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether training has reached all that is to be trained: the weights of a validation before are not kept.
+
+        For learners that train in stages; the last validation always counts.
+        """
+        return True
+
     def begin_validation(self, base: "EmbeddedBank") -> None:
         """Called before each validation, or once where no step is made: what is to be known of base classes.
 

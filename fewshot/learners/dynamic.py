@@ -75,6 +75,11 @@ class Dynamic(CosineClassifier):
         self.frozen = done >= self.first_stage
         self.train(self.training)
 
+    @property
+    def complete(self) -> bool:
+        """In the second stage: before, the generator is as it began, however well its weights do on new classes."""
+        return self.frozen or self.first_stage == 1
+
     def train(self, mode: bool = True) -> "Dynamic":
         """As of any module; but a frozen network stays in eval mode, since its batch norms would go on otherwise."""
         super().train(mode)

@@ -411,6 +411,15 @@ def test_a_training_interrupted_near_the_border_goes_on_to_the_same_weights(
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+@pytest.mark.parametrize(("first_stage", "complete"), [(0.6, [False, True]), (1, [True, True]), (0, [True, True])])
+def test_weights_without_a_trained_generator_are_not_kept(first_stage, complete):
+    learner, said = make("dynamic", first_stage=first_stage), []
+    for done in (0.59, 0.6):
+        learner.begin_step(done)
+        said.append(learner.complete)
+    assert said == complete
+
+
 def test_a_frozen_network_stays_in_eval_mode():
     learner = make("dynamic").train()
     learner.begin_step(0.59)

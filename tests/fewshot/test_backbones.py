@@ -58,6 +58,7 @@ def test_conv4_has_the_parameters_of_the_papers():
         ("conv4-32", 84, 28_896),  # 32,901 with MAML's classifier of 800 x 5 + 5 numbers
         ("conv4-128", 84, 260_928),  # two convolutions of 64 channels, two of 128: by hand
         ("conv4-3pool", 42, 113_088),
+        ("conv4-strided", 28, 113_088),
         ("resnet12", 84, 12_424_320),  # "12.4 M"
         ("resnet12-flat", 84, 12_424_320),
         ("resnet18", 224, 11_689_512 - 513_000),  # torchvision's, without its classifier
@@ -86,6 +87,8 @@ def test_embedding_sizes(name, channels, size, embedding):
         ("conv4-128", 84, 3200),
         ("conv4-3pool", 42, 1600),
         ("conv4-3pool-linear", 8, 64),
+        ("conv4-strided", 28, 64),
+        ("conv4-strided", 5, 64),
         ("resnet12", 84, 640),
         ("resnet12-flat", 84, 16_000),
         ("resnet12-flat", 42, 2560),
@@ -159,6 +162,19 @@ def test_block_equals_convolution_norm_relu_pooling(training):
     images = torch.randn(3, 2, 9, 9)
     normed = block.norm(functional.conv2d(images, block.convolution.weight, block.convolution.bias, padding=1))
     torch.testing.assert_close(block(images), functional.max_pool2d(functional.relu(normed), 2))
+
+
+def test_strided_conv4_halves_by_strides():
+    torch.manual_seed(0)
+    backbone = make_backbone("conv4-strided", 1, 28)
+    sides, images = [], torch.rand(4, 1, 28, 28)
+    features = images
+    for block in backbone.body[:4]:
+        weight, bias = block.convolution.weight, block.convolution.bias
+        features = functional.relu(block.norm(functional.conv2d(features, weight, bias, stride=2, padding=1)))
+        sides.append(features.shape[2])
+    assert sides == [14, 7, 4, 2]
+    torch.testing.assert_close(backbone(images), features.mean((2, 3)))
 
 
 class PlainBlock(ConvBlock):

@@ -249,6 +249,23 @@ def test_stages_are_told_the_share_of_steps_that_is_done(banks, tmp_path):
     assert told == [0, 0.25, 0.5, 0.75]
 
 
+@pytest.mark.parametrize(("from_step", "best"), [(0, 2), (3, 4), (9, 6)])
+def test_no_weights_of_a_stage_before_the_last_are_kept(from_step, best, banks, monkeypatch):
+    declining(monkeypatch, (0.9, 0.5, 0.1))
+
+    class Staged(LEARNERS["npair"]):
+        step = 0
+
+        def begin_step(self, done):
+            self.step += 1
+
+        @property
+        def complete(self):
+            return self.step >= from_step
+
+    assert run(Staged(make_backbone("conv4", 1, 16), 12), banks, steps=6).best_step == best
+
+
 def test_a_learner_that_reads_names_is_given_those_of_the_base_classes_alone(banks):
     class Reader(LEARNERS["npair"]):
         text = True
