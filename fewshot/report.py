@@ -16,6 +16,7 @@ from episodes import ImageBank
 from fewshot import figures, tables
 from fewshot.comparison import compare
 from fewshot.files import replacing, writing
+from fewshot.protocols.sheets import protocol_sheets
 from fewshot.report_data import (
     LeftOut,
     Model,
@@ -286,12 +287,23 @@ def _facts(run: Run) -> list[str]:
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:
-    """The tables of the results: each a sheet with rows of a learner's style, its label and its cells."""
-    single = tables.labels(run.results, seeds=False)
-    styles = {style.label: style for style in run.styles.values()}
-    styles |= {label: styles[own] for label, own in zip(tables.labels(run.results), single)}
+    """The tables of the run, those of the episodes first: each a sheet with rows of a learner's style, label, cells."""
+    made = _styled(run, run.results, tables.sheets(run.results, run.accuracies))
+    for protocol, rows in run.protocols.items():
+        made += _styled(run, rows, protocol_sheets(protocol, rows))
+    return made
+
+
+def _styled(run: Run, results: pd.DataFrame, sheets: list[tables.Sheet]) -> list[dict[str, Any]]:
+    """`sheets` of `results` with the learners' styles; None for one that has no episodes, and so none."""
+    learners = list(results[figures.LEARNER].itertuples(index=False, name=None))
+    styles = {
+        label: run.styles.get(learner)
+        for seeds in (False, True)
+        for label, learner in zip(tables.labels(results, seeds), learners)
+    }
     made = []
-    for sheet in tables.sheets(run.results, run.accuracies):
+    for sheet in sheets:
         rows = [
             (styles[label], label, [(*cell.partition(" ± "), is_best) for cell, is_best in zip(cells, best)])
             for label, cells, best in zip(sheet.cells.index, sheet.cells.to_numpy(), sheet.best.to_numpy())

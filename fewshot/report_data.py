@@ -20,7 +20,7 @@ from fewshot.devices import choose_device, placed, prepare
 from fewshot.figures import LEARNER, Style, learner_styles
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank
-from fewshot.run_folder import read_results
+from fewshot.run_folder import read_protocols, read_results
 
 MAP_CLASSES, MAP_IMAGES = 12, 20  # of an embedding map
 _SHOWN, _FAMILY, _NEAREST = 15, 5, 8  # published results in a panel: the best, more of our families, or none comparable
@@ -37,6 +37,7 @@ class Run:
 
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
+    protocols   the rows of verification, retrieval and generalised, of those that were run
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Run:
     config: Config
     styles: dict[tuple[str, ...], Style]
     accuracies: dict[str, np.ndarray]
+    protocols: dict[str, pd.DataFrame]
     environment: dict[str, Any]
 
 
@@ -66,7 +68,8 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{path} cannot be read: {error}") from error
     learners = results[LEARNER].itertuples(index=False, name=None)
     styles = learner_styles(dict(zip(learners, tables.labels(results, seeds=False))))
-    return Run(folder, results, read_config(folder / "config.toml"), styles, accuracies, environment)
+    config, protocols = read_config(folder / "config.toml"), read_protocols(folder)
+    return Run(folder, results, config, styles, accuracies, protocols, environment)
 
 
 def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:

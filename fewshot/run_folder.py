@@ -164,6 +164,12 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         return _read(path)
 
 
+def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
+    """The rows of verification, retrieval and generalised, of those that were run; InputError where damaged."""
+    with _reading(path, "copy it again, or run it again"):
+        return _read_protocols(path)
+
+
 def read_sheets(path: Path) -> list[tables.Sheet]:
     """The tables of the run in `path`, those of results.md; InputError where that is a damaged one."""
     with _reading(path, "copy it again, or run it again"):

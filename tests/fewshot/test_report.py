@@ -117,6 +117,17 @@ def test_every_learner_and_number_is_in_the_page(run, written):
     assert '"checksum"' in page.text  # the environment
 
 
+def test_other_protocols_have_their_tables(copy, preset, toy_banks):
+    config = load_config(preset, protocols=["verification", "retrieval"])
+    run_benchmark(config, toy_banks, copy, device="cpu", resume=True, progress=False)
+    page = report(copy)
+    for protocol, measures in {"verification": ["auc", "eer", "accuracy", "tar"], "retrieval": ["map_at_r"]}.items():
+        assert f"{protocol.capitalize()}" in page.text
+        for row in pd.read_csv(copy / f"{protocol}.csv").to_dict("records"):
+            for name in measures:
+                assert f"{row[name]:.2f} ± {row[f'{name}_ci95']:.2f}" in page.text
+
+
 def test_every_picture_has_words_and_columns_are_sorted_by_buttons(written):
     page = Page(written / "report.html")
     assert len(page.drawings) == len(page.alts) == page.tags.count("img") >= 8
