@@ -29,22 +29,24 @@ class ConvBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # a norm that was put in the place of this one has rules of its own
-        plain = type(self.norm) is nn.BatchNorm2d and self.convolution.stride == (1, 1)
-        if plain and images.shape[1] <= _FEW and self.norm.training:
-            weight, bias = self._folded(images)
-            features = functional.conv2d(images, weight, bias, padding=1)
+        plain, norm, convolution = type(self.norm) is nn.BatchNorm2d, self.norm, self.convolution
+        if plain and not norm.training:
+            weight, bias = self._folded(norm.running_mean, norm.running_var)
+            features = functional.conv2d(images, weight, bias, convolution.stride, padding=1)
+        elif plain and images.shape[1] <= _FEW and convolution.stride == (1, 1):
+            features = functional.conv2d(images, *self._folded(*self._measured(images)), padding=1)
         else:
-            features = self.norm(self.convolution(images))
+            features = norm(convolution(images))
         if self.pool:
             features = functional.max_pool2d(features, 2)
         return functional.relu(features) if self.relu else features
 
-    def _folded(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution that gives what the batch norm makes of `images`.
+    def _measured(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the convolution of `images`, (C,) each, which the norm's running ones follow.
 
-        What the norm wants to know of the largest feature map, mean and variance of w . p over all patches p, is
-        w . m and w' C w, with the patches' mean m and covariance C: no pass over the map, forward or backward. They
-        come cheap where a patch has few numbers, and more exact than float32 sums over the map.
+        They are w . m and w' C w, with the mean m and the covariance C of all patches: no pass over the feature map,
+        the largest of all, forward or backward. They come cheap where a patch has few numbers, and more exact than
+        float32 sums over the map.
         """
         norm, weight = self.norm, self.convolution.weight
         with _in_full_precision(images.device):
@@ -57,8 +59,14 @@ class ConvBlock(nn.Module):
                 norm.num_batches_tracked += 1
                 norm.running_mean.lerp_(means, norm.momentum)
                 norm.running_var.lerp_(variances * count / (count - 1), norm.momentum)
+            return means, variances
+
+    def _folded(self, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that gives what the norm makes of it by these statistics."""
+        norm, weight, bias = self.norm, self.convolution.weight, self.convolution.bias
+        with _in_full_precision(weight.device):
             scale = norm.weight * torch.rsqrt(variances + norm.eps)
-            return weight * scale[:, None, None, None], norm.bias + (self.convolution.bias - means) * scale
+            return weight * scale[:, None, None, None], norm.bias + (bias - means) * scale
 
 
 def patch_moments(images: Tensor) -> tuple[Tensor, Tensor]:

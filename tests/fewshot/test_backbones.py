@@ -231,6 +231,32 @@ def test_norm_of_the_first_block_in_bfloat16_is_as_near_as_the_plain_one():
     assert 0 < errors[0] < 1.5 * errors[1]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_norm_in_eval_mode_is_exact(stride):
+    torch.manual_seed(0)
+    block = ConvBlock(6, 8, pool=False, stride=stride).double().eval()
+    for value in (block.norm.weight, block.norm.bias, block.norm.running_mean):
+        value.data.normal_()
+    block.norm.running_var.uniform_(0.1, 3)
+    images = torch.randn(3, 6, 9, 9).double().requires_grad_()
+    plain = functional.relu(block.norm(block.convolution(images)))
+    features = block(images)
+    torch.testing.assert_close(features, plain)
+    inputs = [images, *block.parameters()]
+    for found, expected in zip(*(torch.autograd.grad(one.square().sum(), inputs) for one in (features, plain))):
+        torch.testing.assert_close(found, expected)
+
+
+def test_another_norm_in_its_place_is_used():
+    block = ConvBlock(1, 4)
+    block.norm = nn.InstanceNorm2d(4)
+    images = torch.rand(3, 1, 8, 8)
+    for training in (True, False):
+        block.train(training)
+        expected = functional.relu(functional.max_pool2d(block.norm(block.convolution(images)), 2))
+        torch.testing.assert_close(block(images), expected)
+
+
 def test_norm_of_the_first_block_leaves_the_running_statistics_alone_in_eval_mode():
     block = ConvBlock(1, 4).eval()
     before = {name: value.clone() for name, value in block.state_dict().items()}
