@@ -274,8 +274,10 @@ def _training(learner: Learner, settings: Training, bank: ImageBank, device: tor
 def _peer_training(
     contender: str, learner: Learner, settings: Training, bank: ImageBank, device: torch.device
 ) -> Iterator[Tensor]:
-    """The same steps on the same batches, which a peer gets for nothing."""
+    """The same steps on the same batches, of which a peer is told the images and loads them as it does."""
     batches, channels = batches_from(settings.batches), bank.images.shape[1]
+    listed = (batches.indices(bank, 0, step).tolist() for step in itertools.count())
+    loader = DataLoader(peers.Pictures.of(bank), batch_sampler=listed)
     network = peers.plain_network(learner.backbone, channels)
     if contender == "easyfsl":
         network = peers.imported("easyfsl.methods").PrototypicalNetworks(network)
@@ -285,9 +287,8 @@ def _peer_training(
     network.to(device).train()
     loss_of = peers.easyfsl_loss if contender == "easyfsl" else peers.plain_loss
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    ready = [bank.batch(batches.indices(bank, 0, step)).to(device) for step in range(10)]
-    for step in itertools.count():
-        loss = loss_of(network, ready[step % len(ready)], batches.classes)
+    for images, _ in loader:
+        loss = loss_of(network, images.to(device), batches.classes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
