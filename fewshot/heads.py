@@ -57,18 +57,22 @@ def cosine_gradient(products: Tensor, labels: Tensor, scale: Tensor | float) -> 
     """
 
     def gradient(coefficients: Tensor) -> Tensor:
-        lengths = head_lengths(products, coefficients)
-        directions = coefficients / lengths
-        cosines = products @ directions
+        inner = products @ coefficients  # x_i . w_k, from which the lengths come too
+        lengths = _lengths(coefficients, inner)
+        cosines = inner / lengths
         residuals = ((scale * cosines).softmax(2) - labels) / len(labels)
-        return scale / lengths * (residuals - directions * (residuals * cosines).sum(1, keepdim=True))
+        return scale / lengths * (residuals - coefficients / lengths * (residuals * cosines).sum(1, keepdim=True))
 
     return gradient
 
 
 def head_lengths(products: Tensor, coefficients: Tensor) -> Tensor:
     """|w_k| (E, 1, N) of the heads X^T A: the square roots of the diagonal of A^T X X^T A."""
-    return (coefficients * (products @ coefficients)).sum(1, keepdim=True).clamp_min(1e-12).sqrt()
+    return _lengths(coefficients, products @ coefficients)
+
+
+def _lengths(coefficients: Tensor, inner: Tensor) -> Tensor:
+    return (coefficients * inner).sum(1, keepdim=True).clamp_min(1e-12).sqrt()
 
 
 def ridge(products: Tensor, labels: Tensor, penalty: Tensor | float) -> Tensor:

@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 from conftest import toy_bank
 
+from fewshot.learners.registry import LEARNERS
+
 README = Path(__file__).parents[2] / "README.md"
+REFERENCE = README.parent / "results" / "reference"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
@@ -65,17 +68,33 @@ def test_its_links_lead_somewhere(target):
 
 
 @pytest.mark.parametrize(
-    "run", ["quick-omniglot", "quick-mini_imagenet", "paper-omniglot", "paper-omniglot-lake-oneshot"]
+    ("run", "learners"),
+    [
+        ("quick-omniglot", 4),
+        ("quick-omniglot-all", 22),
+        ("quick-mini_imagenet", 4),
+        ("paper-omniglot", 4),
+        ("paper-omniglot-lake-oneshot", 4),
+    ],
 )
-def test_its_tables_are_those_that_runs_wrote(run):
-    written = (README.parent / "results" / "reference" / run / "results.md").read_text()
+def test_its_tables_are_those_that_runs_wrote(run, learners):
+    written = (REFERENCE / run / "results.md").read_text()
     first = re.search(r"(^\|.*\n)+", written, re.MULTILINE).group().strip()
-    assert len(first.splitlines()) == 6
+    assert len(first.splitlines()) == 2 + learners
     assert first in README.read_text()
 
 
+def test_every_learner_that_trains_is_above_nearest_pixels():
+    results = pd.read_csv(REFERENCE / "quick-omniglot-all" / "results.csv")
+    trained = results[results["learner"].map(lambda name: LEARNERS[name].trained)]
+    floor = results[results["learner"] == "nearest-pixel"].set_index(["way", "shot"])["accuracy"]
+    assert (trained["learner"].nunique(), len(floor)) == (21, 4)
+    for (way, shot), rows in trained.groupby(["way", "shot"]):
+        assert rows["accuracy"].min() > floor[way, shot]
+
+
 def test_its_backbones_are_those_that_were_measured():
-    measured = pd.read_csv(README.parent / "results" / "reference" / "backbones.csv").set_index("backbone")
+    measured = pd.read_csv(REFERENCE / "backbones.csv").set_index("backbone")
     rows = re.findall(
         r"^\| `([\w-]+)` .*?\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README.read_text(), re.M
     )
