@@ -28,13 +28,12 @@ class ConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
-        # a norm that was put in the place of this one has rules of its own
-        plain, norm, convolution = type(self.norm) is nn.BatchNorm2d, self.norm, self.convolution
-        if plain and not norm.training:
-            weight, bias = self._folded(norm.running_mean, norm.running_var)
-            features = functional.conv2d(images, weight, bias, convolution.stride, padding=1)
-        elif plain and images.shape[1] <= _FEW and convolution.stride == (1, 1):
-            features = functional.conv2d(images, *self._folded(*self._measured(images)), padding=1)
+        convolution, norm = self.convolution, self.norm
+        plain = type(norm) is nn.BatchNorm2d  # one that was put in its place has rules of its own
+        cheap = images.shape[1] <= _FEW and convolution.stride == (1, 1)
+        if plain and (cheap or not norm.training):
+            statistics = self._measured(images) if norm.training else (norm.running_mean, norm.running_var)
+            features = functional.conv2d(images, *self._folded(*statistics), convolution.stride, padding=1)
         else:
             features = norm(convolution(images))
         if self.pool:
