@@ -71,8 +71,7 @@ def measure(
     for part in only or ():
         if part not in PARTS:
             raise unknown_name("part", part, PARTS)
-    environment = _environment(quick)
-    rows = _opened(folder, environment, resume)
+    rows, environment = _opened(folder, _environment(quick), resume)
     finished = {(row["part"], row["task"], row["contender"]) for row in rows}
     waiting = [one for one in _measurements(only or USUAL, quick, data) if one.key not in finished]
     effort = Effort(0.01, 2, 0.1) if quick else Effort()
@@ -253,11 +252,11 @@ def _environment(quick: bool) -> dict[str, Any]:
     return {**found, "load": round(os.getloadavg()[0], 2), "quick": quick}
 
 
-def _opened(folder: Path, environment: dict[str, Any], resume: bool) -> list[dict[str, Any]]:
-    """The rows that `folder` holds, and its environment written; InputError where it is not to be gone on with."""
+def _opened(folder: Path, environment: dict[str, Any], resume: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows that `folder` holds, and the environment written there, which is that of its first call; InputError
+    where it is not to be gone on with."""
     other = "choose another folder with --output"
     table, described = folder / "perf.csv", folder / "environment.json"
-    rows = []
     if table.exists():
         if not resume:
             raise InputError(f"{folder} holds measurements already: add --resume to go on with them, or {other}")
@@ -270,8 +269,8 @@ def _opened(folder: Path, environment: dict[str, Any], resume: bool) -> list[dic
         changed = [name for name in environment if name != "load" and earlier.get(name) != environment[name]]
         if changed or missing:
             raise InputError(f"{folder} holds measurements with another {', '.join(changed or missing)}: {other}")
-    else:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_text(described, json.dumps(environment, indent=2) + "\n")
-    return rows
+        return rows, earlier
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(described, json.dumps(environment, indent=2) + "\n")
+    return [], environment

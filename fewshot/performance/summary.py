@@ -271,6 +271,7 @@ def _growth_figure(table: pd.DataFrame) -> Figure | None:
             axes.loglog(rows["amount"], rows[quantity].clip(lower=1e-3), marker="o", color="#0072B2")
             axes.set_ylabel(word)
             axes.spines[["top", "right"]].set_visible(False)
+        column[0].set_ylim(found["seconds"].min() / 2, found["seconds"].max() * 2)  # the same, so that slopes compare
         column[0].set_title(f"{what}: slope {rows['slope'].iloc[0]:.2f}", fontsize=10)
         column[1].set_ylim(1, max(1e4, 2 * rows["added_mb"].max()))
         column[1].set_xlabel(what)
