@@ -93,6 +93,30 @@ def test_every_learner_that_trains_is_above_nearest_pixels():
         assert rows["accuracy"].min() > floor[way, shot]
 
 
+def test_its_speeds_are_those_that_were_measured():
+    measured = pd.read_csv(REFERENCE / "perf" / "perf.csv").set_index(["task", "contender"])
+    (header, *rows) = (
+        re.search(r"^\| task \|.*\n\|.*\n((\|.*\n)+)", README.read_text(), re.MULTILINE).group().splitlines()
+    )
+    contenders = header.strip("| ").split(" | ")[1:]
+    assert (contenders, len(rows)) == (["fewshot", "easyfsl", "learn2learn", "plain loop"], 1 + 13)
+    for row in rows[1:]:
+        task, *cells = row.strip("| ").split(" | ")
+        task, unit = task.removesuffix(")").rsplit(" (", 1)
+        ours = measured.loc[(task, "fewshot"), "median"]
+        for contender, cell in zip(contenders, cells, strict=True):
+            if cell == "–":
+                assert (task, contender) not in measured.index
+                continue
+            theirs = measured.loc[(task, contender)]
+            value, _, ratio = cell.removesuffix(")").partition(" (")
+            decimals = len(value.partition(".")[2])
+            assert (theirs["unit"], f"{theirs['median']:,.{decimals}f}") == (unit, value)
+            if contender != "fewshot":
+                times = ours / theirs["median"] if theirs["faster"] else theirs["median"] / ours
+                assert ratio == f"{times:.1f}"
+
+
 def test_its_backbones_are_those_that_were_measured():
     measured = pd.read_csv(REFERENCE / "backbones.csv").set_index("backbone")
     rows = re.findall(
