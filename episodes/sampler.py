@@ -26,7 +26,7 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 _SLOT = 1 << 16  # counters a slot may use; each gives two draws
-_CHUNK = 1 << 18  # draws worked on at once on the CPU: the temporaries stay in its cache
+_CHUNK = 1 << 19  # draws worked on at once on the CPU: the temporaries stay in its cache
 
 
 def mix(words: Tensor) -> Tensor:
@@ -45,8 +45,9 @@ def stream(seed: int, numbers: Tensor) -> Tensor:
     return mix(key + numbers * _GOLDEN)
 
 
-def _draw(keys: Tensor, slots: Tensor | int, sizes: Tensor | int, count: int) -> Tensor:
-    """`count` different positions below `sizes`, for each key: (count, B) from keys, slots and sizes of shape (B,).
+def _draw(keys: Tensor, slots: Tensor | int, sizes: Tensor | int, largest: int, count: int) -> Tensor:
+    """`count` different positions below `sizes`, of which none is above `largest`, for each key: (count, B) from keys,
+    slots and sizes of shape (B,).
 
     A Fisher-Yates shuffle cut after `count` steps: step j swaps position j with position r_j, uniform in
     [j, size). Instead of a table of all positions it keeps the r_j, and finds what stands at r_j by following the
@@ -61,8 +62,9 @@ def _draw(keys: Tensor, slots: Tensor | int, sizes: Tensor | int, count: int) ->
     targets *= sizes - steps
     targets >>= 32
     targets += steps
-    swapped = targets.int()  # narrower: the loop below is bound by memory traffic
-    moves = steps.int() - swapped
+    # as narrow as positions can be: the loop below is bound by memory traffic
+    swapped = targets.to(torch.int16 if largest <= 2**15 else torch.int32)
+    moves = steps.to(swapped.dtype) - swapped
     positions, hits = swapped.clone(), torch.empty_like(swapped)
     for j in range(count - 2, -1, -1):  # later[later == swapped[j]] = j, in arithmetic that the CPU does in vectors
         later = positions[j + 1 :]
@@ -122,8 +124,9 @@ class EpisodeSampler:
         self.way, self.shot, self.query, self.seed = way, shot, query, seed
         self._sizes = sizes
         self._offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        self._largest = int(sizes.max())
         # one size for all classes spares a look-up an image
-        self._size = int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
+        self._size = self._largest if bool((sizes == self._largest).all()) else None
 
     def episodes(self, start: int, count: int, device: torch.device | str | None = None) -> Episodes:
         """The episodes numbered start .. start + count - 1, on `device` (by default where the class sizes are)."""
@@ -142,9 +145,9 @@ class EpisodeSampler:
         for first in range(0, count, chunk):
             part = slice(first, min(first + chunk, count))
             keys = stream(self.seed, torch.arange(start + part.start, start + part.stop, device=device))
-            classes = _draw(keys, 0, len(sizes), self.way).long()  # (way, E)
+            classes = _draw(keys, 0, len(sizes), len(sizes), self.way).long()  # (way, E)
             size = self._size if self._size is not None else sizes[classes].flatten()
-            drawn = _draw(keys.repeat(self.way), slots.expand(-1, len(keys)).flatten(), size, images)
+            drawn = _draw(keys.repeat(self.way), slots.expand(-1, len(keys)).flatten(), size, self._largest, images)
             drawn = drawn.view(images, self.way, -1).permute(2, 1, 0).contiguous()  # (E, way, images)
             result.classes[part] = classes.T
             firsts = offsets[result.classes[part]][..., None]

@@ -113,6 +113,19 @@ def test_far_episode_numbers_agree_with_a_plain_python_shuffle():
     assert (drawn.classes[0].tolist(), images[0].tolist()) == reference_episode(EVEN, 5, 20, 3, 10**12)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [[2**15] * 3, [2**16] * 3, [40, 70_000, 2**15, 40], [3] * 2**15, [3] * 40_000],
+    ids=["as large as 16 bits hold", "larger", "unequal", "as many classes as 16 bits hold", "more"],
+)
+def test_large_classes_and_many_agree_with_a_plain_python_shuffle(sizes):
+    drawn = EpisodeSampler(sizes, 3, 1, 2, seed=5).episodes(0, 20)
+    images = torch.cat([drawn.support, drawn.query], dim=2)
+    for row in range(20):
+        expected = reference_episode(sizes, 3, 3, 5, row)
+        assert (drawn.classes[row].tolist(), images[row].tolist()) == expected
+
+
 @pytest.mark.parametrize("sizes", [EVEN, UNEVEN], ids=["even", "uneven"])
 @pytest.mark.parametrize("part", [1, 7, 50])
 def test_episodes_do_not_depend_on_batch_size_or_order(sizes, part):
