@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from episodes.bank import ImageBank
 from episodes.errors import InputError
 from episodes.sampler import EpisodeSampler, stream
+
+_AHEAD = 64  # batches drawn at once: drawing one takes as many operations, which a GPU would wait for at each step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +27,16 @@ class ClassBatches:
 
     def indices(self, bank: ImageBank, seed: int, step: int) -> Tensor:
         """(classes * images,) int64 on the bank's device."""
-        drawn = EpisodeSampler(bank, self.classes, self.images, query=0, seed=seed).episodes(step, 1)
-        return drawn.support.flatten()
+        return self._sampler(bank, seed).episodes(step, 1).support.flatten()
+
+    def following(self, bank: ImageBank, seed: int, step: int) -> Iterator[Tensor]:
+        """`indices` of batch number `step` and of all that follow, without end."""
+        sampler = self._sampler(bank, seed)
+        for start in itertools.count(step, _AHEAD):
+            yield from sampler.episodes(start, _AHEAD).support.flatten(1)
+
+    def _sampler(self, bank: ImageBank, seed: int) -> EpisodeSampler:
+        return EpisodeSampler(bank, self.classes, self.images, query=0, seed=seed)
 
     def fitted(self, bank: ImageBank) -> "ClassBatches":
         """The nearest batches that `bank` can fill, for data sets of few classes."""
@@ -48,6 +60,10 @@ class ShuffledBatches:
             )
         epoch, position = divmod(step, len(bank) // self.size)
         return _order(len(bank), seed, epoch, bank.device)[position * self.size : (position + 1) * self.size]
+
+    def following(self, bank: ImageBank, seed: int, step: int) -> Iterator[Tensor]:
+        """`indices` of batch number `step` and of all that follow, without end."""
+        return (self.indices(bank, seed, number) for number in itertools.count(step))
 
     def fitted(self, bank: ImageBank) -> "ShuffledBatches":
         """The nearest batches that `bank` can fill, for data sets of few images."""

@@ -97,11 +97,12 @@ def train(
     total, counted = torch.zeros((), device=chosen), 0
     learner.train()
     name = " ".join(filter(None, [learner.name, learner.variant]))
+    following = batches.following(train_bank, seed, run.step)
     bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=not progress)
     with bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)
-            indices = batches.indices(train_bank, seed, step - 1).to(chosen)
+            indices = next(following).to(chosen)
             loss = learner.loss(augment(train_bank.batch(indices)), labels[indices])
             run.descend(loss)
             total += loss.detach()
@@ -265,9 +266,10 @@ def _optimizer(learner: Learner, settings: Training) -> Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, though it be empty
+    fused = bool(parameters) and parameters[0].is_cuda  # one kernel for all parameters, not several for each
     if settings.optimizer == "sgd":
-        return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
-    return AdamW(groups, settings.learning_rate)
+        return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True, fused=fused)
+    return AdamW(groups, settings.learning_rate, fused=fused)
 
 
 def _schedule(optimizer: Optimizer, settings: Training) -> LRScheduler:

@@ -257,13 +257,13 @@ def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Trai
 
 def _training(learner: Learner, settings: Training, bank: ImageBank, device: torch.device) -> Iterator[Tensor]:
     """The losses of training steps without end: those of fewshot.training, without schedule, validation and files."""
-    batches = batches_from(settings.batches)
+    following = batches_from(settings.batches).following(bank, 0, 0)
     labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0, fused=device.type == "cuda")
     with computing_in(learner.backbone, training_precision("auto", device)):
-        for step in itertools.count():
+        while True:
             learner.begin_step(0)
-            indices = batches.indices(bank, 0, step).to(device)
+            indices = next(following).to(device)
             loss = learner.loss(bank.batch(indices), labels[indices])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -276,7 +276,7 @@ def _peer_training(
 ) -> Iterator[Tensor]:
     """The same steps on the same batches, of which a peer is told the images and loads them as it does."""
     batches, channels = batches_from(settings.batches), bank.images.shape[1]
-    listed = (batches.indices(bank, 0, step).tolist() for step in itertools.count())
+    listed = (indices.tolist() for indices in batches.following(bank, 0, 0))
     loader = DataLoader(peers.Pictures.of(bank), batch_sampler=listed)
     network = peers.plain_network(learner.backbone, channels)
     if contender == "easyfsl":

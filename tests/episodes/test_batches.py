@@ -42,6 +42,14 @@ def test_batches_are_a_pure_function_of_seed_and_step(batches):
 
 
 @pytest.mark.parametrize("batches", KINDS, ids=repr)
+@pytest.mark.parametrize("start", [0, 5])
+def test_following_batches_are_those_of_the_steps_that_follow(batches, start):
+    steps = range(start, start + 140)  # more than are drawn at once
+    following = batches.following(BANK, 7, start)
+    assert all(torch.equal(next(following), batches.indices(BANK, 7, step)) for step in steps)
+
+
+@pytest.mark.parametrize("batches", KINDS, ids=repr)
 def test_the_length_is_the_number_of_images(batches):
     assert len(batches) == len(batches.indices(BANK, 0, 0))
 
