@@ -140,7 +140,7 @@ class EpisodeSampler:
             support=torch.empty((count, self.way, self.shot), dtype=torch.int64, device=device),
             query=torch.empty((count, self.way, self.query), dtype=torch.int64, device=device),
         )
-        chunk = max(1, (_CHUNK if device.type == "cpu" else 64 * _CHUNK) // (self.way * images))
+        chunk = max(1, (_CHUNK if device.type == "cpu" else 32 * _CHUNK) // (self.way * images))
         slots = torch.arange(1, self.way + 1, device=device)[:, None]
         for first in range(0, count, chunk):
             part = slice(first, min(first + chunk, count))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from episodes import Episodes, InputError
 from fewshot import checkpoints
+from fewshot.gradients import Operations, computed, recordable
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options
@@ -252,6 +253,29 @@ def check_repeatable(specimen: Specimen) -> None:
     first = specimen.train(specimen.build(), _DISTURBED).state_dict()
     random.random(), np.random.random()  # generators that the suite does not seed
     _same_weights(first, specimen.train(specimen.build(), _DISTURBED).state_dict(), "a second training ends with other")
+
+
+@_promise(after=[check_repeatable], training=True)
+def check_recordable(specimen: Specimen) -> None:
+    """Where it says `recordable`, the loss does the same on every batch and waits for no GPU."""
+    learner, done = specimen.build(), []
+    if not recordable(learner):
+        return
+    specimen.begin(learner)
+    learner.images_each = getattr(specimen.batches, "images", None)
+    for step in range(3):
+        batch = specimen.batch(step=step)
+        with Operations() as operations:
+            computed(learner, *batch)
+        if operations.waiting:
+            raise _Broken(
+                f"{_few([*dict.fromkeys(operations.waiting)])} would make a GPU wait for what depends on values"
+            )
+        done.append(operations.done)
+    changed = next((pair for other in done[1:] for pair in zip(done[0], other) if pair[0] != pair[1]), None)
+    if changed or len({*map(len, done)}) > 1:
+        said = " and ".join(str(one[0]) for one in changed or ()) or "some are left out"
+        raise _Broken(f"the operations change from batch to batch: {said}")
 
 
 @_promise(after=[check_repeatable], training=True)

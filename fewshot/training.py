@@ -22,8 +22,8 @@ from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described
-from fewshot.learners.faults import place_of
+from fewshot.gradients import gradients_of
+from fewshot.learners.base import EmbeddedBank, Learner, computing_in
 
 _BASE_SAMPLE = 5000  # base images that a learner looks at before a validation, or one a class
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
@@ -96,16 +96,17 @@ def train(
     began = time.perf_counter() - run.seconds
     total, counted = torch.zeros((), device=chosen), 0
     learner.train()
+    learner.images_each = getattr(batches, "images", None)
     name = " ".join(filter(None, [learner.name, learner.variant]))
     following = batches.following(train_bank, seed, run.step)
+    gradients = gradients_of(learner, chosen)
     bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=not progress)
     with bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)
             indices = next(following).to(chosen)
-            loss = learner.loss(augment(train_bank.batch(indices)), labels[indices])
-            run.descend(loss)
-            total += loss.detach()
+            total += gradients(augment(train_bank.batch(indices)), labels[indices])
+            run.descend()
             counted += 1
             if step % settings.validate_every == 0 or step == settings.steps:
                 mean = total.item() / counted
@@ -121,6 +122,7 @@ def train(
             if step % _SHOW_EVERY == 0 or step == settings.steps:
                 bar.update(step - bar.n)
                 bar.set_postfix(run.shown(total.item() / counted if counted else None))
+    learner.images_each = None
     run.finish()
     table = pd.DataFrame(run.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
     if folder is not None:
@@ -204,23 +206,8 @@ class _Run:
             state[name] for name in ("step", "seconds", "history", "best")
         )
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of the optimizer and of the learning rate."""
-        if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
-            given = f"{loss!r:.60}" if isinstance(loss, Tensor) and loss.ndim == 0 else described(loss)
-            where = place_of(self.learner, "loss")
-            raise InputError(
-                f"the loss of {self.learner.name}{where} must be a scalar tensor that depends on the weights,"
-                f" not {given}"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        try:
-            loss.backward()
-        except RuntimeError as error:
-            if where := place_of(self.learner, "loss"):
-                said = " ".join(str(error).split())
-                raise InputError(f"the loss of {self.learner.name}{where} cannot be differentiated: {said}") from error
-            raise
+    def descend(self) -> None:
+        """One step of the optimizer, by the gradients that the weights have, and of the learning rate."""
         self.optimizer.step()
         self.schedule.step()
 

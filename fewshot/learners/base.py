@@ -39,6 +39,11 @@ class Learner(nn.Module):
                   Of a learner that was made it is True or False
     external      True where it starts from weights that were trained on other data; tables show it
     compares      True where a network of its own compares two images: too slow for each image with all others
+    recordable    True where `loss` does the same operations on every batch and never waits for the device, which
+                  `item()`, a mask in brackets and `nonzero` do: on a GPU its kernels are then recorded once and
+                  replayed (see fewshot/gradients.py). Not inherited: each class says it for itself
+    images_each   how many images a class the batches of the training that is going on have, None where that is not
+                  known; a batch brings class after class then
     """
 
     name: ClassVar[str] = ""
@@ -52,6 +57,8 @@ class Learner(nn.Module):
     text: bool | Collection[str] = False
     external: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    recordable: ClassVar[bool] = False
+    images_each: int | None = None
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: how many base classes there are."""

@@ -30,6 +30,7 @@ class Baseline(LinearClassifier):
     """
 
     paper = "Chen et al. 2019"
+    recordable = True
     adapts = True
 
     def __init__(
@@ -63,6 +64,7 @@ class BaselinePlusPlus(CosineClassifier):
     """
 
     paper = "Chen et al. 2019"
+    recordable = True
     adapts = True
     batches = ShuffledBatches(size=256)
 

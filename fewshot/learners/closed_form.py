@@ -38,7 +38,7 @@ class _Solved(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query = cut_episodes(self.embed(images), labels, self.way, self.shot)
+        support, query = cut_episodes(self.embed(images), labels, self.way, self.shot, self.images_each)
         episodes, way, queries, _ = query.shape
         scores = self.scores(support, query.flatten(1, 2))
         targets = torch.arange(way, device=scores.device).repeat_interleave(queries)

@@ -91,7 +91,7 @@ class Dynamic(CosineClassifier):
             return super().loss(images, labels)
         with torch.no_grad():
             embeddings = self.embed(images)
-        return self._generator_loss(by_class(embeddings, labels), by_class(labels, labels))
+        return self._generator_loss(*(by_class(rows, labels, self.images_each) for rows in (embeddings, labels)))
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         return self.logits(query, self._generated(support))

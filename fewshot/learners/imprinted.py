@@ -23,6 +23,7 @@ class Imprinted(CosineClassifier):
     """
 
     paper = "Qi et al. 2018, Gidaris and Komodakis 2018"
+    recordable = True
     variants = ("imprint", "finetune")
     adapts = True
     batches = ShuffledBatches(size=256)

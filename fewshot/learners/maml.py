@@ -81,7 +81,7 @@ class _MetaLearner(Learner):
 
     def _tasks(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Support (T, N * K, ...) and queries (T, N * Q, ...) of the T tasks in a batch's images or embeddings."""
-        support, query = cut_episodes(values, labels, self.way, self.shot)
+        support, query = cut_episodes(values, labels, self.way, self.shot, self.images_each)
         return support.flatten(1, 2), query.flatten(1, 2)
 
     def _adapted(self, module: nn.Module, support: Tensor, steps: int) -> nn.Module:

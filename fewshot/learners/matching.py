@@ -27,6 +27,7 @@ class Matching(Learner):
     """
 
     paper = "Vinyals et al. 2016"
+    recordable = True
     variants = ("basic", "fce")
     batches = ClassBatches(classes=60, images=6)
 
@@ -61,7 +62,7 @@ class Matching(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns)
+        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
         return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

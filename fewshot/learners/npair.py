@@ -20,6 +20,7 @@ class NPair(Learner):
     """
 
     paper = "Sohn 2016"
+    recordable = True
     batches = ClassBatches(classes=120, images=2)
 
     def __init__(

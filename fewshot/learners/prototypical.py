@@ -23,6 +23,7 @@ class Prototypical(Learner):
     """
 
     paper = "Snell et al. 2017"
+    recordable = True
     variants = ("euclidean", "cosine")
     batches = ClassBatches(classes=60, images=6)
 
@@ -49,7 +50,7 @@ class Prototypical(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns)
+        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
         return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

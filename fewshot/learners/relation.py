@@ -27,6 +27,7 @@ class Relation(Learner):
     """
 
     paper = "Sung et al. 2018"
+    recordable = True
     batches = ClassBatches(classes=20, images=11)
     compares = True
 
@@ -63,9 +64,10 @@ class Relation(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns)
+        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
         relations = self.scores(support, query).sigmoid()
-        return functional.mse_loss(relations, functional.one_hot(targets, support.shape[1]).to(relations))
+        wanted = targets[:, :, None] == torch.arange(support.shape[1], device=targets.device)
+        return functional.mse_loss(relations, wanted.to(relations))
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         classes, queries = self.of_class(support.mean(2)), self.of_query(query)

@@ -26,6 +26,7 @@ class SklearnHead(LinearClassifier):
     """
 
     paper = "Tian et al. 2020"
+    recordable = True
     variants = ("LogisticRegression",)
     adapts = True
 

@@ -26,6 +26,7 @@ class SimpleShot(LinearClassifier):
     """
 
     paper = "Wang et al. 2019"
+    recordable = True
     variants = ("cl2n", "l2n", "un")
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:

@@ -19,6 +19,7 @@ from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation, load_config
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import evaluate, run_episodes
+from fewshot.gradients import gradients_of
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank, computing_in
 from fewshot.learners.prototypical import Prototypical
@@ -260,13 +261,13 @@ def _training(learner: Learner, settings: Training, bank: ImageBank, device: tor
     following = batches_from(settings.batches).following(bank, 0, 0)
     labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0, fused=device.type == "cuda")
+    learner.images_each = settings.batches.get("images")
+    gradients = gradients_of(learner, device)
     with computing_in(learner.backbone, training_precision("auto", device)):
         while True:
             learner.begin_step(0)
             indices = next(following).to(device)
-            loss = learner.loss(bank.batch(indices), labels[indices])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = gradients(bank.batch(indices), labels[indices])
             optimizer.step()
             yield loss
 

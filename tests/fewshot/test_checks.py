@@ -103,7 +103,18 @@ class Named(Good):
         return super().episode_scores(data, episodes) + lengths[episodes.classes][:, None]
 
 
-GOOD = [Good, Staged, Fitted, Centred, Unlabelled, Named]
+class Recordable(Good):
+    """Its steps can be recorded."""
+
+    recordable = True
+
+    def loss(self, images, labels):
+        classes = self.embed(images).unflatten(0, (-1, self.images_each or 4))
+        means, queries = classes[:, :2].mean(1), classes[:, 2:].flatten(0, 1)
+        return functional.cross_entropy(-squared_distances(queries, means), torch.arange(len(queries)) // 2)
+
+
+GOOD = [Good, Staged, Fitted, Centred, Unlabelled, Named, Recordable]
 CAUGHT: list = []  # a check's name and a learner that it, and no other, finds broken
 
 
@@ -140,6 +151,48 @@ class Unmakeable(Good):
     def __init__(self, backbone, classes, variant=""):
         super().__init__(backbone, classes, variant)
         self.map = nn.Linear(backbone.no_such_thing, 16)
+
+
+@caught("recordable")
+class CountsClasses(Recordable):
+    recordable = True
+
+    def loss(self, images, labels):
+        return super().loss(images, labels) * len(labels.unique()) / 10
+
+
+@caught("recordable")
+class PicksByMask(Recordable):
+    recordable = True
+
+    def loss(self, images, labels):
+        return super().loss(images, labels) + self.embed(images)[labels > 3].square().mean() / 1000
+
+
+@caught("recordable")
+class ReadsItsLoss(Recordable):
+    recordable = True
+
+    def loss(self, images, labels):
+        loss = super().loss(images, labels)
+        return loss if loss > 0 else -loss
+
+
+@caught("recordable")
+class CountsSteps(Recordable):
+    recordable = True
+    seen = 0
+
+    def loss(self, images, labels):
+        self.seen += 1
+        return super().loss(images, labels) * (1 - 0.001 * self.seen)
+
+
+class InheritsNothing(CountsSteps):
+    """A promise of the class that it derives from is none of its own."""
+
+
+GOOD.append(InheritsNothing)
 
 
 @caught("loss")
