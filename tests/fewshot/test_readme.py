@@ -1,5 +1,6 @@
 """What the README shows works as it stands there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -115,6 +116,16 @@ def test_its_speeds_are_those_that_were_measured():
             if contender != "fewshot":
                 times = ours / theirs["median"] if theirs["faster"] else theirs["median"] / ours
                 assert ratio == f"{times:.1f}"
+
+
+def test_its_times_to_an_accuracy_are_those_that_were_measured():
+    measured = pd.read_csv(REFERENCE / "perf" / "perf.csv").set_index("part")
+    history = json.loads(measured.loc["target", "details"])["history"]
+    (*told,) = re.search(
+        r"reaches\s+([\d.]+) % .*? after (\d+) s\s+and ([\d.]+) % after (\d+) s", README.read_text()
+    ).groups()
+    for percent, seconds in (told[:2], told[2:]):
+        assert int(seconds) == round(next(spent for spent, found in history if found >= float(percent)))
 
 
 def test_its_backbones_are_those_that_were_measured():
