@@ -23,7 +23,7 @@ from torch import Tensor
 from episodes import Episodes, InputError
 from fewshot import checkpoints
 from fewshot.gradients import Operations, computed, recordable
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described
+from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described, learning_from
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options
 from fewshot.specimen import (
@@ -262,10 +262,9 @@ def check_recordable(specimen: Specimen) -> None:
     if not recordable(learner):
         return
     specimen.begin(learner)
-    learner.images_each = getattr(specimen.batches, "images", None)
     for step in range(3):
         batch = specimen.batch(step=step)
-        with Operations() as operations:
+        with learning_from(learner, specimen.batches), Operations() as operations:
             computed(learner, *batch)
         if operations.waiting:
             raise _Broken(

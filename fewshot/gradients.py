@@ -36,8 +36,11 @@ def gradients_of(learner: Learner, device: torch.device) -> Gradients:
 
 
 def recordable(learner: Learner) -> bool:
-    """Whether the learner's own class promises it, and the backbone is one of the suite's."""
-    return vars(type(learner)).get("recordable", False) and isinstance(learner.backbone, Backbone)
+    """Whether the learner's own class promises it, it trains in one stage, and the backbone is one of the suite's."""
+    declared = vars(type(learner)).get("recordable", False)
+    promised = declared if isinstance(declared, bool) else learner.variant in declared
+    in_stages = type(learner).begin_step is not Learner.begin_step
+    return promised and not in_stages and isinstance(learner.backbone, Backbone)
 
 
 def computed(learner: Learner, images: Tensor, labels: Tensor) -> Tensor:
@@ -70,36 +73,33 @@ class Recorded:
 
     def __init__(self, learner: Learner, record: Callable[[Work], tuple[Tensor, Callable[[], None]]]) -> None:
         self._learner, self._record = learner, record
-        self._warmed = 0
-        self._step: Gradients = self._warm_up
+        self._warmed, self._failed = 0, False
+        self._replay: Callable[[], None] | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self._step(images, labels)
+        if self._warmed < _WARM:
+            self._warmed += 1
+            return _aside(functools.partial(computed, self._learner, images, labels), images.device)
+        if self._replay is None and not self._failed:
+            self._begin(images, labels)
+        if self._replay is None:
+            return computed(self._learner, images, labels)
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        self._replay()
+        return self._loss.clone()  # the next replay writes over it
 
-    def _warm_up(self, images: Tensor, labels: Tensor) -> Tensor:
-        self._warmed += 1
-        if self._warmed == _WARM:
-            self._step = self._begin
-        return _aside(functools.partial(computed, self._learner, images, labels), images.device)
-
-    def _begin(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _begin(self, images: Tensor, labels: Tensor) -> None:
         self._images, self._labels = images.clone(), labels.clone()
         try:
             self._loss, self._replay = self._record(
                 functools.partial(computed, self._learner, self._images, self._labels)
             )
-            self._step = self._replayed
-        except RuntimeError as error:
-            said = " ".join(str(error).split())[:200]
+        except (RuntimeError, InputError) as error:
+            self._failed = True
+            cause = error.__context__ or error  # what happened inside, not that the recording was broken off
+            said = " ".join(str(cause).split())[:200]
             log.warning("%s cannot be recorded on this GPU, and trains slower for it: %s", self._learner.name, said)
-            self._step = functools.partial(computed, self._learner)
-        return self._step(images, labels)
-
-    def _replayed(self, images: Tensor, labels: Tensor) -> Tensor:
-        self._images.copy_(images)
-        self._labels.copy_(labels)
-        self._replay()
-        return self._loss.clone()  # the next replay writes over it
 
 
 def record_on_gpu(work: Work) -> tuple[Tensor, Callable[[], None]]:
@@ -107,22 +107,32 @@ def record_on_gpu(work: Work) -> tuple[Tensor, Callable[[], None]]:
 
     Each replay works on the memory of the tensors that `work` saw, and writes to that of those it made.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, stream=_side_stream(current.device)):
+            result = work()
+    except BaseException:
+        torch.cuda.set_stream(current)  # a recording that is broken off leaves its own stream behind
+        raise
     return result, graph.replay
 
 
 def _aside(work: Work, device: torch.device) -> Tensor:
-    """`work` on a stream of its own, as PyTorch asks of what goes before a recording."""
+    """`work` on the stream of the recording, as PyTorch asks of what goes before one."""
     if device.type != "cuda":
         return work()
-    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    current, side = torch.cuda.current_stream(device), _side_stream(device)
     side.wait_stream(current)
     with torch.cuda.stream(side):
         result = work()
     current.wait_stream(side)
     return result
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: libraries keep memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 class Operations(TorchDispatchMode):
@@ -140,8 +150,19 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves = tree_leaves((args, kwargs or {}))
         self.done.append((str(function), *(one.shape if isinstance(one, Tensor) else one for one in leaves)))
-        indexing = function.overloadpacket.__name__.startswith(("index", "_index"))
-        masks = any(isinstance(one, Tensor) and one.dtype == torch.bool for one in leaves[1:])
-        if masks if indexing else {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*function.tags}:
+        if _waits(function, leaves):
             self.waiting.append(function.overloadpacket.__name__)
         return function(*args, **(kwargs or {}))
+
+
+# of a number of Python's a tensor is made on the CPU first; solvers look whether they succeeded
+_COPIED_OR_CHECKED = ("lift_fresh", "_linalg_check_errors")
+
+
+def _waits(function: Any, leaves: list[Any]) -> bool:
+    """Whether a GPU is waited for in an operation on these arguments."""
+    name = function.overloadpacket.__name__
+    if name.startswith(("index", "_index")):  # any of them might be by a mask, and is only then of unknown shape
+        return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in leaves[1:])
+    unknown = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return name in _COPIED_OR_CHECKED or bool(unknown & {*function.tags})

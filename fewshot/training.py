@@ -23,7 +23,7 @@ from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.gradients import gradients_of
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in
+from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
 
 _BASE_SAMPLE = 5000  # base images that a learner looks at before a validation, or one a class
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
@@ -96,16 +96,16 @@ def train(
     began = time.perf_counter() - run.seconds
     total, counted = torch.zeros((), device=chosen), 0
     learner.train()
-    learner.images_each = getattr(batches, "images", None)
     name = " ".join(filter(None, [learner.name, learner.variant]))
     following = batches.following(train_bank, seed, run.step)
     gradients = gradients_of(learner, chosen)
     bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=not progress)
-    with bar, computing_in(learner.backbone, precision):
+    with bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)
-            indices = next(following).to(chosen)
-            total += gradients(augment(train_bank.batch(indices)), labels[indices])
+            indices = next(following)
+            images = train_bank.batch(indices, chosen)
+            total += gradients(augment(images), labels[indices.to(chosen)])
             run.descend()
             counted += 1
             if step % settings.validate_every == 0 or step == settings.steps:
@@ -122,7 +122,6 @@ def train(
             if step % _SHOW_EVERY == 0 or step == settings.steps:
                 bar.update(step - bar.n)
                 bar.set_postfix(run.shown(total.item() / counted if counted else None))
-    learner.images_each = None
     run.finish()
     table = pd.DataFrame(run.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
     if folder is not None:
@@ -253,10 +252,10 @@ def _optimizer(learner: Learner, settings: Training) -> Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, though it be empty
-    fused = bool(parameters) and parameters[0].is_cuda  # one kernel for all parameters, not several for each
     if settings.optimizer == "sgd":
-        return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True, fused=fused)
-    return AdamW(groups, settings.learning_rate, fused=fused)
+        return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
+    on_gpu = bool(parameters) and parameters[0].is_cuda
+    return AdamW(groups, settings.learning_rate, fused=on_gpu)  # one kernel for all weights, not several for each
 
 
 def _schedule(optimizer: Optimizer, settings: Training) -> LRScheduler:

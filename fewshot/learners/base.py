@@ -40,8 +40,9 @@ class Learner(nn.Module):
     external      True where it starts from weights that were trained on other data; tables show it
     compares      True where a network of its own compares two images: too slow for each image with all others
     recordable    True where `loss` does the same operations on every batch and never waits for the device, which
-                  `item()`, a mask in brackets and `nonzero` do: on a GPU its kernels are then recorded once and
-                  replayed (see fewshot/gradients.py). Not inherited: each class says it for itself
+                  `item()`, a mask in brackets and `nonzero` do, or the variants of which that holds: on a GPU its
+                  kernels are then recorded once and replayed (see fewshot/gradients.py). What it keeps from batch to
+                  batch are tensors that change in place. Not inherited: each class says it for itself
     images_each   how many images a class the batches of the training that is going on have, None where that is not
                   known; a batch brings class after class then
     """
@@ -57,7 +58,7 @@ class Learner(nn.Module):
     text: bool | Collection[str] = False
     external: ClassVar[bool] = False
     compares: ClassVar[bool] = False
-    recordable: ClassVar[bool] = False
+    recordable: ClassVar[bool | Collection[str]] = False
     images_each: int | None = None
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
@@ -231,3 +232,13 @@ def computing_in(backbone: nn.Module, precision: torch.dtype) -> Iterator[None]:
         yield
     finally:
         backbone.precision = usual
+
+
+@contextlib.contextmanager
+def learning_from(learner: Learner, batches: Batches) -> Iterator[None]:
+    """Inside, the learner knows how many images a class the batches have."""
+    learner.images_each = getattr(batches, "images", None)
+    try:
+        yield
+    finally:
+        learner.images_each = None

@@ -27,7 +27,7 @@ class Matching(Learner):
     """
 
     paper = "Vinyals et al. 2016"
-    recordable = True
+    recordable = ("basic",)  # on a GPU, recording the LSTM of the other one is untried
     variants = ("basic", "fce")
     batches = ClassBatches(classes=60, images=6)
 

@@ -21,7 +21,7 @@ from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import evaluate, run_episodes
 from fewshot.gradients import gradients_of
 from fewshot.learners import Learner, find_learner
-from fewshot.learners.base import EmbeddedBank, computing_in
+from fewshot.learners.base import EmbeddedBank, computing_in, learning_from
 from fewshot.learners.prototypical import Prototypical
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
@@ -258,16 +258,16 @@ def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Trai
 
 def _training(learner: Learner, settings: Training, bank: ImageBank, device: torch.device) -> Iterator[Tensor]:
     """The losses of training steps without end: those of fewshot.training, without schedule, validation and files."""
-    following = batches_from(settings.batches).following(bank, 0, 0)
+    batches = batches_from(settings.batches)
+    following = batches.following(bank, 0, 0)
     labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0, fused=device.type == "cuda")
-    learner.images_each = settings.batches.get("images")
     gradients = gradients_of(learner, device)
-    with computing_in(learner.backbone, training_precision("auto", device)):
+    with computing_in(learner.backbone, training_precision("auto", device)), learning_from(learner, batches):
         while True:
             learner.begin_step(0)
-            indices = next(following).to(device)
-            loss = gradients(bank.batch(indices), labels[indices])
+            indices = next(following)
+            loss = gradients(bank.batch(indices, device), labels[indices.to(device)])
             optimizer.step()
             yield loss
 

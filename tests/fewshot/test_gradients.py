@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from episodes.batches import batches_from
+from fewshot import gradients
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation
 from fewshot.gradients import Recorded, computed, gradients_of, recordable
@@ -16,23 +17,25 @@ from fewshot.learners import find_learner, learner_names
 from fewshot.training import fitted, train
 
 BANK = toy_bank(classes=12, images=6, size=16)
-RECORDABLE = [
-    f"{name}:{variant}" if variant else name
-    for name in learner_names()
-    if vars(find_learner(name)[0]).get("recordable")
-    for variant in find_learner(name)[0].variants
-]
 
 
-def made(what):
+def made(name, variant=""):
     """A learner on a small network, and its batches' numbers."""
-    cls, variant = find_learner(what)
+    cls, named = find_learner(name)
     settings = fitted(Training(), cls, BANK)
     torch.manual_seed(0)
-    learner = cls(make_backbone("conv4-32", 1, 16), BANK.classes, variant).train()
+    learner = cls(make_backbone("conv4-32", 1, 16), BANK.classes, variant or named).train()
     batches = batches_from(settings.batches)
     learner.images_each = getattr(batches, "images", None)
     return learner, batches.following(BANK, 0, 0)
+
+
+RECORDABLE = [
+    f"{name}:{variant}" if variant else name
+    for name in learner_names()
+    for variant in find_learner(name)[0].variants
+    if "recordable" in vars(find_learner(name)[0]) and recordable(made(name, variant)[0])
+]
 
 
 class Tape(TorchDispatchMode):
@@ -52,8 +55,8 @@ class Tape(TorchDispatchMode):
         return result
 
     def replay(self):
-        for gradients, function, args, kwargs, results in self.calls:
-            with torch.set_grad_enabled(gradients):  # kernels look at it
+        for with_gradients, function, args, kwargs, results in self.calls:
+            with torch.set_grad_enabled(with_gradients):  # kernels look at it
                 again = function(*args, **kwargs)
             with torch.no_grad():
                 for old, new in zip(tree_leaves(results), tree_leaves(again)):
@@ -74,13 +77,13 @@ def on_tape(learner):
     return record
 
 
-def trained(gradients, learner, following, steps=8):
+def trained(step, learner, following, steps=8):
     """The losses of so many steps, whose gradients move the weights."""
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3)
     losses = []
     for _ in range(steps):
         indices = next(following)
-        losses.append(gradients(BANK.batch(indices), BANK.labels[indices]))
+        losses.append(step(BANK.batch(indices), BANK.labels[indices]))
         optimizer.step()
     return torch.stack(losses)
 
@@ -133,20 +136,40 @@ def test_a_network_from_elsewhere_is_not_recorded():
     assert not recordable(learner)
 
 
+def test_a_learner_that_trains_in_stages_is_not_recorded():
+    cls, _ = find_learner("npair")
+    staged = type("Staged", (cls,), {"recordable": True, "begin_step": lambda self, done: None})
+    assert not recordable(staged(make_backbone("conv4-32", 1, 16), 5))
+
+
+def test_the_learner_knows_its_batches_in_training_alone():
+    learner, seen = made("npair")[0], []
+    loss = learner.loss
+    learner.loss = lambda *batch: seen.append(learner.images_each) or loss(*batch)
+    learner.images_each = None
+    settings = Training(steps=2, batches={"classes": 4, "images": 2})
+    train(learner, BANK, BANK, settings, validation=Validation(way=3, shot=1, query=2, episodes=2), device="cpu")
+    assert (seen, learner.images_each) == ([2, 2], None)
+
+
 def test_on_the_cpu_nothing_is_recorded():
     assert not isinstance(gradients_of(made("npair")[0], torch.device("cpu")), Recorded)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("what", RECORDABLE)
-def test_on_a_gpu_a_recorded_training_is_the_one_that_is_not(what, monkeypatch, caplog):
-    weights = []
+def test_on_a_gpu_a_recorded_training_is_the_one_that_is_not(what, precision, monkeypatch, caplog):
+    weights, recordings = [], []
+    record = gradients.record_on_gpu
+    monkeypatch.setattr(gradients, "record_on_gpu", lambda work: recordings.append(work) or record(work))
     for recorded in (True, False):
         learner, _ = made(what)
-        monkeypatch.setattr("fewshot.gradients.recordable", lambda _, recorded=recorded: recorded)
-        settings = Training(steps=12, validate_every=5, precision="float32")
+        monkeypatch.setattr(gradients, "recordable", lambda _, recorded=recorded: recorded)
+        settings = Training(steps=12, validate_every=5, precision=precision)
         train(learner, BANK, BANK, settings, validation=Validation(way=3, shot=1, query=2, episodes=20), device="cuda")
         weights.append(learner.state_dict())
+    assert len(recordings) == 1
     assert "cannot be recorded" not in caplog.text
     for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], msg=name)
+        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=0, msg=name)
