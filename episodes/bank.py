@@ -91,15 +91,13 @@ class ImageBank:
         """The same bank with all its images on `device`."""
         return dataclasses.replace(self, images=self.images.to(device), offsets=self.offsets.to(device))
 
-    def batch(self, indices: Tensor, device: torch.device | None = None) -> Tensor:
-        """The images of `indices` (B,) as networks take them: (B, C, H, W) float32 in [0, 1], on `device`.
-
-        By default that is where `indices` are.
+    def batch(self, indices: Tensor) -> Tensor:
+        """The images of `indices` (B,) as networks take them: (B, C, H, W) float32 in [0, 1], where `indices` are.
 
         The one place where bytes become numbers, in training and in evaluation.
         """
         # index_select copies whole rows, an index in brackets number by number
-        return self.images.index_select(0, indices.to(self.device)).to(device or indices.device).float().div_(255)
+        return self.images.index_select(0, indices.to(self.device)).to(indices.device).float().div_(255)
 
     def only(self, images: Tensor) -> "ImageBank":
         """A bank of these images (M,) alone, numbered as here and ascending: copies of them, of every class some."""

@@ -104,7 +104,7 @@ def train(
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)
             indices = next(following)
-            images = train_bank.batch(indices, chosen)
+            images = train_bank.batch(indices).to(chosen)
             total += gradients(augment(images), labels[indices.to(chosen)])
             run.descend()
             counted += 1

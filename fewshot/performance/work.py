@@ -267,7 +267,7 @@ def _training(learner: Learner, settings: Training, bank: ImageBank, device: tor
         while True:
             learner.begin_step(0)
             indices = next(following)
-            loss = gradients(bank.batch(indices, device), labels[indices.to(device)])
+            loss = gradients(bank.batch(indices).to(device), labels[indices.to(device)])
             optimizer.step()
             yield loss
 
