@@ -37,10 +37,8 @@ def gradients_of(learner: Learner, device: torch.device) -> Gradients:
 
 def recordable(learner: Learner) -> bool:
     """Whether the learner's own class promises it, it trains in one stage, and the backbone is one of the suite's."""
-    declared = vars(type(learner)).get("recordable", False)
-    promised = declared if isinstance(declared, bool) else learner.variant in declared
     in_stages = type(learner).begin_step is not Learner.begin_step
-    return promised and not in_stages and isinstance(learner.backbone, Backbone)
+    return learner.recordable and not in_stages and isinstance(learner.backbone, Backbone)
 
 
 def computed(learner: Learner, images: Tensor, labels: Tensor) -> Tensor:
@@ -111,9 +109,8 @@ def record_on_gpu(work: Work) -> tuple[Tensor, Callable[[], None]]:
     try:
         with torch.cuda.graph(graph, stream=_side_stream(current.device)):
             result = work()
-    except BaseException:
+    finally:
         torch.cuda.set_stream(current)  # a recording that is broken off leaves its own stream behind
-        raise
     return result, graph.replay
 
 

@@ -42,7 +42,8 @@ class Learner(nn.Module):
     recordable    True where `loss` does the same operations on every batch and never waits for the device, which
                   `item()`, a mask in brackets and `nonzero` do, or the variants of which that holds: on a GPU its
                   kernels are then recorded once and replayed (see fewshot/gradients.py). What it keeps from batch to
-                  batch are tensors that change in place. Not inherited: each class says it for itself
+                  batch are tensors that change in place. Not inherited: each class says it for itself. Of a learner
+                  that was made it is True or False
     images_each   how many images a class the batches of the training that is going on have, None where that is not
                   known; a batch brings class after class then
     """
@@ -58,7 +59,7 @@ class Learner(nn.Module):
     text: bool | Collection[str] = False
     external: ClassVar[bool] = False
     compares: ClassVar[bool] = False
-    recordable: ClassVar[bool | Collection[str]] = False
+    recordable: bool | Collection[str] = False
     images_each: int | None = None
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
@@ -69,6 +70,7 @@ class Learner(nn.Module):
         self.variant = variant or self.variants[0]
         self.transductive = self._holds(type(self).transductive)
         self.text = self._holds(type(self).text)
+        self.recordable = self._holds(vars(type(self)).get("recordable", False))
         self.backbone = backbone
         self.classes = classes
         self.class_names: tuple[str, ...] = ()
