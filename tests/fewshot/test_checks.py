@@ -65,7 +65,7 @@ class Fitted(Good):
     def episode_scores(self, data, episodes):
         count, way, shot = episodes.support.shape
         images = self.embed(data.bank.batch(episodes.support.flatten())).detach().view(count, way * shot, -1)
-        targets = torch.arange(way).repeat_interleave(shot).repeat(count)
+        targets = torch.arange(way, device=images.device).repeat_interleave(shot).repeat(count)
         heads = images.new_zeros(count, way, images.shape[2])
         for _ in range(10):
             heads.requires_grad_()
@@ -90,7 +90,8 @@ class Unlabelled(Good):
     batches = ShuffledBatches(size=32)
 
     def loss(self, images, labels):
-        return functional.cross_entropy(self.embed(images) @ self.embed(images + 0.1).mT, torch.arange(len(labels)))
+        targets = torch.arange(len(labels), device=images.device)
+        return functional.cross_entropy(self.embed(images) @ self.embed(images + 0.1).mT, targets)
 
 
 class Named(Good):
@@ -99,7 +100,7 @@ class Named(Good):
     text = True
 
     def episode_scores(self, data, episodes):
-        lengths = torch.tensor([float(len(name)) for name in data.bank.class_names])
+        lengths = torch.tensor([float(len(name)) for name in data.bank.class_names], device=data.device)
         return super().episode_scores(data, episodes) + lengths[episodes.classes][:, None]
 
 
@@ -111,7 +112,8 @@ class Recordable(Good):
     def loss(self, images, labels):
         classes = self.embed(images).unflatten(0, (-1, self.images_each or 4))
         means, queries = classes[:, :2].mean(1), classes[:, 2:].flatten(0, 1)
-        return functional.cross_entropy(-squared_distances(queries, means), torch.arange(len(queries)) // 2)
+        targets = torch.arange(len(queries), device=images.device) // 2
+        return functional.cross_entropy(-squared_distances(queries, means), targets)
 
 
 GOOD = [Good, Staged, Fitted, Centred, Unlabelled, Named, Recordable]
