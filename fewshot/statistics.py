@@ -89,7 +89,7 @@ def over_classes(accuracies: np.ndarray, classes: np.ndarray, clusters: np.ndarr
     of the clusters' sums and a = (z^4 + 2 z^2 - 3) / 18 = 1.08, the term of skewness in Hall's (1988) expansion of how
     often a symmetric t interval covers. The half-width is at least that of `over_episodes`.
 
-    How often it covers is simulated in results/README.md: 93 to 97 % of the time if the difficulties are moderately
+    How often it covers is simulated in results/README.md: 92 to 97 % of the time if the difficulties are moderately
     uneven, down to 5 classes, and also if way is close to C or a class has few episodes. It covers less if very few
     classes are very hard (10 exponential difficulties: 90 %), for the test set may then hold none of those: no interval
     from the accuracies can know of them. Interactions of classes make it wider (Efron and Stein 1981).
