@@ -45,7 +45,7 @@ def test_the_joint_label_space_by_hand():
 @pytest.mark.parametrize("name", ["prototypical", "npair", "simpleshot"])
 def test_embeddings_that_are_all_the_same_give_chance(name):
     image = torch.randn(64, generator=torch.Generator().manual_seed(0))
-    data = Given(image.repeat(20 * 25, 1), [25] * 20)  # 20 base classes, by the means of 20 images, and 5 novel ones
+    data = Given(image.repeat(20 * 20, 1), [20] * 20)  # 20 base classes, by the means of 20 images, and 5 novel ones
     found, _ = measured(learner_of(name, 64), data, data, data, way=5, shots=[1, 5], episodes=10)
     for joint in found:
         assert joint.novel == pytest.approx(np.full(10, 0.04))

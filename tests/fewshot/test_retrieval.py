@@ -11,7 +11,7 @@ from embedded import Given, Plain, clustered, learner_of
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 from torch.nn import functional
 
 from fewshot.learners.prototypical import Prototypical
@@ -46,7 +46,10 @@ def test_measures_are_those_of_pytorch_metric_learning(name, sizes):
     cosine = name == "npair"
 
     def k_means(x, count):
-        return torch.from_numpy(KMeans(count, n_init=100, random_state=0).fit_predict(x.numpy()))
+        random = np.random.RandomState(0)
+        starts = [kmeans_plusplus(x.numpy(), count, random_state=random)[0] for _ in range(10)]
+        found = [KMeans(count, init=start, n_init=1).fit(x.numpy()) for start in starts]
+        return torch.from_numpy(min(found, key=lambda one: one.inertia_).labels_)
 
     calculator = AccuracyCalculator(
         include=("precision_at_1", "mean_average_precision_at_r", "NMI"),
