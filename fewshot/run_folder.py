@@ -200,8 +200,10 @@ def _read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for protocol, columns in COLUMNS.items():
         if (path / f"{protocol}.csv").exists():
-            empty = {name: [""] for name in columns if name.endswith("_ci95")}
+            empty = {name: [""] for name in columns if name.endswith(("_ci95", "_std"))}
             rows = pd.read_csv(path / f"{protocol}.csv", keep_default_na=False, na_values=empty)
+            if protocol == "retrieval" and "nmi_std" not in rows:  # which older runs lack
+                rows.insert(columns.index("nmi_std"), "nmi_std", np.nan)
             if list(rows.columns) != columns:
                 raise ValueError(f"{protocol}.csv has other columns")
             found[protocol] = rows

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from episodes import EpisodeSampler, InputError
 from fewshot.learners.base import EmbeddedBank, Learner
-from fewshot.protocols.similarity import measuring, scores_apart, scores_embeddings
+from fewshot.protocols.similarity import measuring, rounding_of, scores_apart, scores_embeddings
 from fewshot.statistics import Estimate, over_episodes
 
 _CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # scores worked on at once
@@ -33,6 +33,22 @@ class BaseScores(NamedTuple):
     of: Callable[[Tensor], Tensor]
     width: int
     known: str
+
+
+class Rivals(NamedTuple):
+    """What the base classes are to the images of a bank, (M,) each.
+
+    best  the highest score of a base class
+    tied  how many base classes have it
+    own   the score of the image's own class; of base classes' images alone
+    """
+
+    best: Tensor
+    tied: Tensor
+    own: Tensor | None
+
+    def of(self, images: Tensor) -> "Rivals":
+        return Rivals(self.best[images], self.tied[images], None if self.own is None else self.own[images])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,15 +113,21 @@ def generalise(
     novel     the bank that episodes are drawn from, as the suite's sampler does: way * query queries each
     train     the images it was trained on; held_out: images of the same classes that it was not trained on, of which
               every episode gets way * query queries, drawn uniformly from all classes, with repeats
-    A query goes to the class with the highest score of all, a base class where two are equal. Raises NotComparable
-    where the learner cannot do that (see check_generalised), InputError where the banks cannot fill such episodes.
+    A query goes to the class with the highest score of all. If several classes share it, one of them is right by the
+    expected share of a draw among them: 1 / their number if the query's own class is one of them, else 0. Scores that
+    rounding alone may have parted are equal. Raises NotComparable where the learner cannot do that (see
+    check_generalised), InputError where the banks cannot fill such episodes.
     """
     with measuring(learner, seed):
         check_generalised(learner, novel.embeddings)
         samplers = [EpisodeSampler(novel.bank, way, shot, query, seed) for shot in shots]
         base = _base_scores(learner, train)
-        rivals = [_best_base(learner, base, data.embeddings) for data in (novel, held_out)]
-        found = [_joint(learner, novel, held_out, rivals, sampler, episodes) for sampler in samplers]
+        rounding = rounding_of(lambda a, b: learner.scores(b[:, :, None], a), novel.embeddings)
+        rivals = (
+            _rivals(learner, base, novel.embeddings, None, rounding),
+            _rivals(learner, base, held_out.embeddings, held_out.bank.labels.to(novel.device), rounding),
+        )
+        found = [_joint(learner, novel, held_out, rivals, rounding, sampler, episodes) for sampler in samplers]
     return found, base.known
 
 
@@ -113,15 +135,16 @@ def _joint(
     learner: Learner,
     novel: EmbeddedBank,
     held_out: EmbeddedBank,
-    rivals: list[tuple[Tensor, Tensor]],
+    rivals: tuple[Rivals, Rivals],
+    rounding: float,
     sampler: EpisodeSampler,
     episodes: int,
 ) -> Joint:
-    """The shares of right answers of one number of shots; rivals: of both banks' images, as _best_base has them."""
-    (novel_best, _), (base_best, base_class) = rivals
+    """The shares of right answers of one number of shots; rivals: of both banks' images; rounding: as in
+    Similarity."""
+    of_novel, of_base = rivals
     queries = sampler.way * sampler.query
     base_sampler = EpisodeSampler(held_out.bank, way=1, shot=1, query=0, seed=sampler.seed)
-    base_labels = held_out.bank.labels.to(novel.device)
     chunk = max(1, _IMAGES[novel.device.type] // (sampler.way * sampler.shot + 2 * queries))
     novel_right, base_right = [], []
     for start in range(0, episodes, chunk):
@@ -132,13 +155,23 @@ def _joint(
         query = torch.cat([novel.embeddings[asked], held_out.embeddings[base_asked]], 1)
         scores = learner.scores(novel.embeddings[part.support], query)  # (E, 2 * queries, way)
         _check_finite(learner, scores)
-        taken_for_novel = scores.amax(2) > torch.cat([novel_best[asked], base_best[base_asked]], 1)
-        right = taken_for_novel[:, :queries] & (scores[:, :queries].argmax(2) == part.targets)
-        novel_right.append(right.sum(1))
-        right = ~taken_for_novel[:, queries:] & (base_class[base_asked] == base_labels[base_asked])
-        base_right.append(right.sum(1))
+        own = scores[:, :queries].gather(2, part.targets.expand(count, -1)[..., None])[..., 0]
+        novel_right.append(_share(scores[:, :queries], own, of_novel.of(asked), rounding).sum(1))
+        rival = of_base.of(base_asked)
+        base_right.append(_share(scores[:, queries:], rival.own, rival, rounding).sum(1))
     shares = [torch.cat(right).cpu().numpy().astype(np.float64) / queries for right in (novel_right, base_right)]
     return Joint(sampler.shot, *shares)
+
+
+def _share(scores: Tensor, own: Tensor, rival: Rivals, rounding: float) -> Tensor:
+    """How much of each query is right, (E, Q) in [0, 1]: 1 / the number of classes that share the highest score, if its
+    own class is one of them, else 0.
+
+    scores (E, Q, way) for novel classes, own (E, Q) that of the query's own class; rival: what base classes are to it
+    """
+    least = torch.maximum(scores.amax(2), rival.best) - rounding
+    tied = (scores >= least[..., None]).sum(2) + rival.tied * (rival.best >= least)
+    return (own >= least).double() / tied
 
 
 def _base_scores(learner: Learner, train: EmbeddedBank) -> BaseScores:
@@ -155,18 +188,21 @@ def _base_scores(learner: Learner, train: EmbeddedBank) -> BaseScores:
     return BaseScores(lambda query: learner.scores(support, query[None])[0], bank.classes * shot, f"{shot} images")
 
 
-def _best_base(learner: Learner, base: BaseScores, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest score that each embedding (M, D) has for a base class, and that class: (M,) each.
+def _rivals(learner: Learner, base: BaseScores, embeddings: Tensor, labels: Tensor | None, rounding: float) -> Rivals:
+    """What base classes are to embeddings (M, D), of base classes `labels` (M,) where they are of any.
 
-    What a query is for the base classes does not depend on the episode, so it is computed once.
+    It does not depend on the episode, so it is computed once.
     """
-    best, classes = [], []
-    for part in embeddings.split(max(1, _CHUNK[embeddings.device.type] // base.width)):
-        scores = base.of(part)
+    found = []
+    size = max(1, _CHUNK[embeddings.device.type] // base.width)
+    for images in torch.arange(len(embeddings), device=embeddings.device).split(size):
+        scores = base.of(embeddings[images])
         _check_finite(learner, scores)
-        classes.append(scores.argmax(1))
-        best.append(scores.amax(1))
-    return torch.cat(best), torch.cat(classes)
+        best = scores.amax(1)
+        own = best if labels is None else scores.gather(1, labels[images, None])[:, 0]
+        found.append((best, (scores >= best[:, None] - rounding).sum(1), own))
+    best, tied, own = (torch.cat(parts) for parts in zip(*found))
+    return Rivals(best, tied, None if labels is None else own)
 
 
 def _has_base_logits(learner: Learner) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fewshot.statistics import Estimate, over_classes
 _CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # similarities worked on at once
 RANKS = (1, 2, 4, 8)
 _PASSES = 50  # of k-means, at most
+_FEW = 100  # classes, up to which one start of k-means is quick and may be far off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Retrieval:
     map_at_r    mean average precision at R (Musgrave et al. 2020, section 3.2): the mean over ranks i up to R, the
                 other images of the class, of the precision among the first i where the i-th is of the class, else 0
     nmi         normalised mutual information of the classes and as many clusters of k-means; it has no interval
+    nmi_std     the standard deviation of NMI over the starts of k-means, nan for one start: see mutual_information
 
     The intervals are over the queries' classes: what the classes of another test set would give among the images of
     this one.
@@ -34,6 +37,7 @@ class Retrieval:
     recall: dict[int, Estimate]
     map_at_r: Estimate
     nmi: float
+    nmi_std: float
     similarity: str
 
 
@@ -56,11 +60,13 @@ def retrieve(learner: Learner, test: EmbeddedBank, seed: int) -> Retrieval:
     def over(values: Tensor) -> Estimate:
         return over_classes(100 * values.double().cpu().numpy()[asked], classes, clusters)
 
-    directions = functional.normalize(embeddings, dim=1) if similarity.directions else embeddings
+    vectors = functional.normalize(embeddings, dim=1) if similarity.directions else embeddings
+    nmi, nmi_std = mutual_information(vectors.cpu().numpy(), bank.labels.cpu().numpy(), seed)
     return Retrieval(
         recall={k: over(column) for k, column in zip(RANKS, hits.T)},
         map_at_r=over(precision),
-        nmi=100 * mutual_information(directions.cpu().numpy(), bank.labels.cpu().numpy(), seed),
+        nmi=100 * nmi,
+        nmi_std=100 * nmi_std,
         similarity=similarity.name,
     )
 
@@ -68,39 +74,107 @@ def retrieve(learner: Learner, test: EmbeddedBank, seed: int) -> Retrieval:
 def ranked(similarity: Similarity, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Each image as a query among all others: whether it is found at each rank of RANKS, and its precision at R.
 
-    embeddings (N, D), labels (N,); hits (N, ranks) and average precision (N,), 0 for an image alone in its class. A few
-    queries at a time: the similarities of all images to all are never there at once.
+    embeddings (N, D), labels (N,); hits (N, ranks) and average precision (N,), both in [0, 1] and float64, 0 for an
+    image alone in its class. Images that are equally similar to a query, up to rounding, get what is expected if their
+    order is random. A few queries at a time: the similarities of all images to all are never there at once.
     """
     count, others = len(labels), torch.bincount(labels)[labels] - 1  # R of each query
     depth = min(count - 1, max(*RANKS, int(others.max())))
-    places = torch.arange(1, depth + 1, device=labels.device)
     hits, precisions = [], []
     for part in torch.arange(count, device=labels.device).split(max(1, _CHUNK[labels.device.type] // count)):
         near = similarity.of(embeddings[None, part], embeddings[None])[0]
         if not near.isfinite().all():
             raise InputError("the similarities of the learner are not all finite numbers")
         near.scatter_(1, part[:, None], -torch.inf)  # a query does not find itself
-        right = labels[near.topk(depth).indices] == labels[part, None]  # (queries, depth)
-        hits.append(torch.stack([right[:, :k].any(1) for k in RANKS], 1))
-        right &= places <= others[part, None]
-        summed = (right * right.cumsum(1) / places).sum(1)
-        precisions.append(summed / others[part].clamp_min(1))
+        ranks = _tied_ranks(near, labels == labels[part, None], depth, similarity.rounding)
+        hits.append(torch.stack([_found(ranks, min(k, depth)) for k in RANKS], 1))
+        precisions.append(_precision(ranks, others[part]))
     return torch.cat(hits), torch.cat(precisions)
 
 
-def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) -> float:
+class _TiedRanks(NamedTuple):
+    """The images that stand at each of the first ranks of some queries, (queries, depth) each, float64.
+
+    An image stands at its rank among `size` images that are equally similar to the query, `right` of them of its class;
+    it is the `place`-th of them, from 1, and `before` images of the query's class are more similar. If no images are
+    equally similar, size and place are 1.
+    """
+
+    size: Tensor
+    right: Tensor
+    place: Tensor
+    before: Tensor
+
+
+def _tied_ranks(near: Tensor, alike: Tensor, depth: int, rounding: float) -> _TiedRanks:
+    """The first `depth` ranks, of similarities (queries, N) to images that are of the query's class or not (likewise).
+
+    How much less similar than the most similar one an image is, in whole multiples of `rounding`, parts ties from
+    others: copies of the most similar image never fall on two sides of such a border.
+    """
+    values, found = near.topk(depth)
+    step = max(rounding, torch.finfo(near.dtype).tiny)
+    levels, right = ((values[:, :1] - values) / step).floor(), alike.gather(1, found)
+    first = torch.ones_like(right)
+    first[:, 1:] = levels[:, 1:] != levels[:, :-1]
+    group = first.cumsum(1) - 1
+    size, hits = (torch.zeros_like(values, dtype=torch.float64) for _ in range(2))
+    size.scatter_add_(1, group, torch.ones_like(size))
+    hits.scatter_add_(1, group, right.double())
+    last = ((values[:, :1] - near) / step).floor() == levels[:, -1:]  # may go on beyond the first ranks
+    size.scatter_(1, group[:, -1:], last.sum(1, keepdim=True).double())
+    hits.scatter_(1, group[:, -1:], (last & alike).sum(1, keepdim=True).double())
+    ranks = torch.arange(depth, device=near.device).expand_as(group)
+    start = torch.where(first, ranks, 0).cummax(1).values
+    before = (right.cumsum(1) - right.long()).gather(1, start)
+    return _TiedRanks(size.gather(1, group), hits.gather(1, group), (ranks - start + 1).double(), before.double())
+
+
+def _found(ranks: _TiedRanks, k: int) -> Tensor:
+    """How probably one of the first k images is of the query's class, (queries,), if ties are in random order.
+
+    The chance that none of `place` images drawn from `size` is one of the `right` ones: hypergeometric.
+    """
+    size, right, place, before = (part[:, k - 1, None] for part in ranks)
+    drawn = torch.arange(k, device=size.device)
+    wrong = torch.where(drawn < place, (size - right - drawn).clamp_min(0) / (size - drawn).clamp_min(1), 1.0)
+    return torch.where(before[:, 0] > 0, 1.0, 1 - wrong.prod(1))
+
+
+def _precision(ranks: _TiedRanks, others: Tensor) -> Tensor:
+    """The average precision at R = others (queries,) that is expected if ties are in random order, (queries,).
+
+    The image at rank i is of the class with probability right / size, and each of the place - 1 tied ones before it is
+    one of the right - 1 others with probability (right - 1) / (size - 1).
+    """
+    places = torch.arange(1, ranks.size.shape[1] + 1, device=others.device)
+    ahead = ranks.before + 1 + (ranks.place - 1) * (ranks.right - 1) / (ranks.size - 1).clamp_min(1)
+    terms = ranks.right / ranks.size * ahead / places
+    return (terms * (places <= others[:, None])).sum(1) / others.clamp_min(1)
+
+
+def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float]:
     """NMI, in [0, 1], of labels (N,) and the clusters of embeddings (N, D), of which k-means makes one for each class.
 
-    Arithmetic mean of the entropies; k-means starts once, from k-means++ with this seed, and makes 50 passes at most.
+    Arithmetic mean of the entropies. k-means starts several times from k-means++ with this seed, 10 times for 100
+    classes and fewer, once for more than 500, makes 50 passes at most, and the clusters of least inertia are taken. The
+    second number is the standard deviation (ddof = 1) of NMI over the starts: how far one start alone would be off; nan
+    for one start.
     """
     from sklearn.cluster import KMeans, kmeans_plusplus  # slow to import, and few commands need it
     from sklearn.metrics import normalized_mutual_info_score
 
-    count = len(np.unique(labels))
-    # as k-means++ was published: one candidate for each next centre, where scikit-learn tries 2 + log(count) of them,
-    # which for the 1,692 classes of Omniglot takes minutes and changes NMI by less than a point
-    start, _ = kmeans_plusplus(embeddings, count, n_local_trials=1, random_state=seed % 2**32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # embeddings that are all the same fall into fewer clusters
-        clusters = KMeans(count, init=start, n_init=1, max_iter=_PASSES).fit_predict(embeddings)
-    return float(normalized_mutual_info_score(labels, clusters))
+    count, random = len(np.unique(labels)), np.random.RandomState(seed % 2**32)
+    # for many classes as k-means++ was published: one candidate for each next centre, where scikit-learn tries
+    # 2 + log(count) of them, which for the 1,692 classes of Omniglot takes minutes and changes NMI by less than a point
+    candidates = None if count <= _FEW else 1
+    inertias, found = [], []
+    for _ in range(min(10, max(1, 10 * _FEW // count))):
+        start, _ = kmeans_plusplus(embeddings, count, n_local_trials=candidates, random_state=random)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # embeddings that are all the same fall into fewer clusters
+            fitted = KMeans(count, init=start, n_init=1, max_iter=_PASSES).fit(embeddings)
+        inertias.append(fitted.inertia_)
+        found.append(normalized_mutual_info_score(labels, fitted.labels_))
+    spread = np.std(found, ddof=1) if len(found) > 1 else np.nan
+    return float(found[np.argmin(inertias)]), float(spread)

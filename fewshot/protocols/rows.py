@@ -33,7 +33,7 @@ COLUMNS = {
         "threshold",
         *_ABOUT,
     ],
-    "retrieval": [*_MODEL, "images", "similarity", *_with_widths(*RECALLS, "map_at_r"), "nmi", *_ABOUT],
+    "retrieval": [*_MODEL, "images", "similarity", *_with_widths(*RECALLS, "map_at_r"), "nmi", "nmi_std", *_ABOUT],
     "generalised": [
         *_MODEL,
         *("way", "shot", "query", "episodes", "base_classes", "base_known"),
@@ -89,8 +89,8 @@ def _verification(learner: Learner, data: dict[str, EmbeddedBank], wanted: Evalu
 def _retrieval(learner: Learner, data: dict[str, EmbeddedBank], wanted: Evaluation) -> list[dict[str, Any]]:
     found = retrieve(learner, data["test"], wanted.seed)
     measures = {**dict(zip(RECALLS, found.recall.values())), "map_at_r": found.map_at_r}
-    about = {"images": len(data["test"].bank), "similarity": found.similarity, "nmi": round(found.nmi, 4)}
-    return [{**about, **_columns(measures)}]
+    about = {"images": len(data["test"].bank), "similarity": found.similarity}
+    return [{**about, "nmi": round(found.nmi, 4), "nmi_std": round(found.nmi_std, 4), **_columns(measures)}]
 
 
 def _generalised(learner: Learner, data: dict[str, EmbeddedBank], wanted: Evaluation) -> list[dict[str, Any]]:

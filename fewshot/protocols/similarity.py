@@ -11,6 +11,8 @@ from torch.nn import functional
 from episodes import InputError
 from fewshot.learners.base import Learner
 
+_ROUNDING = 16 * torch.finfo(torch.float32).eps  # of numbers around 1, after a few thousand operations
+
 
 class Similarity(NamedTuple):
     """A learner's similarity of embeddings.
@@ -18,11 +20,13 @@ class Similarity(NamedTuple):
     of          a (E, A, D) and b (E, B, D) to (E, A, B), higher where they rather show one class
     name        what tables call it: 'own' or 'cosine'
     directions  whether the length of an embedding says nothing
+    rounding    how far apart rounding may put similarities that are equal: those that are nearer to each other are ties
     """
 
     of: Callable[[Tensor, Tensor], Tensor]
     name: str
     directions: bool
+    rounding: float = 0.0
 
 
 def similarity_of(learner: Learner, embeddings: Tensor, every: bool = False) -> Similarity:
@@ -38,9 +42,22 @@ def similarity_of(learner: Learner, embeddings: Tensor, every: bool = False) -> 
         raise InputError(f"the embeddings of {learner.name} are not all finite numbers")
     defined = type(learner).similarity is not Learner.similarity
     if (every and learner.compares) or not (defined or scores_apart(learner, embeddings)):
-        return Similarity(_cosine, "cosine", True)
+        return Similarity(_cosine, "cosine", True, _ROUNDING)
     some = _some(embeddings, 8)[None]
-    return Similarity(learner.similarity, "own", _alike(_checked(learner, 2 * some), _checked(learner, some)))
+    directions = _alike(_checked(learner, 2 * some), _checked(learner, some))
+    return Similarity(learner.similarity, "own", directions, rounding_of(learner.similarity, embeddings))
+
+
+def rounding_of(similarity: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor) -> float:
+    """How far apart float32 arithmetic may put similarities of embeddings (M, D) that are equal, found by trying.
+
+    Equal images need not get equal bits: how products are summed depends on where they stand in a batch. The error is
+    in proportion to the numbers that are summed, which a distance of 0 does not show; so an image is compared with
+    itself and with the zero vector, and the larger of the similarities is what the error is in proportion to.
+    """
+    some = _some(embeddings, 8)[None]
+    sizes = similarity(torch.cat([some, torch.zeros_like(some)], 1), some).abs()
+    return _ROUNDING * float(sizes.nan_to_num(0, 0, 0).max())
 
 
 def scores_apart(learner: Learner, embeddings: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from fewshot.learners.base import EmbeddedBank, Learner
-from fewshot.protocols.similarity import Similarity, measuring, similarity_of
+from fewshot.protocols.similarity import Similarity, measuring, rounding_of, similarity_of
 from fewshot.statistics import Estimate, over_classes
 
 _CHUNK = 4096  # pairs compared at once
@@ -34,7 +34,11 @@ class Verification:
     auc        area under the ROC curve: how often a pair of one class scores higher than a pair of two
     eer        equal error rate, where as many pairs of one class are rejected as pairs of two are accepted
     accuracy   of 'the same from `threshold` on', a threshold chosen on the pairs of validation classes
-    tar        true accepts at 1 % false accepts
+    tar        true accepts at 1 % false accepts: from as low a threshold on as accepts no more pairs of two falsely
+
+    Pairs of equal scores, up to rounding, count as is expected if their order is random: no measure gains by scores
+    that say nothing. The threshold of the accuracy is a rule that was fixed before, so it accepts all pairs that have
+    exactly its score.
     """
 
     auc: Estimate
@@ -63,8 +67,9 @@ def verify(learner: Learner, test: EmbeddedBank, validation: EmbeddedBank, pairs
     with measuring(learner, seed):
         similarity = similarity_of(learner, test.embeddings)
         drawn, chosen = draw_pairs(test.bank, pairs, seed), draw_pairs(validation.bank, pairs, seed)
-        threshold = best_threshold(*_scores(similarity, validation, chosen))
-        same, different = _scores(similarity, test, drawn)
+        known = _scores(similarity, validation, chosen)
+        threshold = best_threshold(*_without_rounding(known, rounding_of(similarity.of, validation.embeddings)))
+        same, different = _without_rounding(_scores(similarity, test, drawn), similarity.rounding)
     clusters = np.arange(test.bank.classes) // test.bank.turns
     return Verification(
         **measures(same, different, threshold, drawn.classes.cpu().numpy(), clusters),
@@ -100,17 +105,16 @@ def measures(
     gap = (1 - true - false)[[at - 1, at]]
     way = gap[0] / (gap[0] - gap[1])  # of the line between the two points, where the error rates meet
     eer = float(false[at - 1] + way * (false[at] - false[at - 1]))
-    tar = float(np.interp(FALSE_ACCEPTS, false, true))
-    strict = thresholds[np.searchsorted(false, FALSE_ACCEPTS, side="right") - 1]
+    truly, falsely = _strict(same, different)
+    tar = float(truly.mean())
 
     steep = _slope(false, true, eer)
     accepted, rejected = different >= thresholds[at], same < thresholds[at]
-    falsely = different >= strict
     trials = {
         "auc": _placements(same, different) + 1 - _placements(different, same) - auc,
         "eer": (steep * accepted + rejected) / (1 + steep),
         "accuracy": ((same >= threshold) + 1.0 * (different < threshold)) / 2,
-        "tar": (same >= strict) - _slope(false, true, FALSE_ACCEPTS) * (falsely - falsely.mean()),
+        "tar": truly - _slope(false, true, FALSE_ACCEPTS) * (falsely - falsely.mean()),
     }
     means = {"auc": auc, "eer": eer, "accuracy": float(trials["accuracy"].mean()), "tar": tar}
     return {
@@ -132,12 +136,45 @@ def _scores(similarity: Similarity, data: EmbeddedBank, pairs: Pairs) -> tuple[n
     return found
 
 
+def _without_rounding(scores: tuple[np.ndarray, np.ndarray], rounding: float) -> list[np.ndarray]:
+    """The scores of either kind of pair, (P,) each, with those that rounding alone may have parted made equal: those
+    that are at most `rounding` more than the lowest one get its score, and so on from the next one."""
+    values, places = np.unique(np.concatenate(scores), return_inverse=True)
+    firsts = values.copy()
+    start = 0
+    while start < len(values):
+        end = int(np.searchsorted(values, values[start] + rounding, side="right"))
+        firsts[start:end] = values[start]
+        start = end
+    return np.split(firsts[places], [len(scores[0])])
+
+
 def _curve(same: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ROC curve: the shares of false and of true accepts, rising, and the scores from which on that is accepted."""
     from sklearn.metrics import roc_curve
 
     labels = np.repeat([1, 0], [len(same), len(different)])
     return roc_curve(labels, np.concatenate([same, different]), drop_intermediate=False)
+
+
+def _strict(same: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How probably each pair of one class, and of two, is accepted at FALSE_ACCEPTS, (P,) each.
+
+    Accepted are the pairs before the first pair of two classes that may not be. If that one is tied with others, the
+    order of all that are tied is random: of the t tied pairs of two classes a may be accepted, so that each of them is
+    with probability a / t, and each tied pair of one class, which stands before the (a + 1)-th of them, with
+    (a + 1) / (t + 1).
+    """
+    allowed = int(FALSE_ACCEPTS * len(different) * (1 + 1e-9))  # 0.01 * 700 is 7, less its rounding
+    if allowed >= len(different):
+        return np.ones(len(same)), np.ones(len(different))
+    level = np.partition(different, len(different) - 1 - allowed)[len(different) - 1 - allowed]
+    tied = np.sum(different == level)
+    left = allowed - np.sum(different > level)
+    return (
+        (same > level) + (same == level) * (left + 1) / (tied + 1),
+        (different > level) + (different == level) * left / tied,
+    )
 
 
 def _slope(false: np.ndarray, true: np.ndarray, at: float) -> float:

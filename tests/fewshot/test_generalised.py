@@ -1,5 +1,7 @@
 """Generalised few-shot learning: the joint label space by hand, its means, and who is refused."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -40,14 +42,29 @@ def test_the_joint_label_space_by_hand():
     assert set(joint.novel) == {0.5, 1.0}
 
 
-def test_a_query_goes_to_a_base_class_where_scores_are_equal():
-    same = on_a_line([1.0] * 6, [3, 3])
-    (joint,), _ = measured(
-        learner_of("prototypical", 1), same, on_a_line([1.0] * 4, [2, 2]), on_a_line([1.0] * 4, [2, 2])
-    )
-    assert (joint.novel == 0).all()
-    assert set(joint.base) <= {0, 0.25, 0.5, 0.75, 1}  # the first of the base classes is right by chance
-    assert 0.4 < joint.base.mean() < 0.6
+@pytest.mark.parametrize("name", ["prototypical", "npair", "simpleshot"])
+def test_embeddings_that_are_all_the_same_give_chance(name):
+    image = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    data = Given(image.repeat(20 * 20, 1), [20] * 20)  # 20 base classes, by the means of 20 images, and 5 novel ones
+    found, _ = measured(learner_of(name, 64), data, data, data, way=5, shots=[1, 5], episodes=10)
+    for joint in found:
+        assert joint.novel == pytest.approx(np.full(10, 0.04))
+        assert joint.base == pytest.approx(np.full(10, 0.04))
+
+
+def test_equal_scores_get_the_mean_over_all_orders_of_the_classes():
+    # base classes at 0, 0 and 9; novel ones at 0 and 9, so that 0 is shared by three classes and 9 by two
+    train = on_a_line([0, 0, 0, 0, 9, 9], [2, 2, 2], "train")
+    novel = on_a_line([0, 0, 0, 9, 9, 9], [3, 3])
+    (joint,), _ = measured(learner_of("prototypical", 1), novel, train, on_a_line([0, 0, 9], [1, 1, 1]))
+    places = np.array([0, 0, 9, 0, 9])  # of all five classes
+    firsts = np.zeros(5)
+    orders = list(itertools.permutations(range(5)))
+    for order in orders:  # who comes first in the order wins a tie
+        for place in (0, 9):
+            firsts[next(i for i in order if places[i] == place)] += 1 / len(orders)
+    assert joint.novel == pytest.approx(np.full(50, firsts[3:].mean()))
+    assert set(joint.base.round(6)) <= {round((k * firsts[0] + (4 - k) * firsts[2]) / 4, 6) for k in range(5)}
 
 
 class Weighted(NPair):

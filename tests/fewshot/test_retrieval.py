@@ -1,5 +1,8 @@
 """Retrieval: its measures by hand and against another library, and what its intervals cover."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -43,8 +46,10 @@ def test_measures_are_those_of_pytorch_metric_learning(name, sizes):
     cosine = name == "npair"
 
     def k_means(x, count):
-        start, _ = kmeans_plusplus(x.numpy(), count, n_local_trials=1, random_state=0)
-        return torch.from_numpy(KMeans(count, init=start, n_init=1).fit_predict(x.numpy()))
+        random = np.random.RandomState(0)
+        starts = [kmeans_plusplus(x.numpy(), count, random_state=random)[0] for _ in range(10)]
+        found = [KMeans(count, init=start, n_init=1).fit(x.numpy()) for start in starts]
+        return torch.from_numpy(min(found, key=lambda one: one.inertia_).labels_)
 
     calculator = AccuracyCalculator(
         include=("precision_at_1", "mean_average_precision_at_r", "NMI"),
@@ -136,4 +141,50 @@ def test_intervals_cover_other_classes():
 
 
 def test_clusters_of_embeddings_that_are_all_the_same_say_nothing():
-    assert mutual_information(np.ones((20, 3), np.float32), np.repeat(np.arange(4), 5), seed=0) == 0
+    assert mutual_information(np.ones((20, 3), np.float32), np.repeat(np.arange(4), 5), seed=0) == (0, 0)
+
+
+def test_nmi_of_few_classes_hardly_depends_on_the_seed():
+    embeddings = clustered(20, 100, 16, 0.4).numpy()
+    labels = np.repeat(np.arange(20), 100)
+    found = [mutual_information(embeddings, labels, seed) for seed in range(8)]
+    nmi, spread = np.transpose(found)
+    assert nmi.min() > 0.99  # from one start it is down to 0.93
+    assert (spread >= 0).all()
+    assert mutual_information(embeddings, labels, 3) == found[3]
+
+
+def test_nmi_of_many_classes_is_that_of_one_start_which_has_no_spread():
+    embeddings = clustered(600, 2, 8, 0.01).numpy()
+    nmi, spread = mutual_information(embeddings, np.repeat(np.arange(600), 2), 0)
+    assert nmi > 0.9
+    assert np.isnan(spread)
+
+
+@pytest.mark.parametrize("name", ["prototypical", "npair"])
+@pytest.mark.parametrize("size", [1, 64, 1600])
+def test_embeddings_that_are_all_the_same_give_chance(name, size):
+    image = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    found = retrieve(learner_of(name, size), Given(image.repeat(200, 1), [10] * 20), seed=0)
+    for k in RANKS:  # 9 of the 199 others are of the class
+        chance = 1 - math.comb(190, k) / math.comb(199, k)
+        assert found.recall[k].mean == pytest.approx(100 * chance)
+    at = [9 / 199 * (1 + (i - 1) * 8 / 198) / i for i in range(1, 10)]
+    assert found.map_at_r.mean == pytest.approx(100 * np.mean(at))
+
+
+def test_equal_similarities_get_the_mean_over_all_orders_of_the_images():
+    places = torch.tensor([0.0, 1, -1, 1, 2, -2, 2, -1])[:, None]
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])
+    hits, precision = ranked_by("prototypical", places, labels)
+    distances = (places - places.T).abs().numpy()
+    for query in range(8):
+        others = [i for i in range(8) if i != query]
+        count, found, precisions = int((labels == labels[query]).sum()) - 1, [], []
+        for order in itertools.permutations(others):
+            right = (labels[sorted(order, key=lambda i: distances[query, i])] == labels[query]).numpy()
+            found.append([right[:k].any() for k in RANKS])
+            at = right.cumsum() / np.arange(1, 8)
+            precisions.append((right * at)[:count].mean())
+        assert hits[query].tolist() == pytest.approx(np.mean(found, axis=0).tolist())
+        assert float(precision[query]) == pytest.approx(np.mean(precisions))

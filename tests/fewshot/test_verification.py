@@ -1,5 +1,7 @@
 """Verification: the pairs, what their scores say, and what its intervals cover."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,39 @@ def test_ties_count_half():
     assert percent([1, 1, 1, 1], [1, 1, 1, 1])["auc"] == pytest.approx(50)
     assert percent([1, 1, 1, 1], [1, 1, 1, 1])["eer"] == pytest.approx(50)
     assert percent([2, 1, 2, 1], [1, 0, 1, 0])["auc"] == pytest.approx(100 * 14 / 16)
+
+
+def _in_order(same: np.ndarray, different: np.ndarray, allowed: int) -> tuple[float, float]:
+    """True accepts and the equal error rate, percent, of scores that are all different, by counting."""
+    strict = np.sort(different)[-allowed - 1]
+    median = np.sort(np.concatenate([same, different]))[
+        -len(same)
+    ]  # where as many are accepted as there are of one kind
+    return 100 * np.mean(same > strict), 100 * np.mean(different >= median)
+
+
+def test_equal_scores_get_the_mean_over_all_orders_of_the_pairs(monkeypatch):
+    monkeypatch.setattr("fewshot.protocols.verification.FALSE_ACCEPTS", 0.25)
+    same, different = np.array([3.0, 2, 1, 1]), np.array([2.0, 1, 1, 0])
+    found = []
+    for order in itertools.permutations(range(8)):
+        noise = 0.01 * np.array(order)
+        found.append(_in_order(same + noise[:4], different + noise[4:], allowed=1))
+    tar, eer = np.mean(found, axis=0)
+    measured = percent(same, different)
+    assert measured["tar"] == pytest.approx(tar)
+    assert measured["eer"] == pytest.approx(eer)
+
+
+@pytest.mark.parametrize("name", ["prototypical", "npair"])
+def test_pairs_that_all_score_the_same_give_chance_whatever_rounding_makes_of_them(name):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(64, generator=generator)
+    copies = image.repeat(60, 1) * (1 + 2**-23 * torch.randint(-1, 2, (60, 1), generator=generator))
+    data = Given(copies, [6] * 10)
+    found = verify(learner_of(name, 64), data, data, 1000, seed=0)
+    assert (found.auc.mean, found.eer.mean, found.accuracy.mean) == (50, 50, 50)
+    assert found.tar.mean == pytest.approx(100 * 11 / 1001)  # before the 11th of 1,000 pairs of two classes
 
 
 def test_true_accepts_are_counted_at_one_false_accept_in_a_hundred():
