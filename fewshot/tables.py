@@ -127,17 +127,29 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
 
 
 def summarised(results: pd.DataFrame) -> pd.DataFrame:
-    """The tidy rows of runs with training seeds put together: MODEL, way, shot, accuracy, ci95, interval, seeds.
+    """The tidy rows of runs with training seeds put together: MODEL, way, shot and the columns below, in percent.
 
-    interval: 'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that of
-    the papers.
+    accuracy        the mean over the trainings
+    ci95, interval  'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that
+                    of the papers
+    seeds           how many trainings
+    episodes_ci95   which episodes are drawn: the papers' half-width, of several trainings its root mean square, which
+                    that of their mean cannot be wider than
+    spread          the standard deviation over the episodes that goes with it
     """
 
     def together(rows: pd.DataFrame) -> pd.Series:
         several = len(rows) > 1
         mean, ci95 = over_seeds(rows["accuracy"].to_numpy()) if several else rows[["accuracy", "ci95"]].iloc[0]
         return pd.Series(
-            {"accuracy": mean, "ci95": ci95, "interval": "seeds" if several else "episodes", "seeds": len(rows)}
+            {
+                "accuracy": mean,
+                "ci95": ci95,
+                "interval": "seeds" if several else "episodes",
+                "seeds": len(rows),
+                "episodes_ci95": np.sqrt((rows["ci95"] ** 2).mean()),
+                "spread": np.sqrt((rows["ci95"] ** 2 * rows["episodes"]).mean()) / 1.96,
+            }
         )
 
     kept = results.drop_duplicates([*_CELL, "seed"], keep="last")
