@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from baselines.published import published
+from baselines.published import NOT_RUNNABLE, published
 
-__all__ = ["presets", "published"]
+__all__ = ["NOT_RUNNABLE", "presets", "published"]
 
 _FOLDER = Path(__file__).parent
 

@@ -28,6 +28,7 @@ from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of, split_backbone
 from fewshot.protocols.generalised import NotComparable
 from fewshot.protocols.rows import check_protocols, measure
+from fewshot.provenance import of_base_classes, saw_other_data
 from fewshot.run_folder import RunFolder
 from fewshot.statistics import Estimate, over_classes
 from fewshot.tables import LEAGUE
@@ -182,12 +183,15 @@ def train_learner(
 
 
 def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
-    """A fresh learner of class `cls` from what its checkpoint says about it; the same weights for the same seed."""
+    """A fresh learner of class `cls` from what its checkpoint says about it; the same weights for the same seed.
+
+    It is external where its class is or where it started from weights of other data.
+    """
     settings = about["settings"]
     torch.manual_seed(about["seed"])
     backbone = make_backbone(settings["backbone"], about["channels"], about["size"])
     try:
-        return cls(backbone, about["classes"], variant=about["variant"], **settings["options"])
+        learner = cls(backbone, about["classes"], variant=about["variant"], **settings["options"])
     except TypeError as error:
         if error.__traceback__.tb_next is not None:  # it was called as it wants to be, and fails inside
             raise
@@ -195,6 +199,8 @@ def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
             f"{cls.name} cannot be made ({error}): its __init__ must take backbone, classes, variant='' and the options"
             f" {settings['options']}"
         ) from error
+    learner.external = learner.external or saw_other_data(about)
+    return learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +247,7 @@ class _Cell:
                     "settings": one.model_dump(exclude={"per_shot"}),
                     "validation": held_out.model_dump(),
                     "weights": _digest(one.weights),
+                    "base_weights": bool(one.weights) and of_base_classes(one.weights, train_bank),
                 },
                 shots,
                 min(config.evaluation.shots) in shots,
@@ -375,7 +382,7 @@ def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) ->
         if cell.about["seed"] == config.seeds[0]:
             learner, settings = build_learner(cell.cls, cell.about), Training.model_validate(cell.about["settings"])
             learner.check_batches(batches_from(settings.batches))
-            give_weights(learner, settings)
+            give_weights(learner, settings, train_bank)
     return cells
 
 

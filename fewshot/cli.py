@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from episodes import ImageBank, InputError, ListedEpisodes, MissingData, load_dataset
 from episodes.bank import cache_folder
-from episodes.datasets import SOURCES, SPLITS, find_source, short_name, where
+from episodes.datasets import SOURCES, SPLITS, find_source, full_name, short_name, where
 from episodes.errors import unknown_name
 from episodes.inspection import draw_episode, find_twins, intact
 from fewshot import checkpoints, comparison, tables
@@ -273,6 +273,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         )
     learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
+    if options.dataset and full_name(options.dataset) != about["dataset"]:
+        learner.external = True  # classes that are tested may be among those it was trained on
     print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
     if options.protocol == "episodes":
         tables.show(tables.sheets(_evaluate_episodes(options, about, learner, bank)), console)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from baselines import published
+from baselines import NOT_RUNNABLE, published
 from fewshot.tables import CHALLENGE, MODEL, Sheet, labels, summarised
 
 _PUBLISHED = [
@@ -15,17 +15,21 @@ _PUBLISHED = [
     "league",
     "published",
     "published_ci95",
+    "published_episodes",
     "source",
     "note",
 ]
 COLUMNS = [
-    *["run", *MODEL, "way", "shot", "label", "accuracy", "ci95", "interval"],
+    *["run", *MODEL, "way", "shot", "label", "accuracy", "ci95", "interval", "episodes_ci95"],
     *_PUBLISHED,
-    *["decimals", "difference", "difference_ci95", "verdict", "reason"],
+    *["reckoned_ci95", "reckoned_from", "decimals", "difference", "difference_ci95", "verdict", "reason"],
 ]
+_ASSUMED = 1000  # published episodes where their number is not stated
 _NOTE = (
-    "A cell is ours minus the published accuracy, in points: 'above' or 'below' where that is more than both 95 %"
-    " intervals and the rounding leave open, else 'within'; what is not below is bold"
+    "A cell is ours minus the published accuracy, in points: 'above' or 'below' if that is more than both 95 %"
+    " intervals and the rounding leave open, else 'within'; what is not below is bold. Ours covers the episodes, and of"
+    " several training seeds another training too. A published number without an interval gets that of as many episodes"
+    f" with our spread; * marks those whose source does not state how many, and {_ASSUMED:,} are assumed"
 )
 _OTHER_NOTE = "A cell is ours minus the published accuracy, in points, for orientation only"
 _WIDE = 5  # learners beside each other in a table
@@ -39,9 +43,11 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     literature  what to compare with, in the form of baselines.published(), which is the default
     run         what the run is called
 
-    difference is ours minus the published accuracy, in points. Its half-width joins both intervals, which are
-    independent, and the half unit of the last printed digit: sqrt(ours^2 + theirs^2) + rounding; a paper without an
-    interval adds nothing but the rounding. The verdict is 'above' or 'below' where the difference is larger than that,
+    difference is ours minus the published accuracy, in points. Its half-width joins the intervals, which are
+    independent, and the half unit of the last printed digit: sqrt(episodes^2 + seeds^2 + theirs^2) + rounding, with
+    seeds = 0 for one training. theirs is reckoned_ci95: the published_ci95 (reckoned_from 'interval'), else
+    1.96 s / sqrt(n) with our standard deviation s over the episodes, and n the published_episodes ('episodes') or, if
+    these are not stated, 1,000 ('assumed'). The verdict is 'above' or 'below' where the difference is larger than that,
     'within' where it is not. Rows that were measured otherwise are 'not comparable', and the reason says why; among
     them are those of other splits of the data set, whose published_protocol is another one.
     """
@@ -55,6 +61,7 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
             "image_size": "published_size",
             "accuracy": "published",
             "ci95": "published_ci95",
+            "episodes": "published_episodes",
             "paper": "source",
         }
     )
@@ -62,7 +69,13 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     whole = (theirs["published"] * 10).round(3) % 1 == 0
     theirs["decimals"] = np.where(whole.groupby([theirs["dataset"], theirs["source"]]).transform("all"), 1, 2)
     rows = ours.assign(run=run, label=labels(ours, seeds=False)).merge(theirs, on=["dataset", "way", "shot"])
-    widths = np.hypot(rows["ci95"], rows["published_ci95"].fillna(0)) + 0.5 * 10.0 ** -rows["decimals"]
+    printed, stated = rows["published_ci95"].notna(), rows["published_episodes"].notna()
+    rows["reckoned_from"] = np.select([printed, stated], ["interval", "episodes"], "assumed")
+    reckoned = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
+    rows["reckoned_ci95"] = rows["published_ci95"].where(printed, reckoned)
+    seeds = rows["ci95"].where(rows["interval"] == "seeds", 0)
+    widths = np.sqrt(rows["episodes_ci95"] ** 2 + seeds**2 + rows["reckoned_ci95"] ** 2)
+    widths += 0.5 * 10.0 ** -rows["decimals"]
     rows["difference"], rows["difference_ci95"] = rows["accuracy"] - rows["published"], widths
     rows["reason"] = [_reason(row) for row in rows.to_dict("records")]
     sides = [rows["difference"] > widths, rows["difference"] < -widths]
@@ -114,8 +127,10 @@ def _sheet(rows: pd.DataFrame, ours: pd.DataFrame, caption: str, note: str) -> S
         number=rows.groupby(_PUBLISHED, sort=False, dropna=False).ngroup(),
         theirs=rows["method"] + (" (" + rows["published_variant"] + ")").where(rows["published_variant"] != "", ""),
         printed=[
-            f"{mean:.{decimals}f}" + ("" if pd.isna(half) else f" ± {half:.{decimals}f}")
-            for mean, half, decimals in zip(rows["published"], rows["published_ci95"], rows["decimals"])
+            f"{mean:.{decimals}f}" + (f" ± {half:.{decimals}f}" if way == "interval" else "*" * (way == "assumed"))
+            for mean, half, way, decimals in zip(
+                *(rows[name] for name in ("published", "published_ci95", "reckoned_from", "decimals"))
+            )
         ],
         cell=[
             f"{difference:+.2f} {mark}".strip().replace("-", "−") for difference, mark in zip(rows["difference"], marks)
@@ -157,7 +172,7 @@ def _reason(row: dict) -> str:
     # the challenge sets people, programs and networks the same trials: it compares whole systems
     whole_systems = row["published_protocol"] == row["protocol"] == CHALLENGE
     reasons = [
-        _split_reason(row["published_protocol"], row["protocol"]),
+        _split_reason(row["dataset"], row["published_protocol"], row["protocol"]),
         "transductive" if theirs_transductive and not row["transductive"] else "",
         "inductive" if row["league"] == "inductive" and row["transductive"] else "",
         *_knowledge_reasons(row),
@@ -181,10 +196,12 @@ def _knowledge_reasons(row: dict) -> list[str]:
     ]
 
 
-def _split_reason(theirs: str, ours: str) -> str:
+def _split_reason(dataset: str, theirs: str, ours: str) -> str:
     if theirs == ours:
         return ""
-    return "split not stated" if theirs == "not-stated" else f"another split: {theirs}"
+    if theirs == "not-stated":
+        return "split not stated"
+    return f"another split: {theirs}" + (" (not in the suite)" if (dataset, theirs) in NOT_RUNNABLE else "")
 
 
 def _backbone_reason(theirs: str, ours: str) -> str:

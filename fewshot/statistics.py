@@ -173,23 +173,23 @@ def ranks(accuracies: Mapping[str, np.ndarray], level: float = 0.05) -> pd.DataF
     Two learners are told apart where p_holm of `all_pairs` is at most `level`. Index: the learner; columns:
 
     mean     in the units of the accuracies; equal means stand in the order of their names
-    rank     1 + the number of learners that are better and told apart + half the number of those not told apart: tied
-             learners share the mean of their places, as in Meta-Dataset (Triantafillou et al. 2020), and where being
-             alike does not carry over (a like b, b like c, but a better than c) they get 1.5, 2 and 2.5
+    rank     those not told apart from the best share the mean of their places, then those not told apart from the best
+             of the rest, and so on, as in Meta-Dataset (Triantafillou et al. 2020): nobody ranks above the best, though
+             being alike does not carry over (a like b, a like c, but b better than c)
+    best     whether it is not told apart from the best
     group    letters, 'a' with the best: learners that share one cannot be told apart, and those that share none can
              (the compact letter display of Piepho 2004)
     """
     means = {name: float(np.mean(values)) for name, values in accuracies.items()}
     names = sorted(means, key=lambda name: (-means[name], name))
     pairs = all_pairs({name: accuracies[name] for name in names})
-    apart = pairs["p_holm"] <= level
-    beaten = pairs.loc[apart, "second"].value_counts()  # the first of each pair has the higher mean
-    alike = networkx.Graph(pairs.loc[~apart, ["first", "second"]].itertuples(index=False, name=None))
+    alike = networkx.Graph(pairs.loc[pairs["p_holm"] > level, ["first", "second"]].itertuples(index=False, name=None))
     alike.add_nodes_from(names)
     return pd.DataFrame(
         {
             "mean": [means[name] for name in names],
-            "rank": [1 + beaten.get(name, 0) + alike.degree(name) / 2 for name in names],
+            "rank": _ranks(alike, names),
+            "best": [name == names[0] or alike.has_edge(name, names[0]) for name in names],
             "group": _letters(alike, names),
         },
         index=pd.Index(names, name="learner"),
@@ -264,6 +264,16 @@ def _cluster_counts(
     places = np.indices(classes.shape)[0].ravel(), labels[classes].ravel()
     counts = scipy.sparse.csr_array((np.ones(classes.size), places), shape=(episodes, len(sizes)))  # repeats add up
     return counts, classes.shape[1] * sizes / len(clusters)
+
+
+def _ranks(alike: networkx.Graph, names: list[str]) -> list[float]:
+    """The rank of each of the `names`, best first: the mean place of the best that is left and of those alike to it."""
+    places, left = {}, list(names)
+    while left:
+        tied = [name for name in left if name == left[0] or alike.has_edge(name, left[0])]
+        places |= dict.fromkeys(tied, len(places) + (len(tied) + 1) / 2)
+        left = [name for name in left if name not in places]
+    return [places[name] for name in names]
 
 
 def _letters(alike: networkx.Graph, names: list[str]) -> list[str]:

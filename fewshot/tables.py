@@ -56,8 +56,14 @@ OPEN = (
 APART = (
     "Learners that share a letter cannot be told apart: paired t tests on the same episodes, corrected for all pairs"
     " (Holm) at 5 %. Of learners with several seeds the mean over them is taken. The rank, 1 the best, is the mean over"
-    " the columns; learners that cannot be told apart share theirs. It covers these trained models on these images"
+    " the columns; those that share a letter with the best, in bold, share its rank, then those that share one with the"
+    " best of the rest, and so on. It covers these trained models on these images"
 )
+BOLD = (
+    "Bold is what cannot be told apart from the best of its column: paired t tests on the same episodes, corrected for"
+    " all pairs (Holm) at 5 %"
+)
+PRINTED = "Bold is the best of its column, as printed; no test tells these numbers apart"
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
 
 _LATEX = str.maketrans(
@@ -69,8 +75,11 @@ _LATEX = str.maketrans(
 )
 
 
+_Arrays = Mapping[tuple[int, int], Mapping[str, np.ndarray]]  # by (way, shot) and label, the accuracies (E,)
+
+
 class Sheet(NamedTuple):
-    """A table for readers: its cells as text, with names as the index, and which of them are the best.
+    """A table for readers: its cells as text, with names as the index, and which of them are the best: the bold ones.
 
     words: so many columns, the first ones, hold words and not numbers
     """
@@ -96,36 +105,51 @@ def caption(results: pd.DataFrame) -> str:
 def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = None) -> list[Sheet]:
     """The tables of a run, the accuracies with the papers' interval first.
 
-    accuracies: those of the episodes, as episodes.npz has them; without them learners are not told apart
+    accuracies: those of the episodes, as episodes.npz has them; without them learners are not told apart, and bold is
+    the best as printed, else what shares a letter with the best
     """
-    made = [_sheet(results, "", caption(results), results["accuracy"], results["ci95"], INTERVAL)]
-    over = summarised(results).query("interval == 'seeds'").assign(seed=0)
-    if len(over):
+    each = _by_protocol(results, accuracies or {}, seeds=True)
+    made = [_sheet(results, "", caption(results), results["accuracy"], results["ci95"], INTERVAL, each)]
+    repeated = results[results.groupby(_CELL)["seed"].transform("nunique") > 1]
+    if len(repeated):
+        over, arrays = summarised(repeated).assign(seed=0), _by_protocol(repeated, accuracies or {})
         text = f"{caption(results)}, mean of {over['seeds'].max()} training seeds"
-        made.insert(0, _sheet(over, "Over training seeds", text, over["accuracy"], over["ci95"], SEEDS))
+        made.insert(0, _sheet(over, "Over training seeds", text, over["accuracy"], over["ci95"], SEEDS, arrays))
         made[1] = made[1]._replace(title="Each training")
     if results["ci95_open"].notna().any():
         text = f"{caption(results)}, with the interval for another test set"
-        made.append(_sheet(results, "Other classes", text, results["accuracy"], results["ci95_open"], OPEN))
+        made.append(_sheet(results, "Other classes", text, results["accuracy"], results["ci95_open"], OPEN, each))
     if accuracies:
         made += _told_apart(results, accuracies)
     if (results["protocol"] == CHALLENGE).any():
-        made.insert(0, _errors(results))
+        made.insert(0, _errors(results, each))
     return made
 
 
 def summarised(results: pd.DataFrame) -> pd.DataFrame:
-    """The tidy rows of runs with training seeds put together: MODEL, way, shot, accuracy, ci95, interval, seeds.
+    """The tidy rows of runs with training seeds put together: MODEL, way, shot and the columns below, in percent.
 
-    interval: 'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that of
-    the papers.
+    accuracy        the mean over the trainings
+    ci95, interval  'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that
+                    of the papers
+    seeds           how many trainings
+    episodes_ci95   which episodes are drawn: the papers' half-width, of several trainings its root mean square, which
+                    that of their mean cannot be wider than
+    spread          the standard deviation over the episodes that goes with it
     """
 
     def together(rows: pd.DataFrame) -> pd.Series:
         several = len(rows) > 1
         mean, ci95 = over_seeds(rows["accuracy"].to_numpy()) if several else rows[["accuracy", "ci95"]].iloc[0]
         return pd.Series(
-            {"accuracy": mean, "ci95": ci95, "interval": "seeds" if several else "episodes", "seeds": len(rows)}
+            {
+                "accuracy": mean,
+                "ci95": ci95,
+                "interval": "seeds" if several else "episodes",
+                "seeds": len(rows),
+                "episodes_ci95": np.sqrt((rows["ci95"] ** 2).mean()),
+                "spread": np.sqrt((rows["ci95"] ** 2 * rows["episodes"]).mean()) / 1.96,
+            }
         )
 
     kept = results.drop_duplicates([*_CELL, "seed"], keep="last")
@@ -133,7 +157,7 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(made: Sequence[Sheet]) -> str:
-    """The tables as a Markdown page, the best of each column in bold; a note that several share comes last."""
+    """The tables as a Markdown page, with what is best in bold; a note that several share comes last."""
 
     def part(sheet: Sheet, note: str) -> str:
         bold = sheet.cells.where(~sheet.best, "**" + sheet.cells + "**")
@@ -145,7 +169,7 @@ def markdown(made: Sequence[Sheet]) -> str:
 
 
 def latex(made: Sequence[Sheet]) -> str:
-    """The tables for a paper (package booktabs), the best of each column in bold."""
+    """The tables for a paper (package booktabs), with what is best in bold."""
 
     def part(sheet: Sheet) -> str:
         cells = sheet.cells.reset_index().map(lambda cell: cell.translate(_LATEX))
@@ -164,7 +188,7 @@ def latex(made: Sequence[Sheet]) -> str:
 
 
 def show(made: Sequence[Sheet], console: Console) -> None:
-    """Print the tables to a terminal, the best of each column in bold."""
+    """Print the tables to a terminal, with what is best in bold."""
     for sheet, note in zip(made, _notes(made)):
         sides = ["left"] * (1 + sheet.words) + ["right"] * (sheet.cells.shape[1] - sheet.words)
         heads = zip([sheet.cells.index.name, *sheet.cells.columns], sides)
@@ -234,46 +258,62 @@ def _notes(made: Sequence[Sheet]) -> list[str]:
     ]
 
 
-def _sheet(rows: pd.DataFrame, title: str, about: str, means: pd.Series, widths: pd.Series, note: str) -> Sheet:
-    """One row a learner, one column a protocol, cells 'mean ± width'."""
-    printed = means.map("{:.2f}".format).astype(float)  # equal as printed is equal
+def _sheet(
+    rows: pd.DataFrame, title: str, about: str, means: pd.Series, widths: pd.Series, note: str, arrays: _Arrays
+) -> Sheet:
+    """One row a learner, one column a protocol, cells 'mean ± width'; arrays: by the labels of the rows."""
+    best, bold = _best(rows, means, arrays)
     rows = rows.assign(
         label=labels(rows),
         column=[f"{way}-way {shot}-shot" for way, shot in zip(rows["way"], rows["shot"])],
         text=["–" if np.isnan(half) else f"{mean:.2f} ± {half:.2f}" for mean, half in zip(means, widths)],
-        best=(printed == printed.groupby([rows["way"], rows["shot"]]).transform("max")) & widths.notna(),
+        best=best & widths.notna(),
     )
     shape = {"index": "label", "columns": "column"}
     text, best = (rows.pivot(values=values, **shape) for values in ("text", "best"))
     order = {"index": rows["label"].unique(), "columns": rows.sort_values(["way", "shot"])["column"].unique()}
     text, best = text.reindex(**order).fillna("–"), best.reindex(**order).eq(True)
     text.index.name = best.index.name = "learner"
-    return Sheet(title, about, text.rename_axis(columns=None), best.rename_axis(columns=None), note)
+    return Sheet(title, about, text.rename_axis(columns=None), best.rename_axis(columns=None), f"{note}. {bold}")
+
+
+def _best(rows: pd.DataFrame, means: pd.Series, arrays: _Arrays) -> tuple[pd.Series, str]:
+    """Which rows are the best of their way and shot, and a sentence on how that is told.
+
+    Those that are not told apart from the best where `arrays` has the episodes of every row, else the best as printed.
+    """
+    found = {cell: ranks(learners)["best"] for cell, learners in arrays.items()}
+    cells = zip(rows["way"], rows["shot"], labels(rows))
+    told = [found.get((way, shot), {}).get(label) for way, shot, label in cells]
+    if None not in told:
+        return pd.Series(told, index=rows.index, dtype=bool), BOLD
+    printed = means.map("{:.2f}".format).astype(float)  # equal as printed is equal
+    return printed == printed.groupby([rows["way"], rows["shot"]]).transform("max"), PRINTED
 
 
 def _told_apart(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> list[Sheet]:
     """The learners in order, with letters for those that cannot be told apart; nothing where there is one learner."""
-    columns, places = {}, {}
+    columns, places, best = {}, {}, {}
     for (way, shot), arrays in _by_protocol(results, accuracies).items():
         if len(arrays) > 1:
             found = ranks(arrays)
             name = f"{way}-way {shot}-shot"
             columns[name] = (100 * found["mean"]).map("{:.2f} ".format) + found["group"]
-            places[name] = found["rank"]
+            places[name], best[name] = found["rank"], found["best"]
     if not columns:
         return []
     rank = pd.DataFrame(places).mean(axis=1).sort_values(kind="stable")
     cells = pd.DataFrame({"rank": rank.map("{:.2f}".format), **columns}).reindex(rank.index).fillna("–")
-    first = cells.apply(lambda column: column.str.contains(r" a(?!')"))
+    first = pd.DataFrame(best).reindex(index=cells.index, columns=cells.columns).eq(True)
     return [Sheet("Which can be told apart", caption(results), cells.rename_axis("learner"), first, APART)]
 
 
 def _by_protocol(
-    results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]
+    results: pd.DataFrame, accuracies: Mapping[str, np.ndarray], seeds: bool = False
 ) -> dict[tuple[int, int], dict[str, np.ndarray]]:
-    """For each way and shot the accuracies (E,) of each learner, their mean over the seeds."""
+    """For each way and shot the accuracies (E,) of each learner, their mean over the seeds; or of each of the seeds."""
     every = {}
-    named = results.assign(label=labels(results, seeds=False))
+    named = results.assign(label=labels(results, seeds))
     for (way, shot), rows in named.sort_values(["way", "shot"], kind="stable").groupby(["way", "shot"]):
         arrays: dict[str, list[np.ndarray]] = {}
         for label, (_, row) in zip(rows["label"], rows.iterrows()):
@@ -283,7 +323,7 @@ def _by_protocol(
     return every
 
 
-def _errors(results: pd.DataFrame) -> Sheet:
+def _errors(results: pd.DataFrame, arrays: _Arrays) -> Sheet:
     """The error rates of a challenge with listed trials, with their exact intervals."""
     rows = results[results["protocol"] == CHALLENGE]
     trials = (rows["episodes"] * rows["way"] * rows["query"]).astype(int)
@@ -298,6 +338,7 @@ def _errors(results: pd.DataFrame) -> Sheet:
         index=pd.Index(labels(rows), name="learner"),
     )
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    best["error rate"] = wrong.to_numpy() == wrong.min()
+    marks, bold = _best(rows, rows["accuracy"], arrays)
+    best["error rate"] = marks.to_numpy()
     text = f"{caption(rows).partition(':')[0]}: errors in percent, {rows['way'].iloc[0]}-way one-shot"
-    return Sheet("Error rates", text, cells, best, EXACT)
+    return Sheet("Error rates", text, cells, best, f"{EXACT}. {bold}")

@@ -24,6 +24,7 @@ from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.gradients import gradients_of
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
+from fewshot.provenance import of_base_classes
 
 _BASE_SAMPLE = 5000  # base images that a learner looks at before a validation, or one a class
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
@@ -81,7 +82,7 @@ def train(
     settings = fitted(settings, learner, train_bank)
     batches = batches_from(settings.batches)
     learner.check_batches(batches)
-    give_weights(learner, settings)
+    give_weights(learner, settings, train_bank)
     way = min(validation.way, validation_bank.classes)
     sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
     precision = training_precision(settings.precision, chosen)
@@ -140,10 +141,14 @@ def fitted(settings: Training, learner: Learner | type[Learner], bank: ImageBank
     return settings.model_copy(update={"batches": dict(vars(batches)), "steps": steps})
 
 
-def give_weights(learner: Learner, settings: Training) -> None:
-    """Give the backbone the weights it starts from; InputError where a learner that lives on them has none."""
+def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
+    """Give the backbone the weights it starts from; InputError where a learner that lives on them has none.
+
+    The learner is external from then on, unless the weights are proven to be of `bank`, its base classes, alone.
+    """
     if settings.weights:
         load_weights(learner.backbone, Path(settings.weights), settings.backbone)
+        learner.external = learner.external or not of_base_classes(settings.weights, bank)
     elif learner.external:
         raise InputError(
             f"{learner.name} needs pretrained weights: give [learner.{learner.name}] of a preset the line"

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import baselines
-from baselines.published import FAMILIES, LEAGUES
+from baselines.published import FAMILIES, LEAGUES, NOT_RUNNABLE
 from episodes import InputError
 from episodes.datasets import SOURCES
 from fewshot.learners import learner_names
@@ -120,8 +120,9 @@ def test_its_data_sets_are_those_of_the_suite(table):
         (
             "omniglot",
             "vinyals",
-            "nearest-neighbour siamese matching prototypical relation meta-learning fine-tuning transfer generative",
+            "nearest-neighbour siamese matching prototypical meta-learning fine-tuning transfer generative",
         ),
+        ("omniglot", "pooled", "siamese prototypical relation meta-learning"),
         ("omniglot", "lake-oneshot", "human generative siamese prototypical transfer nearest-neighbour"),
         (
             "mini_imagenet",
@@ -251,6 +252,26 @@ def test_statistics_of_the_queries_count_as_transductive(table):
     rows = table[table["note"].str.contains("query batch statistics")]
     assert {"MAML", "Reptile"} <= set(rows["method"])
     assert set(rows["league"]) == {"transductive"}
+
+
+def test_a_row_that_is_called_transductive_is_of_that_league(table):
+    called = table[["variant", "note"]].apply(lambda column: column.str.contains(r"\btransductive\b")).any(axis=1)
+    assert {"Relation Networks", "Reptile", "MAML"} <= set(table.loc[called, "method"])
+    assert set(table.loc[called, "league"]) == {"transductive"}
+
+
+def test_a_row_whose_split_is_said_to_be_random_is_not_of_the_listed_split(table):
+    omniglot = table[table["dataset"] == "omniglot"]
+    random = omniglot[omniglot["note"].str.contains("all characters at random")]
+    assert {"Finn et al. 2017", "Sung et al. 2018", "Nichol et al. 2018"} == set(random["paper"])
+    assert set(random["protocol"]) == {"pooled"}
+
+
+def test_every_protocol_is_one_of_the_suite_or_has_a_reason_why_not(table):
+    there = set(table[["dataset", "protocol"]].itertuples(index=False, name=None))
+    ours = {(name, protocol) for name, source in SOURCES.items() for protocol in source.protocols}
+    assert there - ours == set(NOT_RUNNABLE)
+    assert all(len(reason.split()) > 5 for reason in NOT_RUNNABLE.values())
 
 
 def test_class_names_and_other_data_are_leagues_of_their_own(table):

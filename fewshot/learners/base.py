@@ -37,7 +37,8 @@ class Learner(nn.Module):
     text          True where it reads the names of classes, in training or in episodes, or the variants of which that
                   holds; tables show it. `class_names` are then the texts of the base classes (episodes.class_texts).
                   Of a learner that was made it is True or False
-    external      True where it starts from weights that were trained on other data; tables show it
+    external      True where it starts from weights that were trained on other data; tables show it. Of a learner that
+                  was made it is True too where its backbone got such weights
     compares      True where a network of its own compares two images: too slow for each image with all others
     recordable    True where `loss` does the same operations on every batch and never waits for the device, which
                   `item()`, a mask in brackets and `nonzero` do, or the variants of which that holds: on a GPU its
@@ -57,7 +58,7 @@ class Learner(nn.Module):
     adapts: ClassVar[bool] = False
     transductive: bool | Collection[str] = False
     text: bool | Collection[str] = False
-    external: ClassVar[bool] = False
+    external: bool = False
     compares: ClassVar[bool] = False
     recordable: bool | Collection[str] = False
     images_each: int | None = None

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fewshot.protocols.generalised import SUPPORT
 from fewshot.statistics import over_seeds
-from fewshot.tables import MODEL, Sheet, labels
+from fewshot.tables import MODEL, PRINTED, Sheet, labels
 
 OVER_SEEDS = (
     "± is the 95 % interval over training seeds (Student's t): it covers another training run, on the same questions"
@@ -118,7 +118,7 @@ def _sheet(
         texts = [f"{mean:.2f}" if np.isnan(half) else f"{mean:.2f} ± {half:.2f}" for mean, half in zip(means, widths)]
         cells[name] = pd.Series(texts, index=means.index).reindex(learners).fillna("–")
         best[name] = printed == (printed.min() if name in lowest else printed.max())
-    return Sheet(title, text, cells.rename_axis("learner"), best.rename_axis("learner"), note)
+    return Sheet(title, text, cells.rename_axis("learner"), best.rename_axis("learner"), f"{note}. {PRINTED}")
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:

@@ -18,11 +18,15 @@ import torch
 from conftest import toy_bank
 
 import fewshot.benchmark
+from baselines import published
 from episodes import EpisodeSampler, ImageBank, InputError, MissingData
 from fewshot import checkpoints
-from fewshot.benchmark import open_data, open_interval, run_benchmark, train_learner
-from fewshot.config import load_config
+from fewshot.backbones import make_backbone
+from fewshot.benchmark import build_learner, open_data, open_interval, run_benchmark, train_learner
+from fewshot.comparison import compare
+from fewshot.config import Training, load_config
 from fewshot.evaluation import Accuracies
+from fewshot.learners.prototypical import Prototypical
 from fewshot.statistics import over_classes, paired
 
 COLUMNS = (
@@ -346,6 +350,63 @@ def test_a_backbone_starts_from_the_weights_of_a_file(preset, toy_banks, tmp_pat
     taken = checkpoints.load(tmp_path / "run" / "prototypical-euclidean-seed0" / "best.pt")["learner"]
     given = checkpoints.load(weights)["learner"]
     assert all(torch.equal(value, given[name]) for name, value in taken.items())
+
+
+@pytest.fixture
+def named_banks(toy_banks):
+    """The toy data set with checksums, as data sets of the suite have them."""
+    return {split: dataclasses.replace(bank, checksum=f"toy {split}") for split, bank in toy_banks.items()}
+
+
+def starting_from(weights: Path, preset: str, folder: Path) -> str:
+    """The path of a preset whose prototypical networks start from these weights."""
+    path = folder / f"from-{weights.parent.name}-{weights.stem}.toml"
+    whole = Path(preset).read_text()
+    path.write_text(whole.replace("[learner.prototypical]", f"[learner.prototypical]\nweights = '{weights}'"))
+    return str(path)
+
+
+def external(preset: str, banks, folder: Path) -> bool:
+    """Whether prototypical networks of `preset` are marked as of external data, in rows, tables and comparison."""
+    rows = bench(preset, banks, folder, ["prototypical"])
+    (mark,) = set(rows["external"])
+    assert ("prototypical (euclidean) [external data]" in (folder / "results.md").read_text()) == mark
+    theirs = published("omniglot", "vinyals", league="inductive", way=5, shot=1, backbone="conv4")
+    compared = compare(rows.assign(dataset="omniglot", protocol="vinyals", image_size=28), theirs)
+    assert set(compared["reason"]) == ({"ours trained on more data"} if mark else {""})
+    return bool(mark)
+
+
+def test_whoever_starts_from_weights_is_external_though_its_learner_is_not(preset, named_banks, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    torch.save(make_backbone("conv4", 1, 16).body.state_dict(), path := tmp_path / "elsewhere" / "body.pt")
+    assert external(starting_from(path, preset, tmp_path), named_banks, tmp_path / "run")
+
+
+def test_weights_of_the_same_base_classes_are_not_external_and_others_are(preset, named_banks, tmp_path):
+    other = {**named_banks, "train": dataclasses.replace(named_banks["test"], split="train")}  # saw the test classes
+    found = {}
+    for name, banks in (("same", named_banks), ("other", other)):
+        assert not external(preset, banks, tmp_path / name)
+        path = tmp_path / name / "checkpoints" / "prototypical-euclidean-seed0" / "best.pt"
+        (tmp_path / f"{name}.toml").mkdir()
+        found[name] = external(
+            starting_from(path, preset, tmp_path / f"{name}.toml"), named_banks, tmp_path / f"2{name}"
+        )
+    assert found == {"same": False, "other": True}
+    passed_on = tmp_path / "2other" / "checkpoints" / "prototypical-euclidean-seed0" / "best.pt"
+    assert external(starting_from(passed_on, preset, tmp_path), named_banks, tmp_path / "third")
+    about = checkpoints.load(passed_on)["about"]
+    assert build_learner(Prototypical, about).external  # as evaluate and resumed runs make it
+
+
+def test_training_from_python_marks_the_learner_by_its_weights(named_banks, tmp_path):
+    torch.save(make_backbone("conv4", 1, 16).body.state_dict(), tmp_path / "body.pt")
+    learner = Prototypical(make_backbone("conv4", 1, 16), named_banks["train"].classes)
+    settings = Training(steps=0, weights=str(tmp_path / "body.pt"), batches={"classes": 10, "images": 4})
+    fewshot.benchmark.train(learner, named_banks["train"], named_banks["validation"], settings)
+    assert learner.external
+    assert not Prototypical.external
 
 
 def test_weights_that_do_not_fit_are_told_before_any_training(toy_banks, tmp_path, trained):

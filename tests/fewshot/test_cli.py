@@ -148,6 +148,14 @@ def test_evaluate_runs_a_file_only_where_it_is_named(call, preset, learner_file,
     assert trace.exists()
 
 
+def test_a_checkpoint_that_is_evaluated_on_another_data_set_is_of_external_data(call, checkpoint):
+    command = "evaluate", checkpoint, "--way", 3, "--query", 3, "--episodes", 20
+    at_home, away = call(*command), call(*command, "--dataset", "omniglot:lake")
+    assert (at_home.code, away.code) == (0, 0)
+    assert "npair [external data]" in away.out
+    assert "external" not in at_home.out
+
+
 def test_an_interruption_says_how_to_go_on(call, preset, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

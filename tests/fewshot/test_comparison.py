@@ -21,7 +21,7 @@ RUN = REFERENCE / "quick-omniglot"
 def paper(accuracy: float = 95.0, ci95: float = np.nan, **more) -> dict:
     """A published row that compares with those of `ours`."""
     row = {"dataset": "omniglot", "protocol": "vinyals", "method": "Some Networks", "variant": "", "family": "other"}
-    row |= {"backbone": "conv4", "image_size": 28, "way": 5, "shot": 1, "query": 15, "episodes": 1000}
+    row |= {"backbone": "conv4", "image_size": 28, "way": 5, "shot": 1, "query": 15, "episodes": 100_000}
     row |= {"accuracy": accuracy, "ci95": ci95, "league": "inductive", "method_in_suite": "", "paper": "Some et al."}
     row |= {"title": "Some Networks", "year": 2020, "arxiv": "", "read_from": "paper, Table 1", "note": ""}
     return row | more
@@ -73,14 +73,14 @@ def test_a_verdict_needs_more_than_both_intervals_and_the_rounding(accuracy, ver
     ("accuracy", "verdict"), [(96.33, "within"), (95.67, "within"), (96.36, "above"), (95.64, "below")]
 )
 def test_the_half_unit_of_the_last_digit_may_be_all_the_difference(accuracy, verdict):
-    row = compared(ours(accuracy, 0.3), paper(96.0))
+    row = compared(ours(accuracy, 0.3), paper(96.0, 0.0))
     assert row["difference_ci95"] == pytest.approx(0.35)
     assert row["verdict"] == verdict
 
 
 def test_a_source_with_two_decimals_has_the_smaller_rounding():
     """96.0 stands for 96.00 where the source has a 93.26."""
-    rows = compare(results(ours(96.32, 0.3)), literature(paper(96.0), paper(93.26, method="Other Networks")))
+    rows = compare(results(ours(96.32, 0.3)), literature(paper(96.0, 0), paper(93.26, 0, method="Other Networks")))
     assert rows["decimals"].tolist() == [2, 2]
     assert rows["difference_ci95"].tolist() == pytest.approx([0.305, 0.305])
     assert rows["verdict"].tolist() == ["above", "above"]
@@ -91,8 +91,45 @@ def test_decimals_are_those_of_each_source():
     assert rows["decimals"].tolist() == [1, 2]
 
 
-def test_a_paper_without_an_interval_adds_nothing_but_the_rounding():
-    assert compared(ours(96.0, 0.3), paper(95.0))["difference_ci95"] == pytest.approx(0.35)
+@pytest.mark.parametrize(
+    ("episodes", "times", "how"), [(10_000, 1, "episodes"), (400, 5, "episodes"), (pd.NA, np.sqrt(10), "assumed")]
+)
+def test_a_paper_without_an_interval_gets_that_of_its_episodes_with_our_spread(episodes, times, how):
+    """Ours has 10,000 episodes; where theirs are not stated, they are taken for 1,000."""
+    row = compared(ours(96.0, 0.3), paper(95.0, episodes=episodes))
+    assert (row["reckoned_ci95"], row["reckoned_from"]) == (pytest.approx(0.3 * times), how)
+    assert row["difference_ci95"] == pytest.approx(np.hypot(0.3, 0.3 * times) + 0.05)
+    assert np.isnan(row["published_ci95"])  # it stays what was printed
+
+
+def test_a_printed_interval_is_taken_as_it_is():
+    row = compared(ours(96.0, 0.3), paper(95.0, 0.4))
+    assert (row["reckoned_ci95"], row["reckoned_from"]) == (0.4, "interval")
+
+
+def test_two_samples_of_one_accuracy_are_seldom_told_apart():
+    """The same method measured twice, theirs on 1,000 episodes and printed without an interval."""
+    generator, apart = np.random.default_rng(0), 0
+    for _ in range(100):
+        mine, theirs = (96 + generator.normal(0, 10, count) for count in (10_000, 1000))
+        row = compared(ours(mine.mean(), 1.96 * mine.std() / 100), paper(round(theirs.mean(), 2), episodes=1000))
+        apart += row["verdict"] != "within"
+    assert apart <= 10
+
+
+def test_several_seeds_leave_the_choice_of_episodes_open_too():
+    """Three trainings that agree on the same few episodes say nothing of other episodes."""
+    three = results(*(ours(96.0, 0.5, seed=seed) for seed in range(3)))
+    (row,) = compare(three, literature(paper(95.5, 0.0))).to_dict("records")
+    assert row["ci95"] == 0
+    assert row["difference_ci95"] == pytest.approx(0.5 + 0.05)
+    assert row["verdict"] == "within"
+
+
+def test_the_intervals_over_seeds_and_over_episodes_are_joined():
+    three = results(*(ours(mean, 0.4, seed=seed) for seed, mean in enumerate((95.0, 96.0, 97.0))))
+    (row,) = compare(three, literature(paper(94.0, 0.3))).to_dict("records")
+    assert row["difference_ci95"] == pytest.approx(np.sqrt(4.302653**2 / 3 + 0.4**2 + 0.3**2) + 0.05)
 
 
 def test_several_seeds_count_as_one_with_the_interval_over_seeds():
@@ -128,6 +165,7 @@ def test_the_published_numbers_are_what_is_compared_with(reference):
     ("odd", "reason"),
     [
         ({"protocol": "lake"}, "another split: lake"),
+        ({"protocol": "pooled"}, "another split: pooled (not in the suite)"),
         ({"league": "transductive"}, "transductive"),
         ({"league": "external-data"}, "trained on more data"),
         ({"league": "class-names"}, "uses the names of classes"),
@@ -268,6 +306,13 @@ def test_published_numbers_are_as_their_source_printed_them():
     )
     (sheet,) = sheets(compare(results(ours()), several))
     assert sheet.cells["published"].tolist()[1:] == ["95.0 ± 0.5", "94.0", "93.10 ± 0.80", "92.25"]
+
+
+def test_a_number_whose_episodes_are_assumed_is_marked_and_the_note_says_so():
+    several = literature(paper(95.0, 0.5, method="One"), paper(94.0, method="Two", episodes=pd.NA))
+    (sheet,) = sheets(compare(results(ours()), several))
+    assert sheet.cells["published"].to_dict() == {"ours": "", "One": "95.0 ± 0.5", "Two": "94.0*"}
+    assert "* marks those whose source does not state how many" in sheet.note
 
 
 def test_what_is_not_comparable_is_left_out_where_something_is():

@@ -442,13 +442,30 @@ def test_learners_not_told_apart_share_the_mean_of_their_ranks_and_a_letter():
 
 def test_a_learner_like_two_that_are_not_alike_has_both_letters():
     table = ranks(_learners(a=0.6, b=0.3, c=0.0))
-    assert _places(table) == {"a": (1.5, "a"), "b": (2, "ab"), "c": (2.5, "b")}
+    assert _places(table) == {"a": (1.5, "a"), "b": (1.5, "ab"), "c": (3, "b")}
 
 
 def test_letters_follow_who_is_told_apart_and_not_the_order_of_means():
     # c varies too much to be told apart from either
     table = ranks(_learners(a=2.0, b=1.0, c=0.5, noise=9))
-    assert _places(table) == {"a": (1.5, "a"), "b": (2.5, "b"), "c": (2, "ab")}
+    assert _places(table) == {"a": (1.5, "a"), "b": (3, "b"), "c": (1.5, "ab")}
+
+
+def test_all_that_share_a_letter_with_the_best_are_best_and_none_ranks_above_it():
+    # the best varies too much to be told apart from either of two that are told apart
+    table = ranks(_learners(second=1.0, third=0.5, first=1.1, noise=9))
+    assert dict(table["group"]) == {"first": "ab", "second": "a", "third": "b"}
+    assert table["best"].all()
+    assert list(table["rank"]) == [2, 2, 2]
+
+
+def test_the_first_rank_is_that_of_the_best_and_of_what_shares_a_letter_with_it():
+    random = np.random.default_rng(23)
+    deviations = random.uniform(0.2, 4, 12)
+    table = ranks({f"learner {i}": random.normal(i / 4, deviation, 100) for i, deviation in enumerate(deviations)})
+    shared = [bool(set(group) & set(table["group"].iloc[0])) for group in table["group"]]
+    assert 1 < sum(shared) < 12
+    assert list(table["best"]) == list(table["rank"] == table["rank"].min()) == shared
 
 
 def test_ranks_add_up_as_if_there_were_no_ties():

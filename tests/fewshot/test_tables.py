@@ -155,6 +155,54 @@ def test_text_from_outside_is_not_taken_for_markup():
     assert "[red]" in printed(tables.sheets(results))
 
 
+# bold, with the accuracies of episodes
+
+
+@pytest.fixture
+def wavering() -> dict[str, np.ndarray]:
+    """The best varies so much that it is like both others, which differ: letters 'ab', 'a' and 'b'."""
+    generator = np.random.default_rng(1)
+    hard = generator.normal(0, 0.05, 400)
+    steady = {
+        f"{name}-seed0/5way{shot}shot": mean + hard + generator.normal(0, 0.001, 400)
+        for name, mean in (("siamese", 0.71), ("my_own", 0.70))
+        for shot in (1, 5)
+    }
+    swinging = 0.8 * (generator.permutation(400) % 2 - 0.5) + 0.715
+    return steady | {f"npair-seed0/5way{shot}shot": swinging for shot in (1, 5)}
+
+
+def test_bold_is_what_shares_a_letter_with_the_best_in_every_table(plain, wavering):
+    made = tables.sheets(plain.assign(ci95_open=2.5), wavering)
+    assert [letters(made[-1], name) for name in ("npair", "siamese", "my_own")] == [{"a", "b"}, {"a"}, {"b"}]
+    assert [sheet.title for sheet in made] == ["", "Other classes", "Which can be told apart"]
+    for sheet in made:
+        assert sheet.best["5-way 1-shot"].all()
+    assert set(made[-1].cells["rank"]) == {"2.00"}
+
+
+def test_bold_goes_by_the_episodes_and_not_by_what_is_printed(plain):
+    """The printed means of `plain` are all equal."""
+    made = tables.sheets(plain, arrays(npair=0.9, siamese=0.8, my_own=0.9))
+    assert made[0].best["5-way 1-shot"].to_dict() == {"npair": True, "siamese": False, "my_own": True}
+    assert tables.BOLD in made[0].note
+
+
+def test_over_training_seeds_bold_goes_by_the_mean_over_them_and_each_training_by_its_own():
+    results = rows(
+        *({"learner": name, "accuracy": (90.0, 95.0), "seed": seed} for name in ("npair", "siamese") for seed in (0, 1))
+    )
+    over, each, _ = tables.sheets(results, arrays(npair=0.95, siamese=0.9) | arrays(seed=1, npair=0.8, siamese=0.91))
+    assert over.best["5-way 1-shot"].to_dict() == {"npair": False, "siamese": True}
+    assert each.best.query("`5-way 1-shot`").index.tolist() == ["npair, seed 0"]
+
+
+def test_where_a_learner_lacks_its_episodes_bold_is_the_best_as_printed(results):
+    sheet = tables.sheets(results, arrays(npair=0.7, my_own=0.9))[0]
+    assert sheet.best["5-way 1-shot"].to_dict() == {"npair": True, "siamese (koch)": False, "my_own": False}
+    assert tables.PRINTED in sheet.note
+
+
 # several tables
 
 
@@ -490,6 +538,12 @@ def test_the_fewest_errors_of_a_challenge_are_bold(challenge):
 
 def test_a_challenge_has_its_accuracies_too(challenge):
     assert tables.sheets(challenge)[1].cells.loc["npair"].tolist() == ["91.50 ± 0.13"]
+
+
+def test_error_rates_that_cannot_be_told_apart_are_bold_together(challenge):
+    generator = np.random.default_rng(2)
+    alike = {f"{name}-seed0/20way1shot": generator.normal(0.95, 0.05, 20) for name in ("npair", "siamese")}
+    assert tables.sheets(challenge, alike)[0].best["error rate"].tolist() == [True, True]
 
 
 def test_error_rates_are_those_of_the_challenge_alone(results):
