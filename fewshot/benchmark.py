@@ -26,9 +26,9 @@ from fewshot.files import writing
 from fewshot.fitting import fitted_config, with_held_out
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of, split_backbone
+from fewshot.pretraining import of_base_classes, saw_other_data
 from fewshot.protocols.generalised import NotComparable
 from fewshot.protocols.rows import check_protocols, measure
-from fewshot.provenance import of_base_classes, saw_other_data
 from fewshot.run_folder import RunFolder
 from fewshot.statistics import Estimate, over_classes
 from fewshot.tables import LEAGUE

@@ -24,7 +24,7 @@ from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.gradients import gradients_of
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
-from fewshot.provenance import of_base_classes
+from fewshot.pretraining import of_base_classes
 
 _BASE_SAMPLE = 5000  # base images that a learner looks at before a validation, or one a class
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
