@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from conftest import refusal
 
 import baselines
 from episodes import InputError
