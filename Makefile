@@ -23,7 +23,7 @@ test: lint  ## lint, then run the tests
 	@.venv/bin/pytest
 
 test-lowest: $(LOWEST)  ## run the quick tests with the lowest versions that setup.cfg allows; they want PYTHON=python3.11
-	@.venv-lowest/bin/pytest -m 'not slow' --ignore tests/test_learn2learn.py
+	@.venv-lowest/bin/pytest -W ignore -m 'not slow' --ignore tests/test_learn2learn.py
 
 lint: $(READY)  ## check style and formatting
 	@.venv/bin/ruff check --quiet $(PACKAGES)
@@ -50,7 +50,7 @@ $(READY): setup.cfg pyproject.toml Makefile
 		--config-settings=--build-option=build_ext learn2learn==0.2.0
 	@touch $(READY)
 
-# learn2learn is left out: it is no dependency of the suite, and the Makefile pins it
+# Old packages beside new ones warn of each other. learn2learn is no dependency, and the Makefile pins it.
 $(LOWEST): setup.cfg tests/lowest.py
 	@$(PYTHON) -m venv .venv-lowest
 	@$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
