@@ -1,23 +1,29 @@
 # Each target makes what it needs, the virtual environment in .venv included.
 PYTHON ?= python3
 READY := .venv/ready
+LOWEST := .venv-lowest/ready
 PACKAGES := baselines episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test lint perf clean
+.PHONY: help bench test test-lowest lint perf clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PROTOCOL= DATA= SIZE= HELD_OUT= DEVICE= SEED= OUTPUT= pass through
+bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PROTOCOL= WAY= SHOT= QUERY= EPISODES= STEPS= DATA= SIZE= HELD_OUT= DEVICE= SEED= OUTPUT= pass through
 	@.venv/bin/fewshot bench --resume \
 		$(if $(PRESET),--preset '$(PRESET)') $(if $(DATASET),--dataset '$(DATASET)') \
 		$(if $(LEARNER),--learner '$(LEARNER)') $(if $(DATA),--data '$(DATA)') $(if $(DEVICE),--device '$(DEVICE)') \
+		$(if $(WAY),--way '$(WAY)') $(if $(SHOT),--shot '$(SHOT)') $(if $(QUERY),--query '$(QUERY)') \
+		$(if $(EPISODES),--episodes '$(EPISODES)') $(if $(STEPS),--steps '$(STEPS)') \
 		$(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(HELD_OUT),--held-out '$(HELD_OUT)') \
 		$(if $(SIZE),--size '$(SIZE)') $(if $(SEED),--seed '$(SEED)') $(if $(OUTPUT),--output '$(OUTPUT)')
 
 test: lint  ## lint, then run the tests
 	@.venv/bin/pytest
+
+test-lowest: $(LOWEST)  ## run the quick tests with the lowest versions that setup.cfg allows; they want PYTHON=python3.11
+	@.venv-lowest/bin/pytest -W ignore -m 'not slow' --ignore tests/test_learn2learn.py
 
 lint: $(READY)  ## check style and formatting
 	@.venv/bin/ruff check --quiet $(PACKAGES)
@@ -28,7 +34,7 @@ perf: $(READY)  ## measure speed and memory beside other packages; ONLY= DATA= O
 		$(if $(ONLY),--only '$(ONLY)') $(if $(DATA),--data '$(DATA)') $(if $(OUTPUT),--output '$(OUTPUT)')
 
 clean:  ## remove the virtual environment and what tools leave behind; results and the data cache stay
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # learn2learn 0.2.0 ships C files too old for Python >= 3.11: built in this environment, with its own Cython, they are
@@ -43,3 +49,10 @@ $(READY): setup.cfg pyproject.toml Makefile
 	@.venv/bin/python -m pip install --quiet --use-pep517 --no-deps --no-build-isolation \
 		--config-settings=--build-option=build_ext learn2learn==0.2.0
 	@touch $(READY)
+
+# Old packages beside new ones warn of each other. learn2learn is no dependency, and the Makefile pins it.
+$(LOWEST): setup.cfg tests/lowest.py
+	@$(PYTHON) -m venv .venv-lowest
+	@$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	@.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[test]'
+	@touch $(LOWEST)

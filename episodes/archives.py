@@ -10,6 +10,7 @@ import io
 import lzma
 import os
 import re
+import stat
 import tarfile
 import tempfile
 import threading
@@ -24,7 +25,7 @@ from PIL import Image
 
 from episodes.errors import InputError
 
-_LARGEST = 64 * 2**20  # bytes of one unpacked image file; more is no image of these data sets but a bomb
+_LARGEST = 64 * 2**20  # bytes of one (unpacked) file; more is no image of these data sets but a bomb
 _MOST = 200  # times its size that a compressed tar may unpack to; images hardly compress
 _PIECE = 2**20
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
@@ -59,9 +60,11 @@ class ImageFiles(EncodedImages):
 
     names        their sorted paths
     others       sorted paths of the files that do not match
+    repeated     sorted paths of the links of a folder that lead to one which is read under another name
     fingerprint  changes whenever such a file is added, removed or altered
 
-    Hidden files and folders are passed over, and folders of whose name `enter` is False. A compressed tar is unpacked
+    Hidden files and folders are passed over, and folders of whose name `enter` is False. What `pattern` asks for must
+    be a regular file: a pipe or a device would never end. A compressed tar is unpacked
     once, into a nameless temporary file, since it could not be read in another order otherwise.
     """
 
@@ -76,6 +79,10 @@ class ImageFiles(EncodedImages):
     @property
     def others(self) -> list[str]:
         return self._listed[1]
+
+    @property
+    def repeated(self) -> list[str]:
+        return self._walked[1] if self.path.is_dir() else []
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -101,6 +108,8 @@ class ImageFiles(EncodedImages):
         """Opened when first needed: whoever finds a prepared bank never asks for it."""
         kind = _Folder if self.path.is_dir() else _Zip if self.path.suffix.lower() == ".zip" else _Tar
         try:
+            if kind is not _Folder:
+                _check_regular(self.path, self.path.stat())
             return kind(self.path)
         except InputError:
             raise
@@ -112,13 +121,16 @@ class ImageFiles(EncodedImages):
 
     @property
     def _marks(self) -> list[tuple[str, int, int]]:
-        """Path, size and time of each wanted file of a folder."""
+        """Path, size and time of each wanted file of a folder; InputError if one is no regular file."""
         wanted = self._wanted.search
-        return sorted((name, *_mark(entry.stat())) for name, entry in self._entries if wanted(name))
+        found = [(name, entry.stat()) for name, entry in self._walked[0] if wanted(name)]
+        for name, status in found:
+            _check_regular(self.path / name, status)
+        return sorted((name, *_mark(status)) for name, status in found)
 
     @functools.cached_property
-    def _entries(self) -> list[tuple[str, os.DirEntry]]:
-        """Path and entry of each file of a folder."""
+    def _walked(self) -> tuple[list[tuple[str, os.DirEntry]], list[str]]:
+        """Path and entry of each file of a folder, and the links to folders that were left out."""
         try:
             return _walk(self.path, self._enter)
         except OSError as error:
@@ -127,7 +139,7 @@ class ImageFiles(EncodedImages):
     @functools.cached_property
     def _listed(self) -> tuple[list[str], list[str]]:
         if self.path.is_dir():
-            every = [name for name, _ in self._entries]
+            every = [name for name, _ in self._walked[0]]
         else:
             every = [name for name in dict.fromkeys(self._content.names()) if not _hidden(name)]
             for name in every:
@@ -150,6 +162,24 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES) and path.is_file()
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """The file at `path` for reading; InputError if it is a pipe or a device, which would hang or never end."""
+    with contextlib.ExitStack() as failing:
+        file = failing.enter_context(open(path, "rb", opener=_without_waiting))
+        _check_regular(path, os.fstat(file.fileno()))
+        failing.pop_all()
+    return file
+
+
+def read_regular(path: Path) -> bytes:
+    """What is in the file at `path`; InputError if it is no regular file, or too large for an image or a list."""
+    with open_regular(path) as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise InputError(f"{path} is larger than {_LARGEST >> 20} MB: it is neither an image nor a list of images")
+    return data
+
+
 def fingerprint(marks: Any) -> str:
     """A short digest of what says that files are as they were."""
     return hashlib.blake2b(repr(marks).encode(), digest_size=8).hexdigest()
@@ -160,7 +190,7 @@ class _Folder:
         self._path = path
 
     def read(self, name: str) -> bytes:
-        return (self._path / name).read_bytes()
+        return read_regular(self._path / name)
 
 
 class _Zip:
@@ -205,7 +235,7 @@ class _Tar:
 
 def _unpacked(path: Path) -> IO[bytes]:
     """The plain tar in `path`: the file itself, or a temporary one that disappears with the process."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(6)
     unpack = next((opener for signature, opener in _COMPRESSIONS.items() if start.startswith(signature)), None)
     if unpack is None:
@@ -224,24 +254,44 @@ def _unpacked(path: Path) -> IO[bytes]:
     return unpacked
 
 
-def _walk(
-    root: Path, enter: Callable[[str], bool], inside: str = "", above: frozenset = frozenset()
-) -> list[tuple[str, os.DirEntry]]:
-    """Path and entry of every file in `root`; through links to folders too, but not round in circles."""
-    here = (status := os.stat(root / inside)).st_dev, status.st_ino
-    if here in above:
-        return []
-    found = []
-    with os.scandir(root / inside) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] == "." or name == "__MACOSX":
-                continue
-            if not entry.is_dir():
-                found.append((inside + name, entry))
-            elif enter(name):
-                found += _walk(root, enter, f"{inside}{name}/", above | {here})
-    return found
+def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.DirEntry]], list[str]]:
+    """Path and entry of every file in `root`, and the links to folders that are left out, sorted.
+
+    Links to folders are followed, but each folder is read once, under its own name if it has one in `root`: links that
+    lead round in circles end, and links that form a lattice are not followed along each of its paths.
+    """
+    files, repeated, seen = [], [], set()
+    folders, links = [""], []
+    while folders or links:
+        linked = not folders
+        inside = links.pop() if linked else folders.pop()
+        here = (status := os.stat(root / inside)).st_dev, status.st_ino
+        if here in seen:
+            if linked:
+                repeated.append(inside[:-1])
+            continue
+        seen.add(here)
+        with os.scandir(root / inside) as entries:
+            # the last one is taken next: by name, so that it is the same one on every machine
+            for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+                name = entry.name
+                if name[0] == "." or name == "__MACOSX":
+                    continue
+                if not entry.is_dir():
+                    files.append((inside + name, entry))
+                elif enter(name):
+                    (links if entry.is_symlink() else folders).append(f"{inside}{name}/")
+    return files, sorted(repeated)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file; if it is a pipe, does not wait until somebody writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is no regular file but a pipe, a device or a folder: move it away")
 
 
 def _hidden(name: str) -> bool:

@@ -1,14 +1,20 @@
 """Reading pickles that nobody vouches for: arrays, bytes, strings, numbers and containers come out, nothing is run."""
 
 import collections
+import functools
 import pickle
 import re
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from episodes.archives import open_regular
 from episodes.errors import InputError
+
+_DEEPEST = 32  # tuples in tuples; arrays and lists of numbers need three
 
 
 def load(path: Path) -> Any:
@@ -18,8 +24,8 @@ def load(path: Path) -> Any:
     containers, in forms of our own that make nothing else. Files of Python 2 are read too.
     """
     try:
-        with path.open("rb") as file:
-            return _Unpickler(file, encoding="latin1").load()
+        with open_regular(path) as file:
+            return _Unpickler(_WholeLines(file), encoding="latin1").load()
     except InputError as error:
         raise InputError(f"{path} is refused: {error}") from error
     except Exception as error:  # the bytes decide what goes wrong inside the unpickler
@@ -46,7 +52,7 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, by_columns, data = state
-        super().__setstate__((1, shape, dtype.real, by_columns, _bytes(data)))
+        super().__setstate__((1, shape, dtype.real, by_columns, _contents(data, dtype)))
 
 
 def _reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
@@ -54,11 +60,21 @@ def _reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
 
 
 def _from_buffer(buffer: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(buffer, dtype=dtype.real).reshape(shape, order=order)
+    return np.frombuffer(_contents(buffer, dtype), dtype=dtype.real).reshape(shape, order=order)
 
 
 def _scalar(dtype: _Dtype, data: bytes | str) -> Any:
-    return np.frombuffer(_bytes(data), dtype=dtype.real, count=1)[0].item()
+    return np.frombuffer(_contents(data, dtype), dtype=dtype.real, count=1)[0].item()
+
+
+def _contents(data: bytes | str, dtype: _Dtype) -> bytes:
+    """The bytes of an array; InputError if they are to be text and are none, which NumPy would find out too late."""
+    data = _bytes(data)
+    if dtype.real.kind == "U":
+        points = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.real.byteorder))
+        if ((points > sys.maxunicode) | ((points >= 0xD800) & (points < 0xE000))).any():  # surrogates are no characters
+            raise InputError("it holds an array of text with numbers that are no characters")
+    return data
 
 
 def _bytes(data: bytes | str, encoding: str = "latin1") -> bytes:
@@ -107,7 +123,41 @@ for _builtins in ("builtins", "__builtin__"):  # in Python 3 and 2
     _ALLOWED[_builtins, "bytes"] = _Call(_no_bytes)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Tuple(tuple):
+    """A tuple that can be no key, for tuples of one tuple again and again take for ever to hash, and nests a little."""
+
+    __hash__ = None
+
+    def __init__(self, items: Iterable) -> None:
+        self.height = 1 + max((item.height for item in items if isinstance(item, _Tuple)), default=0)
+        if self.height > _DEEPEST:
+            raise InputError(f"it holds tuples in tuples, more than {_DEEPEST} deep, and images need no such thing")
+
+
+def _watched(load_tuple: Callable, unpickler: "_Unpickler") -> None:
+    load_tuple(unpickler)
+    unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
+
+
+class _WholeLines:
+    """A file whose last line is not taken for whole if it was cut off; the unpickler in Python does not mind."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.read = file, file.read
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
+        return line
+
+
+class _Unpickler(pickle._Unpickler):  # the one in Python, since that in C lets nobody see its tuples
+    dispatch = pickle._Unpickler.dispatch | {
+        opcode: functools.partial(_watched, pickle._Unpickler.dispatch[opcode])
+        for opcode in b"".join((pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3))
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise InputError(f"it wants to load {f'{module}.{name}':.80}, and a file of images needs no such thing")

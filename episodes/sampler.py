@@ -113,13 +113,15 @@ class EpisodeSampler:
             if number < least:
                 raise InputError(f"{word} must be at least {least}, not {number}")
         if way > len(sizes):
-            raise InputError(f"{way}-way episodes need {way} classes, but {where} has {len(sizes)}: ask for fewer ways")
+            raise InputError(
+                f"{way}-way episodes need {way} classes, but {where} has {len(sizes)}: ask for fewer ways with --way"
+            )
         smallest = int(sizes.argmin())
         if shot + query > int(sizes[smallest]):
             name = f"'{bank_or_sizes.class_names[smallest]}'" if named else str(smallest)
             raise InputError(
                 f"{shot} shots and {query} queries need {shot + query} images a class, but class {name} of"
-                f" {where} has {int(sizes[smallest])}: ask for fewer shots or queries"
+                f" {where} has {int(sizes[smallest])}: ask for fewer shots or queries with --shot or --query"
             )
         self.way, self.shot, self.query, self.seed = way, shot, query, seed
         self._sizes = sizes

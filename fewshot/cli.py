@@ -119,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--protocol", type=_names, metavar="NAME[,NAME]", help=f"{_PROTOCOLS}; several with commas (default: episodes)"
     )
+    bench.add_argument("--way", type=_counts, metavar="N[,N]", help="classes a test episode (default: the preset's)")
+    bench.add_argument("--shot", type=_counts, metavar="N[,N]", help="support images a class (default: the preset's)")
+    bench.add_argument("--query", type=_count, metavar="Q", help="queries a class (default: the preset's)")
+    bench.add_argument("--episodes", type=_several, metavar="E", help="how many (default: the preset's)")
+    bench.add_argument("--steps", type=_count, metavar="S", help="steps of each training (default: the preset's)")
     bench.set_defaults(command=_bench)
 
     train = commands.add_parser("train", parents=[run], help="train one learner, write its checkpoint")
@@ -225,6 +230,11 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         *(options.preset, options.learner, options.dataset, options.seed, options.size),
         protocols=options.protocol,
         held_out=options.held_out,
+        ways=options.way,
+        shots=options.shot,
+        query=options.query,
+        episodes=options.episodes,
+        steps=options.steps,
     )
     config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, config.data.dataset)
@@ -568,6 +578,21 @@ def _seeds(text: str) -> list[int]:
     if len(seeds) != len(text.split(",")) or max(seeds) >= 2**63:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on, nor several with commas")
     return seeds
+
+
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or not least <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
+    return int(text)
+
+
+def _several(text: str) -> int:
+    return _count(text, least=2)
+
+
+def _counts(text: str) -> list[int]:
+    """As many whole numbers as there are between the commas, each once."""
+    return list(dict.fromkeys(_count(part.strip()) for part in text.split(",")))
 
 
 def _positive(text: str) -> int:

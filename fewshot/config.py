@@ -153,11 +153,18 @@ def load_config(
     size: int | None = None,
     protocols: list[str] | None = None,
     held_out: int | None = None,
+    ways: list[int] | None = None,
+    shots: list[int] | None = None,
+    query: int | None = None,
+    episodes: int | None = None,
+    steps: int | None = None,
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
     learners, seeds, size, protocols, held_out: instead of the preset's own; the learner 'all' stands for every one of
-    the suite that can run here; dataset: instead of the preset's, and then without fallback.
+    the suite that can run here; dataset: instead of the preset's, and then without fallback; ways, shots, query,
+    episodes: instead of the preset's test episodes, and of its generalised ones, these with the way if it is a single
+    one; steps: of every model that trains.
     A named preset has one file for characters and one for photographs; `dataset` decides. A preset's table [training]
     holds for every learner, [learner.NAME] for that one and its variants, [learner."NAME:VARIANT"] for that variant,
     and either with @BACKBONE for it on that backbone. Raises InputError for names and values that there are not.
@@ -179,9 +186,10 @@ def load_config(
     }
     chosen = {**({"dataset": dataset, "fallback": ""} if dataset else {}), **({"size": size} if size else {})}
     chosen |= {} if held_out is None else {"held_out": held_out}
-    for name, own in (("data", chosen), ("evaluation", {"protocols": protocols} if protocols else {})):
+    tests = _tests_asked_for(protocols=protocols, ways=ways, shots=shots, query=query, episodes=episodes)
+    for name, own in (("data", chosen), ("evaluation", tests)):
         if own and isinstance(table.get(name, {}), dict):
-            table[name] = {**table.get(name, {}), **own}
+            table[name] = _laid_over(table.get(name, {}), own)
     if seeds:
         table["seeds"] = seeds
     config = _checked(Config, table, str(path))
@@ -189,8 +197,29 @@ def load_config(
     data = config.data.model_copy(update={key: full_name(name) for key, name in wanted.items() if name})
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
-    settings = {spec: _complete(spec, one) for spec, one in config.learner.items()}
+    settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
     return config.model_copy(update={"data": data, "learner": settings})
+
+
+def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
+    """The table [evaluation] of the arguments that were given; InputError for values that there are not."""
+    tests = {name: value for name, value in arguments.items() if value is not None}
+    generalised = {name: tests[name] for name in ("shots", "query", "episodes") if name in tests}
+    if len(tests.get("ways", ())) == 1:
+        generalised["way"] = tests["ways"][0]
+    if generalised:
+        tests["generalised"] = generalised
+    _checked(Evaluation, tests, "the arguments")
+    return tests
+
+
+def _with_steps(settings: LearnerSettings, steps: int | None) -> LearnerSettings:
+    """The settings of models that train with so many steps; one that does not train still does not."""
+    if steps is None:
+        return settings
+    every = {"": settings, **settings.per_shot}
+    trained = {shot: one.model_copy(update={"steps": steps}) if one.steps else one for shot, one in every.items()}
+    return trained.pop("").model_copy(update={"per_shot": trained})
 
 
 def _settings_of_all(
@@ -232,7 +261,7 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
     for level in levels:
         for name, value in level.items():
             before = merged.get(name)
-            inner = name in ("options", "per_shot") or name.isdecimal()
+            inner = name in ("options", "per_shot", "generalised") or name.isdecimal()
             merged[name] = (
                 _laid_over(before, value) if inner and value and type(before) is type(value) is dict else value
             )

@@ -23,11 +23,12 @@ def fitted_config(config: Config, banks: dict[str, ImageBank]) -> Config:
 
 
 def fitted_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
-    """The shots that leave images for queries; where there are none they stay, and are refused later."""
+    """The shots that leave images for queries, or else the most that do; with a single image they stay, and are
+    refused later."""
     fewest = int(bank.sizes.min())
-    shots = [shot for shot in settings.shots if shot < fewest]
-    if not shots:
+    if fewest < 2:
         return settings
+    shots = [shot for shot in settings.shots if shot < fewest] or [fewest - 1]
     way, query = min(settings.way, bank.classes), min(settings.query, fewest - max(shots))
     return _changed("generalised", settings, bank, way=way, shots=shots, query=query)
 
@@ -62,7 +63,8 @@ def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
 
 
 def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
-    """The test protocols that the bank can fill; where it can fill none they stay, and are refused later.
+    """The test protocols that the bank can fill: of the ways and shots those that it has classes and images for, or
+    else the most it has. With a single class or image they stay, and are refused later.
 
     Where the data set's protocol lists its episodes, they are those.
     """
@@ -75,10 +77,10 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     if "generalised" in evaluation.protocols:
         evaluation = evaluation.model_copy(update={"generalised": fitted_generalised(evaluation.generalised, bank)})
     fewest = int(bank.sizes.min())
-    ways = [way for way in evaluation.ways if way <= bank.classes]
-    shots = [shot for shot in evaluation.shots if shot < fewest]
-    if not ways or not shots:
+    if bank.classes < 2 or fewest < 2:
         return evaluation
+    ways = [way for way in evaluation.ways if way <= bank.classes] or [bank.classes]
+    shots = [shot for shot in evaluation.shots if shot < fewest] or [fewest - 1]
     query = min(evaluation.query, fewest - max(shots))
     return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
 

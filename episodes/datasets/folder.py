@@ -91,6 +91,11 @@ def look(files: ImageFiles, protocol: str = "") -> Layout:
     listings = [name for name in listings if places.split_of(name.rpartition("/")[2])] or listings
     splits = _from_csv(files, images, listings) if listings else _from_folders(files, images)
     remarks = _left_out([*files.others, *(set(files.names) - images.keys() - set(listings))], images, splits)
+    if repeated := files.repeated:
+        remarks.append(
+            f"{_left(len(repeated), 'link')}, to folders that are read under another name, the first one is"
+            f" {repeated[0]}"
+        )
     splits = {split: {name: splits[split][name] for name in sorted(splits[split])} for split in splits}
     given = _given(splits)
     if given is None and len(splits) > 1:

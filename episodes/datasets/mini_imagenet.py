@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from episodes import pickles
-from episodes.archives import ImageFiles, fingerprint, is_archive
+from episodes.archives import ImageFiles, fingerprint, is_archive, read_regular
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import places, wordnet
 from episodes.datasets.classes import read_classes
@@ -137,7 +137,7 @@ def _unpickled(path: Path, split: str) -> Classes:
         raise InputError(f"{path} holds a {type(data).__name__}, not image_data and class_dict, nor data and labels")
     data = {_text(key): value for key, value in data.items()}
     images = data.get("image_data", data.get("data"))
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+    if not _are_images(images):
         kind = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         raise InputError(f"{path} holds {kind} as its images, not an array of bytes (images, height, width, 3)")
     try:
@@ -156,6 +156,11 @@ def _unpickled(path: Path, split: str) -> Classes:
     return classes
 
 
+def _are_images(array: object) -> bool:
+    """Whether it is an array of bytes (images, height, width, 3), none of them 0."""
+    return isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[3:] == (3,) and array.size > 0
+
+
 def _members(data: dict, images: int) -> dict[str, np.ndarray]:
     """The image numbers of each class, from class_dict, or from labels with or without catname2label."""
     if "class_dict" in data:
@@ -169,6 +174,8 @@ def _members(data: dict, images: int) -> dict[str, np.ndarray]:
 
 
 def _numbers_in(values: object) -> np.ndarray:
+    if not isinstance(values, list | tuple | np.ndarray) or any(isinstance(value, list | tuple) for value in values):
+        raise ValueError("numbers that are not in a row")  # lists in lists of one list again and again have no end
     numbers = np.asarray(values, np.int64)
     if numbers.ndim != 1:
         raise ValueError(f"numbers in {numbers.ndim} dimensions, not in a row")
@@ -176,6 +183,8 @@ def _numbers_in(values: object) -> np.ndarray:
 
 
 def _text(name: object) -> str:
+    if not isinstance(name, bytes | str | int):
+        raise InputError(f"a pickle of images has names, and a {type(name).__name__} is none: get another copy")
     return name.decode("latin1") if isinstance(name, bytes) else str(name)
 
 
@@ -243,7 +252,7 @@ def _from_files(sources: list[ImageFiles], split: str, listing: Path | None) -> 
             None,
         )
     else:
-        rows = places.read_listing(listing.read_bytes(), str(listing))
+        rows = places.read_listing(read_regular(listing), str(listing))
     if rows is None:
         return {key: [pictures[name] for name in sorted(pictures)] for key, pictures in found.items()}
     listed: dict[str, list[str]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from episodes.archives import EncodedImages
+from episodes.archives import EncodedImages, open_regular
 from episodes.errors import InputError
 
 
@@ -19,7 +19,8 @@ class ParquetImages(EncodedImages):
             raise InputError(f"reading {path} needs pyarrow: pip install 'fewshot[parquet]'") from error
         self.path = path
         try:
-            table = pyarrow.parquet.read_table(path)
+            with open_regular(path) as file:
+                table = pyarrow.parquet.read_table(file)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{path} is not a whole parquet file ({reason}): copy or download it again") from error

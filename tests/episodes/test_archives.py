@@ -1,6 +1,7 @@
 """Archives that nobody vouches for are read without leaving them, and refused in a sentence where they are broken."""
 
 import io
+import itertools
 import os
 import shutil
 import struct
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import refusal as refused
 from conftest import write_files
 from PIL import Image
 
@@ -328,6 +330,79 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path):
     write_files(tmp_path, GOOD)
     (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert "a/gone.png" in refusal(tmp_path)
+
+
+def test_a_lattice_of_links_is_read_once(tmp_path):
+    """Each of 22 folders holds two links to the next: 2^22 paths lead to the one image."""
+    for level in range(23):
+        (tmp_path / f"{level:02d}").mkdir()
+    for level in range(22):
+        for name in ("left", "right"):
+            (tmp_path / f"{level:02d}" / name).symlink_to(tmp_path / f"{level + 1:02d}")
+    (tmp_path / "22" / "1.png").write_bytes(png())
+    files = ImageFiles(tmp_path, PATTERN)
+    assert files.names == ["22/1.png"]
+    assert len(files.repeated) == 44
+    linked = ImageFiles(tmp_path / "00", PATTERN)
+    assert [name.count("/") for name in linked.names] == [22]
+
+
+def test_a_folder_is_read_under_its_own_name_whatever_its_links_are_called(tmp_path):
+    write_files(tmp_path, GOOD)
+    (tmp_path / "A").symlink_to(tmp_path / "a")
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    files = ImageFiles(tmp_path, PATTERN)
+    assert (files.names, files.repeated) == (sorted(GOOD), ["A", "c"])
+
+
+def test_folders_may_be_nested_deeper_than_python_calls(tmp_path):
+    folders = list(itertools.accumulate(["d"] * 1100, lambda path, name: path / name, initial=tmp_path))[1:]
+    image = folders[-1] / "1.png"
+    try:
+        for folder in folders:
+            folder.mkdir()
+        image.write_bytes(GOOD["a/1.png"])
+        files = ImageFiles(tmp_path, PATTERN)
+        assert files.names == [f"{'d/' * 1100}1.png"]
+        assert files.read(files.names[0]) == GOOD["a/1.png"]
+    finally:  # pytest itself could not remove them
+        image.unlink()
+        for folder in reversed(folders):
+            folder.rmdir()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [pipe, endless])
+def test_what_is_no_regular_file_is_named_and_not_read(tmp_path, make):
+    write_files(tmp_path / "x", GOOD)
+    make(tmp_path / "x" / "a" / "9.png")
+    files = ImageFiles(tmp_path / "x", PATTERN)
+    for call in (lambda: files.fingerprint, lambda: files.read("a/9.png")):
+        assert "a/9.png is no regular file" in refused(call)
+    for suffix in (".zip", ".tar", ".tar.gz"):
+        make(tmp_path / f"y{suffix}")
+        assert f"y{suffix} is no regular file" in refusal(tmp_path / f"y{suffix}")
+
+
+def test_special_files_that_nobody_asked_for_do_no_harm(tmp_path):
+    pipe(write_files(tmp_path, GOOD) / "socket")
+    files = ImageFiles(tmp_path, PATTERN)
+    assert (files.names, files.others) == (sorted(GOOD), ["socket"])
+    assert files.fingerprint
+
+
+def test_files_of_a_giant_size_are_refused_in_folders_too(tmp_path):
+    write_files(tmp_path, GOOD)
+    with (tmp_path / "a" / "9.png").open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no space
+    assert "a/9.png is larger than 64 MB" in refused(lambda: ImageFiles(tmp_path, PATTERN).read("a/9.png"))
 
 
 @pytest.mark.parametrize("name", ["x", "x.zip", "x.tar"])

@@ -1,8 +1,10 @@
 """miniImageNet in a faithful miniature: every form that people have it in, and every kind of damage."""
 
 import csv
+import functools
 import io
 import json
+import os
 import pickle
 import random
 from collections.abc import Callable
@@ -655,6 +657,8 @@ def test_an_image_number_that_is_none_is_refused(row, data, miniature):
     assert banks(miniature) == []
 
 
+DEEP: list = functools.reduce(lambda rows, _: [rows] * 1000, range(20), [1])  # 1000^20 rows, in 20 short lists
+
 PLAUSIBLE = {  # pickles that hold plain data, but not those of any form
     "a list": lambda content: [content],
     "no images": lambda content: {"class_dict": content["class_dict"]},
@@ -662,11 +666,16 @@ PLAUSIBLE = {  # pickles that hold plain data, but not those of any form
     "a list of images": lambda content: content | {"image_data": list(content["image_data"])},
     "floats": lambda content: content | {"image_data": content["image_data"] / np.float32(255)},
     "channels first": lambda content: content | {"image_data": content["image_data"].transpose(0, 3, 1, 2)},
+    "images of no size": lambda content: content | {"image_data": np.zeros((60, 0, 0, 3), np.uint8)},
     "flat images": lambda content: content | {"image_data": content["image_data"].reshape(60, -1)},
     "fewer images": lambda content: content | {"image_data": content["image_data"][:50]},
     "rows as text": lambda content: content | {"class_dict": {key: ["first"] for key in content["class_dict"]}},
     "one row for all": lambda content: content | {"class_dict": dict.fromkeys(content["class_dict"], 3)},
     "rows of rows": lambda content: content | {"class_dict": {k: [[v] * 2] for k, v in content["class_dict"].items()}},
+    "rows of rows without end": lambda content: content | {"class_dict": dict.fromkeys(content["class_dict"], DEEP)},
+    "sets as classes": lambda content: (
+        content | {"class_dict": {frozenset([key]): [0] for key in content["class_dict"]}}
+    ),
     "classes as a list": lambda content: content | {"class_dict": list(content["class_dict"])},
     "labels as text": lambda content: {"data": content["image_data"], "labels": ["nematode"] * 60},
     "too many labels": lambda content: {"data": content["image_data"], "labels": [*range(80, 100)] * 4},
@@ -690,6 +699,13 @@ def test_labels_and_images_must_be_as_many(data):
 
     path = repickled(data, more)
     assert str(path) in refusal(lambda: load(data))
+
+
+@pytest.mark.parametrize("name", ["test.csv", "mini-imagenet-cache-test.pkl", "test.parquet"])
+def test_a_pipe_is_named_and_not_waited_for(name, data):
+    put(data, without_csv("flat_folder"))
+    os.mkfifo(data / "mini_imagenet" / name)
+    assert f"{name} is no regular file" in refusal(lambda: load(data))
 
 
 def parquet_of(**columns: list) -> bytes:

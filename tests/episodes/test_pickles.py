@@ -2,8 +2,10 @@
 
 import collections
 import io
+import os
 import pickle
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +271,49 @@ def test_a_pickle_made_with_a_reference_by_python_itself_is_refused(path):
     data = io.BytesIO()
     Pickler(data, 4).dump(["here", "away"])
     assert "refers to things outside" in refusal(lambda: pickles.load(written(path, data.getvalue())))
+
+
+EMPTY, ONCE, TWICE = b")", b"\x85", b"q\x00h\x00\x86"  # the empty tuple, (it,) and (it, it)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        EMPTY + 2_000_000 * ONCE,
+        EMPTY + 60 * TWICE,
+        b"}" + EMPTY + 25 * TWICE + b"K\x01s",
+        b"}(" + EMPTY + 25 * TWICE + b"K\x01u",
+        b"(" + EMPTY + 25 * TWICE + b"K\x01d",
+        named("builtins", "set") + b"](" + EMPTY + 25 * TWICE + b"e\x85R",
+    ],
+    ids=["deep", "deep and wide", "key", "keys", "dictionary", "set"],
+)
+def test_tuples_in_tuples_are_bounded_and_no_keys(path, content):
+    """The hash of a tuple that holds another one twice, and so on, takes time that doubles with each."""
+    start = time.monotonic()
+    refusal(lambda: pickles.load(written(path, b"\x80\x02" + content + b".")))
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("point", [0x110000, 0x7FFFFFFF, 0xFFFFFFFF, 0xD800])
+@pytest.mark.parametrize("code", ["<U2", ">U2"])
+def test_text_arrays_hold_characters_alone(path, code, point):
+    data = np.array([ord("é"), point], code.replace("U2", "u4")).tobytes()
+    array = array_of_bytes(b"(K\x01t", data, code[1:].encode())
+    array = array.replace(short(b"|"), short(code[:1].encode()))
+    assert "numbers that are no characters" in refusal(lambda: pickles.load(written(path, b"\x80\x02" + array + b".")))
+    sound = np.array(["xy"], code)
+    content = pickle.dumps(sound, 5).replace(sound.tobytes(), data)
+    assert "numbers that are no characters" in refusal(lambda: pickles.load(written(path, content)))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_text_arrays_of_either_byte_order_come_out(path, protocol):
+    texts = ["é😀", "b"]
+    for code in ("<U3", ">U3"):
+        assert pickles.load(written(path, pickle.dumps(np.array(texts, code), protocol))).tolist() == texts
+
+
+def test_a_pipe_is_refused_at_once(path):
+    os.mkfifo(path)
+    assert f"{path} is no regular file" in refusal(lambda: pickles.load(path))

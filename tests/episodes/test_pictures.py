@@ -118,8 +118,8 @@ SCALED = [[[level] * 3 for level in (0, 0, 1, 128, 255)]]
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled_and_not_cut_off(form):
-    image = reopened(Image.fromarray(LEVELS), form)
-    assert pixels(image) == SCALED
+    levels = LEVELS.astype(np.int32) if form == "PPM" else LEVELS  # Pillow 10 writes no PPM of the other
+    assert pixels(reopened(Image.fromarray(levels), form)) == SCALED
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B"])

@@ -605,3 +605,19 @@ def test_the_fallback_says_why_in_one_sentence(monkeypatch, toy_banks, caplog):
     assert "'glyphs'" in record.getMessage()
     with pytest.raises(MissingData):
         open_data(load_config("quick", dataset="omniglot"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "ways", "shots", "query"), [(4, 12, [4], [1, 5], 7), (6, 4, [5], [3], 1)]
+)
+def test_where_no_way_or_no_shot_fits_the_most_there_are_is_taken(
+    monkeypatch, preset, caplog, classes, images, ways, shots, query
+):
+    banks = {"train": toy_bank(6, 7), "validation": toy_bank(4, 7), "test": toy_bank(classes, images)}
+    monkeypatch.setattr(fewshot.benchmark, "load_dataset", lambda name, split, **_: banks[split])
+    wanted = {"ways": [5, 20], "shots": shots if images > 5 else [5, 10], "query": 15}
+    found = open_data(load_config("quick", **wanted))[0].evaluation
+    assert (found.ways, found.shots, found.query) == (ways, shots, query)
+    said = " ".join(record.getMessage() for record in caplog.records)
+    for name, value in (("ways", ways), ("shots", shots), ("query", query)):
+        assert (f"test: {name} = {value}, not {wanted[name]}" in said) == (value != wanted[name])

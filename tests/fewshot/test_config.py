@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from conftest import refusal
 
 import baselines
 from episodes import InputError
@@ -216,3 +217,25 @@ def test_unreadable_presets(tmp_path):
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(InputError, match=r"unknown preset 'quik': did you mean .*'quick'"):
         load_config("quik")
+
+
+def test_arguments_stand_in_for_the_presets_episodes_and_steps(preset):
+    path = preset(
+        "[learner.prototypical]\nsteps = 50\n[learner.prototypical.per_shot.5]\nsteps = 70\n"
+        "[learner.imprinted]\nsteps = 0\n[evaluation]\nseed = 3\n[evaluation.generalised]\nepisodes = 9\n"
+    )
+    config = load_config(path, ways=[4], shots=[1, 2], query=6, episodes=20, steps=8)
+    wanted = config.evaluation
+    assert (wanted.ways, wanted.shots, wanted.query, wanted.episodes, wanted.seed) == ([4], [1, 2], 6, 20, 3)
+    joint = wanted.generalised
+    assert (joint.way, joint.shots, joint.query, joint.episodes) == (4, [1, 2], 6, 20)
+    steps = [one.steps for one in (config.learner["prototypical"], *config.learner["prototypical"].per_shot.values())]
+    assert steps == [8, 8]
+    assert config.learner["imprinted"].steps == 0, "what does not train still does not"
+    few = load_config(path, ways=[2, 3]).evaluation
+    assert (few.ways, few.generalised.way, few.generalised.episodes) == ([2, 3], 5, 9)
+
+
+def test_an_argument_that_will_not_do_is_not_blamed_on_the_preset(preset):
+    path = preset("[learner.prototypical]\nsteps = 50\n")
+    assert "in the arguments: episodes = 1 will not do" in refusal(lambda: load_config(path, episodes=1))

@@ -81,6 +81,44 @@ def test_a_folder_of_mixed_pictures_ends_in_a_table(call, pictures, tmp_path):
     assert "my pictures (seed0), test classes" in out
 
 
+def write_noise(folder, classes, images):
+    random = np.random.default_rng(1)
+    for label in range(classes):
+        (folder / f"kind {label:02d}").mkdir(parents=True)
+        for number in range(images):
+            pixels = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"kind {label:02d}" / f"{number}.png")
+
+
+def test_a_small_folder_runs_as_the_readme_prints_it(call, tmp_path):
+    """12 classes of 12 pictures: 4 classes are left for test, fewer than the 5 ways of the preset."""
+    write_noise(tmp_path / "pics", 12, 12)
+    arguments = ["--learner", "prototypical", "--steps", 2, "--episodes", 20, "--query", 3, "--shot", "1,2"]
+    code, out, err = call("bench", "--dataset", "pics", *arguments)
+    assert code == 0, err
+    assert "test: ways = [4], not [5, 20]: there are 4 classes for test" in out
+    results = pd.read_csv(tmp_path / "results" / "quick-pics" / "results.csv")
+    assert results[["way", "shot", "query", "episodes"]].to_numpy().tolist() == [[4, 1, 3, 20], [4, 2, 3, 20]]
+    assert "training 2 steps" in out
+    checkpoint = next((tmp_path / "results").rglob("best.pt"))
+    code, _, err = call("evaluate", checkpoint, "--episodes", 20)
+    assert (code, "--way" in err) == (2, True)
+    code, _, err = call("evaluate", checkpoint, "--way", 4, "--query", 12, "--episodes", 20)
+    assert (code, "--query" in err) == (2, True)
+    assert call("evaluate", checkpoint, "--way", 4, "--query", 11, "--episodes", 20)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("--way", "0"), ("--way", "5,x"), ("--shot", ","), ("--query", "-1"), ("--episodes", "1"), ("--steps", "1e3")],
+)
+def test_an_argument_of_bench_that_will_not_do_is_named(call, capsys, name, value):
+    with pytest.raises(SystemExit) as ended:
+        call("bench", f"{name}={value}")
+    assert ended.value.code == 2
+    assert f"argument {name}: " in capsys.readouterr().err
+
+
 def test_another_seed_is_another_data_set(call, pictures, tmp_path):
     (tmp_path / "tiny.toml").write_text(PRESET)
     code, _, err = call("bench", "--preset", "tiny.toml", "--dataset", f"{pictures}:seed3", "--learner", "imprinted")
