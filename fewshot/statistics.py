@@ -91,7 +91,7 @@ def over_classes(accuracies: np.ndarray, classes: np.ndarray, clusters: np.ndarr
 
     How often it covers is simulated in results/README.md: 92 to 97 % of the time if the difficulties are moderately
     uneven, down to 5 classes, and also if way is close to C or a class has few episodes. It covers less if very few
-    classes are very hard (10 exponential difficulties: 90 %), for the test set may then hold none of those: no interval
+    classes are very hard (10 exponential difficulties: 92 %), for the test set may then hold none of those: no interval
     from the accuracies can know of them. Interactions of classes make it wider (Efron and Stein 1981).
 
     The half-width is nan where nothing can be learnt: one cluster, or N = C, where all episodes hold all classes.

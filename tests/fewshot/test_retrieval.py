@@ -149,7 +149,7 @@ def test_nmi_of_few_classes_hardly_depends_on_the_seed():
     labels = np.repeat(np.arange(20), 100)
     found = [mutual_information(embeddings, labels, seed) for seed in range(8)]
     nmi, spread = np.transpose(found)
-    assert nmi.min() > 0.99  # from one start it is down to 0.93
+    assert nmi.min() > 0.99
     assert (spread >= 0).all()
     assert mutual_information(embeddings, labels, 3) == found[3]
 
@@ -174,17 +174,17 @@ def test_embeddings_that_are_all_the_same_give_chance(name, size):
 
 
 def test_equal_similarities_get_the_mean_over_all_orders_of_the_images():
-    places = torch.tensor([0.0, 1, -1, 1, 2, -2, 2, -1])[:, None]
-    labels = torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])
+    places = torch.tensor([0.0, 1, -1, 1, 2, -2])[:, None]
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
     hits, precision = ranked_by("prototypical", places, labels)
     distances = (places - places.T).abs().numpy()
-    for query in range(8):
-        others = [i for i in range(8) if i != query]
+    for query in range(6):
+        others = [i for i in range(6) if i != query]
         count, found, precisions = int((labels == labels[query]).sum()) - 1, [], []
         for order in itertools.permutations(others):
             right = (labels[sorted(order, key=lambda i: distances[query, i])] == labels[query]).numpy()
             found.append([right[:k].any() for k in RANKS])
-            at = right.cumsum() / np.arange(1, 8)
+            at = right.cumsum() / np.arange(1, 6)
             precisions.append((right * at)[:count].mean())
         assert hits[query].tolist() == pytest.approx(np.mean(found, axis=0).tolist())
         assert float(precision[query]) == pytest.approx(np.mean(precisions))
