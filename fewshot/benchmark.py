@@ -291,7 +291,8 @@ class _Cell:
     ) -> tuple[Learner, float]:
         """The trained learner, and the seconds that took; it is given no test images."""
         learner = build_learner(self.cls, self.about)
-        log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
+        if learner.trained and self.about["settings"]["steps"]:
+            log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
             learner,
             train_bank,
@@ -305,6 +306,9 @@ class _Cell:
             resume=resume,
             progress=progress,
         )
+        if trained.history.empty:
+            log.info("%s: not trained, taken as it is", self.label)
+            return learner, trained.seconds
         log.info(
             "%s: trained in %.0f s, best checkpoint at step %s with %.2f %% on validation classes",
             self.label,

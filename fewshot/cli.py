@@ -1,12 +1,14 @@
 """The command line: fewshot bench, train, evaluate, compare, report, learners, check, backbones, data, perf."""
 
 import argparse
+import contextlib
 import inspect
 import logging
 import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +52,42 @@ _LOGS = (log, logging.getLogger("episodes"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 where it went well, 2 for bad input, 130 where it was interrupted."""
+    """Run one command; 0 where it went well, 2 for bad input, 130 where it was interrupted.
+
+    1 where the reader of its output has gone, as head does when it has had enough.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # of what the locale cannot show
+    logging.raiseExceptions = False  # a line that cannot be written is told once, at the end, instead of by tracebacks
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout:  # None where it was closed before the start
+                sys.stdout.flush()
+    except OSError:
+        fault = _output_fault()
+        if fault is None:
+            raise
+        if isinstance(fault, BrokenPipeError):
+            return 1
+        print(f"fewshot: its output cannot be written ({fault.strerror}): send it to another place", file=sys.stderr)
+        return 2
+
+
+def _output_fault() -> OSError | None:
+    """Why stdout cannot be written, None where it can; what it still holds is dropped, so that Python ends quietly."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # a stdout without a file, as in a test
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
+
+
+def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
     for one in _LOGS:
         one.setLevel(logging.INFO)
@@ -69,16 +106,22 @@ def main(arguments: list[str] | None = None) -> int:
         again = "; the same command with --resume goes on where it was" if "resume" in options else ""
         print(f"\nfewshot: interrupted{again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
-        fault = fault_of(error)
+        fault = fault_of(error) or _homeless()
         if not fault:  # a bug of ours
             raise
         print(f"fewshot: {InputError(fault)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _homeless() -> str:
+    """What to do where this user has no home, as in a container, and so no cache folder; '' where there is one."""
+    try:
+        cache_folder()
+    except RuntimeError:
+        return "there is no home folder to keep prepared images in: set FEWSHOT_CACHE to a folder for them"
+    return ""
 
 
 _DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
@@ -112,12 +155,15 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
     bench.add_argument(
         "--learner",
-        type=_names,
+        type=_names_of("learner"),
         metavar="NAME[,NAME]",
         help=f"{_LEARNER}; several with commas; {_EVERY} (default: the preset's)",
     )
     bench.add_argument(
-        "--protocol", type=_names, metavar="NAME[,NAME]", help=f"{_PROTOCOLS}; several with commas (default: episodes)"
+        "--protocol",
+        type=_names_of("protocol"),
+        metavar="NAME[,NAME]",
+        help=f"{_PROTOCOLS}; several with commas (default: episodes)",
     )
     bench.set_defaults(command=_bench)
 
@@ -161,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     promises = commands.add_parser("check", help="whether learners keep the promises of the contract")
     promises.add_argument(
         "learner",
-        type=_names,
+        type=_names_of("learner"),
         metavar="NAME[,NAME]",
         help=f"{_LEARNER}, or 'all'; without VARIANT, all of its variants",
     )
@@ -174,14 +220,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     networks.add_argument("--batch", type=_positive, default=64, metavar="B", help="images at once (default: 64)")
     networks.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
-    networks.add_argument("--backbone", type=_names, metavar="NAME[,NAME]", help="only these")
+    networks.add_argument("--backbone", type=_names_of("backbone"), metavar="NAME[,NAME]", help="only these")
     networks.add_argument("--output", type=_path, metavar="FILE.csv", help="write the table to a file, too")
     networks.set_defaults(command=_backbones)
 
     speed = commands.add_parser("perf", parents=[data], help="measure speed and memory beside other packages")
     speed.add_argument(
         "--only",
-        type=_names,
+        type=_names_of("part"),
         metavar="PART[,PART]",
         help="sampling, evaluation, training, growth, profile, target (default: all but target, which trains on"
         " Omniglot for a quarter of an hour)",
@@ -208,11 +254,11 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_data_check)
     show = sets.add_parser("show", parents=[one_set], help="write a picture of an episode")
     show.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
-    show.add_argument("--way", type=int, default=5, metavar="N", help="classes (default: 5)")
-    show.add_argument("--shot", type=int, default=1, metavar="K", help="support images a class (default: 1)")
-    show.add_argument("--query", type=int, default=5, metavar="Q", help="queries a class (default: 5)")
-    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes (default: 0)")
-    show.add_argument("--episode", type=int, default=0, metavar="I", help="which of them (default: 0)")
+    show.add_argument("--way", type=_positive, default=5, metavar="N", help="classes (default: 5)")
+    show.add_argument("--shot", type=_positive, default=1, metavar="K", help="support images a class (default: 1)")
+    show.add_argument("--query", type=_positive, default=5, metavar="Q", help="queries a class (default: 5)")
+    show.add_argument("--seed", type=_number, default=0, metavar="N", help="of the episodes (default: 0)")
+    show.add_argument("--episode", type=_number, default=0, metavar="I", help="which of them (default: 0)")
     show.add_argument("--output", type=_path, metavar="FILE", help="(default: episode-NAME.png)")
     show.set_defaults(command=_data_show)
     return parser
@@ -284,10 +330,12 @@ def _evaluate_episodes(
     options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
 ) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
-    shot = 1 if options.shot is None else options.shot
-    episodes = 10_000 if options.episodes is None else options.episodes
-    accuracies = evaluate(learner, bank, options.way, shot, options.query, episodes, options.seed, options.device)
-    way, query = options.way, options.query
+    settings = {"ways": [options.way], "query": options.query, "seed": options.seed}
+    settings |= {"shots": [1 if options.shot is None else options.shot]}
+    settings |= {} if options.episodes is None else {"episodes": options.episodes}
+    wanted = evaluation_from(settings)
+    (way,), (shot,), query = wanted.ways, wanted.shots, wanted.query
+    accuracies = evaluate(learner, bank, way, shot, query, wanted.episodes, wanted.seed, options.device)
     if bank.listed:
         listed = ListedEpisodes(bank)
         way, shot, query = listed.way, listed.shot, listed.query
@@ -384,12 +432,12 @@ def _report(options: argparse.Namespace, console: Console) -> None:
 
 
 def _learners(options: argparse.Namespace, console: Console) -> None:
-    rows, faults = [], []
+    rows, needs, faults = [], {}, []
     for name in learner_names():
         try:
             cls, _ = find_learner(name)
             if why := missing(cls, {}):
-                faults.append(f"{name} cannot run here: {why}")
+                needs[name] = why
         except InputError as error:  # of one package; the others are there all the same
             faults.append(str(error))
             continue
@@ -405,6 +453,8 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
+        for name, why in needs.items():
+            console.print(f"{name} needs more to run here: {why}", highlight=False, markup=False)
     for fault in faults:
         print(f"fewshot: {fault}", file=sys.stderr)
 
@@ -568,16 +618,27 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
+def _number(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 10^18")
+    return int(text)
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+    if not (text.isdecimal() and len(text) < 19 and 1 <= int(text) <= 4096):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 4096")
     return int(text)
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise argparse.ArgumentTypeError("name at least one learner")
+def _names_of(what: str) -> Callable[[str], list[str]]:
+    """The type of an argument that names several of `what`, with commas."""
+
+    def names(text: str) -> list[str]:
+        found = [name.strip() for name in text.split(",") if name.strip()]
+        if not found:
+            raise argparse.ArgumentTypeError(f"name at least one {what}")
+        return found
+
     return names
 
 

@@ -23,9 +23,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file."""
+    """Write a text file in UTF-8, whatever the locale; what UTF-8 cannot hold, as in names that are no text, is '?'."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
 
 
 @contextlib.contextmanager

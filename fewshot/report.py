@@ -274,7 +274,7 @@ def _page(run: Run, sections: list[Section], missing: list[str]) -> str:
         tables=_tables(run),
         sections=sections,
         missing=missing,
-        texts={name: path.read_text() for name, path in texts.items() if path.exists()},
+        texts={name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()},
         scheme=_SCHEME,
     )
 

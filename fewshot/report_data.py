@@ -63,7 +63,7 @@ def read_run(folder: Path) -> Run:
     results, accuracies = read_results(folder)
     path = folder / "environment.json"
     try:
-        environment = json.loads(path.read_text()) if path.exists() else {}
+        environment = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     learners = results[LEARNER].itertuples(index=False, name=None)

@@ -65,7 +65,7 @@ class RunFolder:
     def logged(self) -> Iterator[None]:
         """Inside, what the run says goes to run.log too."""
         with writing(self.path):
-            handler = logging.FileHandler(self.path / "run.log")
+            handler = logging.FileHandler(self.path / "run.log", encoding="utf-8", errors="replace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         try:
@@ -141,7 +141,7 @@ class RunFolder:
             if earlier.learner[spec] != config.learner[spec]:
                 raise InputError(f"{self.path} holds a run of {spec} with other settings: {other}")
         environment = self.path / "environment.json"
-        if environment.exists() and json.loads(environment.read_text())["data"] != data:
+        if environment.exists() and json.loads(environment.read_text(encoding="utf-8"))["data"] != data:
             raise InputError(f"{self.path} holds a run on other images of {config.data.dataset}: {other}")
         finished = earlier.evaluation
         evaluation = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
@@ -258,7 +258,7 @@ def describe_environment(banks: dict[str, ImageBank], device: torch.device) -> d
 
 def _processor() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -99,7 +99,7 @@ def train(
     name = " ".join(filter(None, [learner.name, learner.variant]))
     following = batches.following(train_bank, seed, run.step)
     gradients = gradients_of(learner, chosen)
-    bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=not progress)
+    bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=None if progress else True)
     with bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)

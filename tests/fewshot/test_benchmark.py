@@ -231,7 +231,7 @@ def test_another_seed_comes_beside_the_one_there(run, preset, toy_banks, trained
     ],
 )
 def test_changed_settings_are_refused(run, preset, toy_banks, tmp_path, trained, before, after, message):
-    text = Path(preset).read_text()
+    text = Path(preset).read_text(encoding="utf-8")
     assert before in text
     changed = tmp_path / "changed.toml"
     changed.write_text(text.replace(before, after))
