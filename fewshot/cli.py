@@ -26,9 +26,17 @@ from episodes.bank import cache_folder
 from episodes.datasets import SOURCES, SPLITS, find_source, short_name, where
 from episodes.errors import unknown_name
 from episodes.inspection import draw_episode, find_twins, intact
+from episodes.twins import twin_groups
 from fewshot import checkpoints, comparison, tables
 from fewshot.backbones import backbone_listing
-from fewshot.benchmark import build_learner, open_data, open_interval, run_benchmark, train_learner
+from fewshot.benchmark import (
+    build_learner,
+    check_trainings_free,
+    open_data,
+    open_interval,
+    run_benchmark,
+    train_learner,
+)
 from fewshot.config import PROTOCOLS, evaluation_from, load_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
@@ -39,9 +47,10 @@ from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import missing, suite_learners
 from fewshot.measurement import measure_backbones
+from fewshot.models import about_of, check_fits
 from fewshot.protocols.rows import check_protocols, measure
 from fewshot.protocols.sheets import protocol_sheets
-from fewshot.run_folder import find_runs, read_results, read_sheets
+from fewshot.run_folder import check_free, find_runs, read_results, read_sheets
 
 if TYPE_CHECKING:
     from fewshot.checks import Result
@@ -126,6 +135,7 @@ def _homeless() -> str:
 
 _DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
+_MOST = 20  # images that occur again, and copies of one, that are named
 _PROTOCOLS = f"of {', '.join(PROTOCOLS)}"
 _LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
 _EVERY = "'all' for every learner of the suite that can run here"
@@ -272,6 +282,7 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         protocols=options.protocol,
         held_out=options.held_out,
     )
+    check_free(options.output or _default_folder(options.preset, wanted.data.dataset), options.resume)
     config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, config.data.dataset)
     results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
@@ -290,8 +301,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     wanted = load_config(
         *(options.preset, [options.learner], options.dataset, options.seed, options.size), held_out=options.held_out
     )
+    name = f"train-{Path(options.preset).stem}"
+    check_trainings_free(options.output or _default_folder(name, wanted.data.dataset), wanted, options.resume)
     config, banks = open_data(wanted, options.data, splits=("train", "validation"))
-    folder = options.output or _default_folder(f"train-{Path(options.preset).stem}", config.data.dataset)
+    folder = options.output or _default_folder(name, config.data.dataset)
     for path in train_learner(config, banks, folder, device=options.device, resume=options.resume):
         print(f"Written to {path.parent}; next: fewshot evaluate {shlex.quote(str(path))}")
 
@@ -299,11 +312,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     _check_protocol(options.protocol)
     content = checkpoints.load(options.checkpoint)
-    about = content["about"]
-    if not {"learner", "name", "variant", "settings", "dataset", "channels", "size", "classes", "seed"} <= about.keys():
-        raise InputError(
-            f"{options.checkpoint} does not say what learner it is of: it was not written by bench or train"
-        )
+    about = about_of(content, options.checkpoint)
     if ".py:" in about["learner"] and not options.learner:
         raise InputError(
             f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
@@ -317,6 +326,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
             f"{options.checkpoint} was trained on images of {about['channels']} channels, and those of {bank.name} have"
             f" {bank.images.shape[1]}"
         )
+    check_fits(cls, about, options.checkpoint)
     learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
     print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
@@ -586,6 +596,11 @@ def _data_check(options: argparse.Namespace, console: Console) -> None:
         if any(counts.values()):
             told = [f"{count} in {_TWINS[kind]}" for kind, count in counts.items() if count]
             print(f"  images that occur again: {', '.join(told)}")
+    groups = twin_groups(banks)
+    for group in groups[:_MOST]:
+        print(f"the same: {' = '.join(map(str, group[:_MOST]))}{', and more' if len(group) > _MOST else ''}")
+    if len(groups) > _MOST:
+        print(f"and {len(groups) - _MOST:,} more images that occur again")
     if faults:
         raise InputError("; ".join(dict.fromkeys(faults)))
 
