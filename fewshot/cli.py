@@ -116,7 +116,7 @@ def _run(arguments: list[str] | None) -> int:
         print(f"\nfewshot: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:
-        fault = fault_of(error) or _homeless()
+        fault = fault_of(error) or _fault_of_system(error)
         if not fault:  # a bug of ours
             raise
         print(f"fewshot: {InputError(fault)}", file=sys.stderr)
@@ -124,8 +124,10 @@ def _run(arguments: list[str] | None) -> int:
     return 0
 
 
-def _homeless() -> str:
-    """What to do where this user has no home, as in a container, and so no cache folder; '' where there is one."""
+def _fault_of_system(error: Exception) -> str:
+    """What the system refused: a file that an argument names, or a home to this user, as in a container; '' else."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be used ({error.strerror})"
     try:
         cache_folder()
     except RuntimeError:

@@ -14,6 +14,7 @@ from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import find_backbone
+from fewshot.files import read_text
 from fewshot.learners.registry import checked_options, find_learner, missing, split_backbone, suite_learners
 
 log = logging.getLogger("fewshot")
@@ -268,7 +269,7 @@ def evaluation_from(table: dict[str, Any]) -> Evaluation:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not TOML, too many digits, nested too deep
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
 

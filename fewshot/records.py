@@ -1,6 +1,7 @@
 """The rows of a run as files hold them: what each column may be, and readers that refuse what is not so."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fewshot import tables
+from fewshot.files import check_regular, read_text
 
 _MODEL = ["learner", "variant", "backbone", "seed", "way", "shot"]  # what tells rows apart, of those that there are
 _SAME = ["dataset", "split", "protocol", "image_size", "query", "episodes"]  # in all rows of a run
@@ -115,6 +117,7 @@ def read_history(path: Path) -> pd.DataFrame:
 
 def read_episodes(path: Path) -> dict[str, np.ndarray]:
     """The accuracies (E,) of every episode by 'NAME/5way1shot', in episodes.npz; Damaged where there are none."""
+    check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
@@ -132,7 +135,7 @@ def unlike_episodes(rows: pd.DataFrame, accuracies: dict[str, np.ndarray]) -> li
 def read_environment(path: Path) -> dict[str, Any]:
     """What a run depends on besides its configuration, as environment.json holds it; Damaged where it does not."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} cannot be read as JSON: {error}") from error
     data = found.get("data") if isinstance(found, dict) else None
@@ -158,8 +161,7 @@ def _unlike(row: pd.Series, values: np.ndarray | None) -> str:
 def _read_cells(path: Path) -> dict[str, list[str]]:
     """The texts of a csv file by column; Damaged where it is no table."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            head, *lines = csv.reader(file, strict=True)
+        head, *lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     except (ValueError, csv.Error) as error:
         raise Damaged(f"{path.name} cannot be read as a table: {error}") from error
     if len(set(head)) < len(head):
