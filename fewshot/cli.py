@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import inspect
 import logging
 import os
@@ -75,25 +76,20 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             if sys.stdout:  # None where it was closed before the start
                 sys.stdout.flush()
-    except OSError:
-        fault = _output_fault()
-        if fault is None:
+    except OSError as error:
+        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EIO):
             raise
-        if isinstance(fault, BrokenPipeError):
+        _drop_output()
+        if isinstance(error, BrokenPipeError):
             return 1
-        print(f"fewshot: its output cannot be written ({fault.strerror}): send it to another place", file=sys.stderr)
+        print(f"fewshot: its output cannot be written ({error.strerror}): send it to another place", file=sys.stderr)
         return 2
 
 
-def _output_fault() -> OSError | None:
-    """Why stdout cannot be written, None where it can; what it still holds is dropped, so that Python ends quietly."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        with contextlib.suppress(OSError, ValueError):  # a stdout without a file, as in a test
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return error
-    return None
+def _drop_output() -> None:
+    """What stdout still holds goes nowhere, so that Python ends quietly."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout without a file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -24,7 +24,7 @@ def drawn(kind: str, number: int) -> random.Random:
 
 def spoil_bytes(path: Path, chance: random.Random) -> None:
     """Cut a file off, empty it, change bytes, add some, or put a folder in its place."""
-    data = bytearray(path.read_bytes())
+    data = bytearray(path.read_bytes() or b"x")
     how = chance.randrange(6)
     if how == 0:
         data = data[: chance.randrange(len(data))]
