@@ -201,7 +201,7 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
             **about,
             "checksum": bank.compute_checksum(),
         }
-        (building / "bank.json").write_text(json.dumps(record))
+        (building / "bank.json").write_text(json.dumps(record), encoding="utf-8")
         for path in building.iterdir():
             _to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +229,7 @@ def _open(folder: Path) -> ImageBank | None:
     The checksum is not computed again: that would read every page of a file that is to open at once.
     """
     try:
-        record = json.loads((folder / "bank.json").read_text())
+        record = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
         if record.pop("format") != _FORMAT:
             return None
         # "c": pages are read when touched, and a write would stay in memory; torch wants a writable array

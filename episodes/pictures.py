@@ -82,7 +82,7 @@ def contents(
             return len(chunk)
 
         # Pillow decodes outside of Python's lock: threads do, and write into the mapped file themselves
-        bar = tqdm(total=len(pictures), desc=f"{about['dataset']} {about['split']}", unit="image")
+        bar = tqdm(total=len(pictures), desc=f"{about['dataset']} {about['split']}", unit="image", disable=None)
         with bar, warnings.catch_warnings(), contextlib.closing(_Pool(cores())) as pool:
             warnings.simplefilter("ignore")  # Pillow's about odd metadata in images that it reads all the same
             for count in as_completed([pool.submit(decode, i) for i in range(0, len(pictures), _TOGETHER)]):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from fewshot.files import writing
 from fewshot.fitting import fitted_config, with_held_out
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, source_of, split_backbone
+from fewshot.models import about_of
 from fewshot.pretraining import of_base_classes, saw_other_data
 from fewshot.protocols.generalised import NotComparable
 from fewshot.protocols.rows import check_protocols, measure
@@ -168,18 +170,28 @@ def train_learner(
     prepare(choose_device(device))
     banks = with_held_out(banks, config.data.held_out)
     cells = _cells(config, banks["train"], banks["validation"])
-    there = [folder / cell.name for cell in cells if (folder / cell.name / "last.pt").exists()]
-    if there and not resume:
-        raise InputError(
-            f"{there[0]} already holds a training: add --resume to go on with it, or choose another folder with"
-            " --output"
-        )
+    check_trainings_free(folder, config, resume)
     for cell in cells:
         home = folder / cell.name
         with writing(folder):
             home.mkdir(parents=True, exist_ok=True)
         cell.train(banks["train"], banks["validation"], home, device, resume)
     return [folder / cell.name / "best.pt" for cell in cells]
+
+
+def check_trainings_free(folder: Path, config: Config, resume: bool) -> None:
+    """InputError where `folder` holds a training of a learner of `config` that is not to be gone on with."""
+    for spec in [] if resume else config.learner:
+        learner, variant = find_learner(spec)
+        backbone = split_backbone(spec)[1].replace(":", "-")
+        shots = ["", *(f"{shot}shot" for shot in config.learner[spec].per_shot)]
+        for seed, shot in itertools.product(config.seeds, shots):
+            home = folder / _model_name(learner.name, variant or learner.variants[0], backbone, shot, f"seed{seed}")
+            if (home / "last.pt").exists():
+                raise InputError(
+                    f"{home} already holds a training: add --resume to go on with it, or choose another folder with"
+                    " --output"
+                )
 
 
 def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
@@ -259,8 +271,7 @@ class _Cell:
     @property
     def name(self) -> str:
         """'siamese-koch-seed0': of its folder and of its arrays."""
-        parts = [self.cls.name, self.about["variant"], *self.marks, f"seed{self.about['seed']}"]
-        return "-".join(filter(None, parts))
+        return _model_name(self.cls.name, self.about["variant"], *self.marks, f"seed{self.about['seed']}")
 
     @property
     def label(self) -> str:
@@ -298,7 +309,8 @@ class _Cell:
     ) -> tuple[Learner, float]:
         """The trained learner, and the seconds that took; it is given no test images."""
         learner = build_learner(self.cls, self.about)
-        log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
+        if learner.trained and self.about["settings"]["steps"]:
+            log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
             learner,
             train_bank,
@@ -312,6 +324,9 @@ class _Cell:
             resume=resume,
             progress=progress,
         )
+        if trained.history.empty:
+            log.info("%s: not trained, taken as it is", self.label)
+            return learner, trained.seconds
         log.info(
             "%s: trained in %.0f s, best checkpoint at step %s with %.2f %% on validation classes",
             self.label,
@@ -347,7 +362,7 @@ class _Cell:
         if not there:
             return left, False
         checkpoint = folder.checkpoints(self.name) / "best.pt"
-        before = checkpoints.load(checkpoint)["about"] if checkpoint.exists() else self.about
+        before = about_of(checkpoints.load(checkpoint), checkpoint) if checkpoint.exists() else self.about
         changed = changes(before, self.about)
         if "source" in changed and "learner" not in changed:
             log.info("%s: its file has changed, running it again", self.label)
@@ -363,6 +378,10 @@ class _Cell:
         if not left:
             log.info("%s: finished earlier", self.label)
         return left, checkpoint.exists()
+
+
+def _model_name(*parts: str) -> str:
+    return "-".join(filter(None, parts))
 
 
 def _cells(config: Config, train_bank: ImageBank, validation_bank: ImageBank) -> list[_Cell]:

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, and read without trusting them."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ _FORMAT = "fewshot checkpoint 1"
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write `content`: tensors, numbers, strings and containers of them."""
+    packed = io.BytesIO()  # torch.save itself would tell of a full disk by a RuntimeError, as of much else
+    torch.save({"format": _FORMAT, **content}, packed)
     with replacing(path) as unfinished:
-        torch.save({"format": _FORMAT, **content}, unfinished)
+        unfinished.write_bytes(packed.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:

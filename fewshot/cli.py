@@ -1,12 +1,15 @@
 """The command line: fewshot bench, train, evaluate, compare, report, learners, check, backbones, data, perf."""
 
 import argparse
+import contextlib
+import errno
 import inspect
 import logging
 import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +27,17 @@ from episodes.bank import cache_folder
 from episodes.datasets import SOURCES, SPLITS, find_source, full_name, short_name, where
 from episodes.errors import unknown_name
 from episodes.inspection import draw_episode, find_twins, intact
+from episodes.twins import twin_groups
 from fewshot import checkpoints, comparison, tables
 from fewshot.backbones import backbone_listing
-from fewshot.benchmark import build_learner, open_data, open_interval, run_benchmark, train_learner
+from fewshot.benchmark import (
+    build_learner,
+    check_trainings_free,
+    open_data,
+    open_interval,
+    run_benchmark,
+    train_learner,
+)
 from fewshot.config import PROTOCOLS, evaluation_from, load_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
@@ -37,9 +48,10 @@ from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import missing, suite_learners
 from fewshot.measurement import measure_backbones
+from fewshot.models import about_of, check_fits
 from fewshot.protocols.rows import check_protocols, measure
 from fewshot.protocols.sheets import protocol_sheets
-from fewshot.run_folder import find_runs, read_results, read_sheets
+from fewshot.run_folder import check_free, find_runs, read_results, read_sheets
 
 if TYPE_CHECKING:
     from fewshot.checks import Result
@@ -50,7 +62,37 @@ _LOGS = (log, logging.getLogger("episodes"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 where it went well, 2 for bad input, 130 where it was interrupted."""
+    """Run one command; 0 where it went well, 2 for bad input, 130 where it was interrupted.
+
+    1 where the reader of its output has gone, as head does when it has had enough.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # of what the locale cannot show
+    logging.raiseExceptions = False  # a line that cannot be written is told once, at the end, instead of by tracebacks
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout:  # None where it was closed before the start
+                sys.stdout.flush()
+    except OSError as error:
+        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EIO):
+            raise
+        _drop_output()
+        if isinstance(error, BrokenPipeError):
+            return 1
+        print(f"fewshot: its output cannot be written ({error.strerror}): send it to another place", file=sys.stderr)
+        return 2
+
+
+def _drop_output() -> None:
+    """What stdout still holds goes nowhere, so that Python ends quietly."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout without a file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
     for one in _LOGS:
         one.setLevel(logging.INFO)
@@ -69,11 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
         again = "; the same command with --resume goes on where it was" if "resume" in options else ""
         print(f"\nfewshot: interrupted{again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
-        fault = fault_of(error)
+        fault = fault_of(error) or _fault_of_system(error)
         if not fault:  # a bug of ours
             raise
         print(f"fewshot: {InputError(fault)}", file=sys.stderr)
@@ -81,8 +120,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _fault_of_system(error: Exception) -> str:
+    """What the system refused: a file that an argument names, or a home to this user, as in a container; '' else."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be used ({error.strerror})"
+    try:
+        cache_folder()
+    except RuntimeError:
+        return "there is no home folder to keep prepared images in: set FEWSHOT_CACHE to a folder for them"
+    return ""
+
+
 _DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
+_MOST = 20  # images that occur again, and copies of one, that are named
 _PROTOCOLS = f"of {', '.join(PROTOCOLS)}"
 _LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
 _EVERY = "'all' for every learner of the suite that can run here"
@@ -112,12 +163,15 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", parents=[run], help="train and evaluate learners, write the tables")
     bench.add_argument(
         "--learner",
-        type=_names,
+        type=_names_of("learner"),
         metavar="NAME[,NAME]",
         help=f"{_LEARNER}; several with commas; {_EVERY} (default: the preset's)",
     )
     bench.add_argument(
-        "--protocol", type=_names, metavar="NAME[,NAME]", help=f"{_PROTOCOLS}; several with commas (default: episodes)"
+        "--protocol",
+        type=_names_of("protocol"),
+        metavar="NAME[,NAME]",
+        help=f"{_PROTOCOLS}; several with commas (default: episodes)",
     )
     bench.add_argument("--way", type=_counts, metavar="N[,N]", help="classes a test episode (default: the preset's)")
     bench.add_argument("--shot", type=_counts, metavar="N[,N]", help="support images a class (default: the preset's)")
@@ -166,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     promises = commands.add_parser("check", help="whether learners keep the promises of the contract")
     promises.add_argument(
         "learner",
-        type=_names,
+        type=_names_of("learner"),
         metavar="NAME[,NAME]",
         help=f"{_LEARNER}, or 'all'; without VARIANT, all of its variants",
     )
@@ -179,14 +233,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     networks.add_argument("--batch", type=_positive, default=64, metavar="B", help="images at once (default: 64)")
     networks.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
-    networks.add_argument("--backbone", type=_names, metavar="NAME[,NAME]", help="only these")
+    networks.add_argument("--backbone", type=_names_of("backbone"), metavar="NAME[,NAME]", help="only these")
     networks.add_argument("--output", type=_path, metavar="FILE.csv", help="write the table to a file, too")
     networks.set_defaults(command=_backbones)
 
     speed = commands.add_parser("perf", parents=[data], help="measure speed and memory beside other packages")
     speed.add_argument(
         "--only",
-        type=_names,
+        type=_names_of("part"),
         metavar="PART[,PART]",
         help="sampling, evaluation, training, growth, profile, target (default: all but target, which trains on"
         " Omniglot for a quarter of an hour)",
@@ -213,11 +267,11 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_data_check)
     show = sets.add_parser("show", parents=[one_set], help="write a picture of an episode")
     show.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
-    show.add_argument("--way", type=int, default=5, metavar="N", help="classes (default: 5)")
-    show.add_argument("--shot", type=int, default=1, metavar="K", help="support images a class (default: 1)")
-    show.add_argument("--query", type=int, default=5, metavar="Q", help="queries a class (default: 5)")
-    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes (default: 0)")
-    show.add_argument("--episode", type=int, default=0, metavar="I", help="which of them (default: 0)")
+    show.add_argument("--way", type=_positive, default=5, metavar="N", help="classes (default: 5)")
+    show.add_argument("--shot", type=_positive, default=1, metavar="K", help="support images a class (default: 1)")
+    show.add_argument("--query", type=_positive, default=5, metavar="Q", help="queries a class (default: 5)")
+    show.add_argument("--seed", type=_number, default=0, metavar="N", help="of the episodes (default: 0)")
+    show.add_argument("--episode", type=_number, default=0, metavar="I", help="which of them (default: 0)")
     show.add_argument("--output", type=_path, metavar="FILE", help="(default: episode-NAME.png)")
     show.set_defaults(command=_data_show)
     return parser
@@ -236,6 +290,7 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         episodes=options.episodes,
         steps=options.steps,
     )
+    check_free(options.output or _default_folder(options.preset, wanted.data.dataset), options.resume)
     config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, config.data.dataset)
     results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
@@ -254,8 +309,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     wanted = load_config(
         *(options.preset, [options.learner], options.dataset, options.seed, options.size), held_out=options.held_out
     )
+    name = f"train-{Path(options.preset).stem}"
+    check_trainings_free(options.output or _default_folder(name, wanted.data.dataset), wanted, options.resume)
     config, banks = open_data(wanted, options.data, splits=("train", "validation"))
-    folder = options.output or _default_folder(f"train-{Path(options.preset).stem}", config.data.dataset)
+    folder = options.output or _default_folder(name, config.data.dataset)
     for path in train_learner(config, banks, folder, device=options.device, resume=options.resume):
         print(f"Written to {path.parent}; next: fewshot evaluate {shlex.quote(str(path))}")
 
@@ -263,11 +320,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     _check_protocol(options.protocol)
     content = checkpoints.load(options.checkpoint)
-    about = content["about"]
-    if not {"learner", "name", "variant", "settings", "dataset", "channels", "size", "classes", "seed"} <= about.keys():
-        raise InputError(
-            f"{options.checkpoint} does not say what learner it is of: it was not written by bench or train"
-        )
+    about = about_of(content, options.checkpoint)
     if ".py:" in about["learner"] and not options.learner:
         raise InputError(
             f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
@@ -281,6 +334,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
             f"{options.checkpoint} was trained on images of {about['channels']} channels, and those of {bank.name} have"
             f" {bank.images.shape[1]}"
         )
+    check_fits(cls, about, options.checkpoint)
     learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
     if options.dataset and full_name(options.dataset) != about["dataset"]:
@@ -296,10 +350,12 @@ def _evaluate_episodes(
     options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
 ) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
-    shot = 1 if options.shot is None else options.shot
-    episodes = 10_000 if options.episodes is None else options.episodes
-    accuracies = evaluate(learner, bank, options.way, shot, options.query, episodes, options.seed, options.device)
-    way, query = options.way, options.query
+    settings = {"ways": [options.way], "query": options.query, "seed": options.seed}
+    settings |= {"shots": [1 if options.shot is None else options.shot]}
+    settings |= {} if options.episodes is None else {"episodes": options.episodes}
+    wanted = evaluation_from(settings)
+    (way,), (shot,), query = wanted.ways, wanted.shots, wanted.query
+    accuracies = evaluate(learner, bank, way, shot, query, wanted.episodes, wanted.seed, options.device)
     if bank.listed:
         listed = ListedEpisodes(bank)
         way, shot, query = listed.way, listed.shot, listed.query
@@ -396,12 +452,12 @@ def _report(options: argparse.Namespace, console: Console) -> None:
 
 
 def _learners(options: argparse.Namespace, console: Console) -> None:
-    rows, faults = [], []
+    rows, needs, faults = [], {}, []
     for name in learner_names():
         try:
             cls, _ = find_learner(name)
             if why := missing(cls, {}):
-                faults.append(f"{name} cannot run here: {why}")
+                needs[name] = why
         except InputError as error:  # of one package; the others are there all the same
             faults.append(str(error))
             continue
@@ -417,6 +473,8 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
+        for name, why in needs.items():
+            console.print(f"{name} needs more to run here: {why}", highlight=False, markup=False)
     for fault in faults:
         print(f"fewshot: {fault}", file=sys.stderr)
 
@@ -548,6 +606,11 @@ def _data_check(options: argparse.Namespace, console: Console) -> None:
         if any(counts.values()):
             told = [f"{count} in {_TWINS[kind]}" for kind, count in counts.items() if count]
             print(f"  images that occur again: {', '.join(told)}")
+    groups = twin_groups(banks)
+    for group in groups[:_MOST]:
+        print(f"the same: {' = '.join(map(str, group[:_MOST]))}{', and more' if len(group) > _MOST else ''}")
+    if len(groups) > _MOST:
+        print(f"and {len(groups) - _MOST:,} more images that occur again")
     if faults:
         raise InputError("; ".join(dict.fromkeys(faults)))
 
@@ -580,14 +643,18 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _count(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or not least <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
+def _whole(text: str, least: int, most: int) -> int:
+    if not (text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {most:,}")
     return int(text)
 
 
+def _count(text: str) -> int:
+    return _whole(text, 1, 2**31 - 1)
+
+
 def _several(text: str) -> int:
-    return _count(text, least=2)
+    return _whole(text, 2, 2**31 - 1)
 
 
 def _counts(text: str) -> list[int]:
@@ -595,16 +662,23 @@ def _counts(text: str) -> list[int]:
     return list(dict.fromkeys(_count(part.strip()) for part in text.split(",")))
 
 
+def _number(text: str) -> int:
+    return _whole(text, 0, 10**18)
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 4096")
-    return int(text)
+    return _whole(text, 1, 4096)
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise argparse.ArgumentTypeError("name at least one learner")
+def _names_of(what: str) -> Callable[[str], list[str]]:
+    """The type of an argument that names several of `what`, with commas."""
+
+    def names(text: str) -> list[str]:
+        found = [name.strip() for name in text.split(",") if name.strip()]
+        if not found:
+            raise argparse.ArgumentTypeError(f"name at least one {what}")
+        return found
+
     return names
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 import baselines
 from episodes.batches import batches_from
@@ -14,12 +14,27 @@ from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import find_backbone
+from fewshot.files import read_text
 from fewshot.learners.registry import checked_options, find_learner, missing, split_backbone, suite_learners
 
 log = logging.getLogger("fewshot")
 
-Count = Annotated[int, Field(ge=1)]
+
+def _different(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{values} names a number twice")
+    return values
+
+
+# every number has bounds, so that a slip of the hand is told before it fills the memory or runs for ever
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Way = Annotated[int, Field(ge=2, le=10_000)]
+Episodes = Annotated[int, Field(ge=2, le=1_000_000)]
+Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1e9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(_different)]
+Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Protocol = Literal["episodes", "verification", "retrieval", "generalised"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
@@ -38,15 +53,15 @@ class Data(_Settings):
 
     dataset: str = "omniglot"
     fallback: str = ""
-    size: Annotated[int, Field(ge=0)] = 0
-    held_out: Annotated[int, Field(ge=0)] = 0
+    size: Annotated[int, Field(ge=0, le=1024)] = 0
+    held_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 class Verification(_Settings):
     """So many pairs of one class, and as many of two; the score from which on two images are the same is chosen on as
     many pairs of validation classes."""
 
-    pairs: Annotated[int, Field(ge=2)] = 10_000
+    pairs: Episodes = 10_000
 
 
 class Generalised(_Settings):
@@ -54,9 +69,9 @@ class Generalised(_Settings):
     classes."""
 
     way: Count = 5
-    shots: Annotated[list[Count], Field(min_length=1)] = [1, 2, 5, 10, 20]
+    shots: Shots = [1, 2, 5, 10, 20]
     query: Count = 15
-    episodes: Annotated[int, Field(ge=2)] = 2000
+    episodes: Episodes = 2000
 
 
 class Evaluation(_Settings):
@@ -67,10 +82,10 @@ class Evaluation(_Settings):
     """
 
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["episodes"]
-    ways: Annotated[list[Count], Field(min_length=1)] = [5, 20]
-    shots: Annotated[list[Count], Field(min_length=1)] = [1, 5]
+    ways: Ways = [5, 20]
+    shots: Shots = [1, 5]
     query: Count = 15
-    episodes: Annotated[int, Field(ge=2)] = 10_000
+    episodes: Episodes = 10_000
     seed: Seed = 0
     verification: Verification = Verification()
     generalised: Generalised = Generalised()
@@ -79,10 +94,10 @@ class Evaluation(_Settings):
 class Validation(_Settings):
     """The episodes of validation classes by which a run chooses its checkpoint."""
 
-    way: Count = 20
+    way: Way = 20
     shot: Count = 1
     query: Count = 5
-    episodes: Annotated[int, Field(ge=2)] = 500
+    episodes: Episodes = 500
 
 
 class Training(_Settings):
@@ -102,17 +117,17 @@ class Training(_Settings):
     backbone: str = "conv4"
     weights: str = ""
     augmentation: str = "none"
-    steps: Annotated[int, Field(ge=0)] = 1000
-    epochs: Annotated[int, Field(ge=0)] = 0
+    steps: Steps = 1000
+    epochs: Steps = 0
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: PositiveFloat = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    learning_rate: Rate = 3e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     schedule: Literal["one-cycle", "halving", "milestones", "constant"] = "one-cycle"
-    halve_every: PositiveInt = 2000
-    milestones: dict[Annotated[str, Field(pattern=r"^\d+$")], PositiveFloat] = {}
+    halve_every: Annotated[Steps, Field(ge=1)] = 2000
+    milestones: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Rate] = {}
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    validate_every: PositiveInt = 250
-    batches: dict[str, int] = {}
+    validate_every: Annotated[Steps, Field(ge=1)] = 250
+    batches: dict[str, Annotated[int, Field(le=1_000_000)]] = {}
     options: dict[str, Any] = {}
 
     @pydantic.model_validator(mode="after")
@@ -128,7 +143,7 @@ class LearnerSettings(Training):
     Such a model is tested with its shot alone, and its checkpoint is chosen by validation episodes of that shot.
     """
 
-    per_shot: dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Training] = {}
+    per_shot: dict[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}$")], Training] = {}
 
 
 class Config(_Settings):
@@ -138,7 +153,7 @@ class Config(_Settings):
     settings.
     """
 
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_different)] = [0]
     data: Data = Data()
     evaluation: Evaluation = Evaluation()
     validation: Validation = Validation()
@@ -181,6 +196,9 @@ def load_config(
         if ".py:" not in name:
             find_learner(name)
     specs = learners or (list(tables) if names is None else names)
+    for name in filter(None, [dataset, *specs]):
+        if name != name.encode(errors="replace").decode():
+            raise InputError(f"{name} is no name in UTF-8, which a run's config.toml could hold: rename it")
     table["learner"] = {
         spec: settings for one in specs for spec, settings in _settings_of_all(one, training, tables).items()
     }
@@ -280,8 +298,8 @@ def evaluation_from(table: dict[str, Any]) -> Evaluation:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not TOML, too many digits, nested too deep
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
 
 
@@ -319,8 +337,8 @@ def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:
         if first["type"] == "value_error":  # of a whole table
             place = ".".join(map(str, first["loc"]))
             raise InputError(f"in {where}{f' [{place}]' if place else ''}: {first['ctx']['error']}") from error
-        *parents, name = first["loc"]
-        table = ".".join(map(str, parents))
+        *parents, name = [part for part in first["loc"] if isinstance(part, str) and part != "[key]"]
+        table = ".".join(parents)
         place = f"{where} [{table}]" if table else where
         if first["type"] == "extra_forbidden":
             raise InputError(f"in {place}: {unknown_name('key', str(name), _keys(model, parents))}") from error

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Reading regular files alone, and writing files whole or not at all."""
 
 import contextlib
 import os
@@ -6,6 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from episodes import InputError
+
+_MOST = 1 << 28  # bytes of a file of text: those of a run have a few thousand
+
+
+def check_regular(path: Path) -> None:
+    """OSError where `path` is there and no regular file: a pipe or a device could be read for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path.name} is no regular file")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8; OSError where it is no regular file or far too large, ValueError where it is not UTF-8."""
+    check_regular(path)
+    if path.stat().st_size > _MOST:
+        raise OSError(f"{path.name} is larger than {_MOST >> 20} MiB")
+    return path.read_bytes().decode()
 
 
 @contextlib.contextmanager
@@ -23,9 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file."""
+    """Write a text file in UTF-8, whatever the locale; what UTF-8 cannot hold, as in names that are no text, is '?'."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
 
 
 @contextlib.contextmanager

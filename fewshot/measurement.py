@@ -26,7 +26,7 @@ def measure_backbones(
     chosen = choose_device(device)
     prepare(chosen)
     rows = []
-    for name in tqdm(names, desc="backbones", unit="backbone", disable=not timed):
+    for name in tqdm(names, desc="backbones", unit="backbone", disable=None if timed else True):
         backbone = make_backbone(name, 3, size).to(chosen)
         row = {
             "backbone": name,

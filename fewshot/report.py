@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from episodes import ImageBank
 from fewshot import figures, tables
 from fewshot.comparison import compare
-from fewshot.files import replacing, writing
+from fewshot.files import read_text, replacing, writing
 from fewshot.protocols.sheets import protocol_sheets
 from fewshot.report_data import (
     LeftOut,
@@ -274,7 +274,7 @@ def _page(run: Run, sections: list[Section], missing: list[str]) -> str:
         tables=_tables(run),
         sections=sections,
         missing=missing,
-        texts={name: path.read_text() for name, path in texts.items() if path.exists()},
+        texts={name: read_text(path) for name, path in texts.items() if path.exists()},
         scheme=_SCHEME,
     )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from fewshot.devices import choose_device, placed, prepare
 from fewshot.figures import LEARNER, Style, learner_styles
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank
+from fewshot.models import about_of, check_fits
+from fewshot.records import Damaged, read_environment, read_history
 from fewshot.run_folder import read_protocols, read_results
 
 MAP_CLASSES, MAP_IMAGES = 12, 20  # of an embedding map
 _SHOWN, _FAMILY, _NEAREST = 15, 5, 8  # published results in a panel: the best, more of our families, or none comparable
-_ABOUT = {"learner", "name", "variant", "settings", "channels", "size", "classes", "seed"}
 
 
 class LeftOut(Exception):
@@ -63,9 +63,9 @@ def read_run(folder: Path) -> Run:
     results, accuracies = read_results(folder)
     path = folder / "environment.json"
     try:
-        environment = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        environment = read_environment(path) if path.exists() else {}
+    except (OSError, Damaged) as error:
+        raise InputError(f"the run in {folder} is damaged ({error}): copy it again, or run it again") from error
     learners = results[LEARNER].itertuples(index=False, name=None)
     styles = learner_styles(dict(zip(learners, tables.labels(results, seeds=False))))
     config, protocols = read_config(folder / "config.toml"), read_protocols(folder)
@@ -74,15 +74,18 @@ def read_run(folder: Path) -> Run:
 
 def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     """Each trained model's values of LEARNER and its training.csv; LeftOut where there is none."""
-    histories = []
-    for path, content in _checkpoints(run):
-        with contextlib.suppress(OSError, ValueError):  # as if it were not there
-            history = pd.read_csv(path.with_name("training.csv"))
-            if len(history) and {"step", "loss", "accuracy", "ci95"} <= set(history.columns):
-                histories.append((_key(content["about"]), history))
+    if not (run.folder / "checkpoints").is_dir():
+        raise LeftOut("the run's folder holds no checkpoints")
+    histories: dict[str, tuple[tuple[str, ...], pd.DataFrame]] = {}
+    for _, row in run.results.iterrows():
+        for name in tables.model_names(row):
+            with contextlib.suppress(OSError, ValueError):  # as if it were not there
+                history = read_history(run.folder / "checkpoints" / name / "training.csv")
+                histories.setdefault(name, (tuple(row[LEARNER]), history))
+                break
     if not histories:
-        raise LeftOut("no model of this run was trained")
-    return histories
+        raise LeftOut("the run's folder holds no training.csv of a model that was trained")
+    return list(histories.values())
 
 
 def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
@@ -102,7 +105,9 @@ def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
             problems[key] = "it comes from a file, and a report runs no files"
             continue
         try:
-            learner = build_learner(find_learner(about["learner"])[0], about)
+            cls, _ = find_learner(about["learner"])
+            check_fits(cls, about, path)
+            learner = build_learner(cls, about)
             checkpoints.restore(learner, content, path)
         except InputError as error:
             problems[key] = str(error)
@@ -121,7 +126,8 @@ def _checkpoints(run: Run) -> list[tuple[Path, dict[str, Any]]]:
     for path in sorted(run.folder.glob("checkpoints/*/best.pt")):
         with contextlib.suppress(InputError):  # of a damaged one
             content = checkpoints.load(path)
-            if content["about"].keys() >= _ABOUT and _key(content["about"]) in run.styles:
+            content["about"] = about_of(content, path)
+            if _key(content["about"]) in run.styles:
                 found.append((path, content))
     if not found:
         raise LeftOut("the run's folder holds no checkpoints")

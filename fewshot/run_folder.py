@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import platform
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +24,11 @@ from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, replacing, writing
 from fewshot.protocols.rows import COLUMNS
 from fewshot.protocols.sheets import protocol_sheets
+from fewshot.records import Damaged, read_environment, read_episodes, read_rows, unlike_episodes
 
 _LEARNER = ["learner", "variant", "backbone"]
 _LATER = {"ci95_open": np.nan, "text": False, "external": False}  # columns that older runs lack, and what holds there
+_LATER_OF = {"retrieval": {"nmi_std": np.nan}}  # the same of the other protocols
 
 log = logging.getLogger("fewshot")
 
@@ -59,13 +60,21 @@ class RunFolder:
         with _reading(path):
             if (path / "results.csv").exists():
                 self.results, self._accuracies = _read(path)
+                self._leave_out_unlike()
             self._protocols = _read_protocols(path)
+
+    def _leave_out_unlike(self) -> None:
+        """Take out rows that are not the mean of their episodes, as where a run was killed while it wrote them."""
+        reasons = unlike_episodes(self.results, self._accuracies)
+        for why in filter(None, reasons):
+            log.warning("%s: this is run again", why)
+        self.results = self.results[[not why for why in reasons]].reset_index(drop=True)
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
         """Inside, what the run says goes to run.log too."""
         with writing(self.path):
-            handler = logging.FileHandler(self.path / "run.log")
+            handler = logging.FileHandler(self.path / "run.log", encoding="utf-8", errors="replace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         try:
@@ -122,11 +131,7 @@ class RunFolder:
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run that is there with the learners of `config` added."""
         other = "choose another folder with --output"
-        if not resume:
-            raise InputError(
-                f"{self.path} already holds a run: add --resume to go on with it (finished learners stay as they are),"
-                f" or {other}"
-            )
+        check_free(self.path, resume)
         earlier = read_config(self.path / "config.toml")
         for part in ("data", "evaluation", "validation"):
             before, now = (getattr(one, part).model_dump() for one in (earlier, config))
@@ -141,7 +146,7 @@ class RunFolder:
             if earlier.learner[spec] != config.learner[spec]:
                 raise InputError(f"{self.path} holds a run of {spec} with other settings: {other}")
         environment = self.path / "environment.json"
-        if environment.exists() and json.loads(environment.read_text())["data"] != data:
+        if environment.exists() and read_environment(environment)["data"] != data:
             raise InputError(f"{self.path} holds a run on other images of {config.data.dataset}: {other}")
         finished = earlier.evaluation
         evaluation = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
@@ -156,12 +161,21 @@ class RunFolder:
         )
 
 
+def check_free(path: Path, resume: bool) -> None:
+    """InputError where the folder `path` holds a run that is not to be gone on with."""
+    if not resume and (path / "config.toml").exists():
+        raise InputError(
+            f"{path} already holds a run: add --resume to go on with it (finished learners stay as they are), or choose"
+            " another folder with --output"
+        )
+
+
 def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The tidy rows of the run in `path`, and the accuracy of every episode; InputError where that is no run."""
     if not (path / "results.csv").is_file():
         raise InputError(f"{path} holds no results of a run: name a folder that 'fewshot bench' has written")
     with _reading(path, "copy it again, or run it again"):
-        return _read(path)
+        return _read_whole(path)
 
 
 def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
@@ -173,7 +187,7 @@ def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
 def read_sheets(path: Path) -> list[tables.Sheet]:
     """The tables of the run in `path`, those of results.md; InputError where that is a damaged one."""
     with _reading(path, "copy it again, or run it again"):
-        results, accuracies = _read(path) if (path / "results.csv").exists() else (pd.DataFrame(), {})
+        results, accuracies = _read_whole(path) if (path / "results.csv").exists() else (pd.DataFrame(), {})
         return _sheets(results, accuracies, _read_protocols(path))
 
 
@@ -187,12 +201,16 @@ def find_runs(path: Path) -> list[Path]:
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """What results.csv and episodes.npz hold; a column that runs did not always have is filled where it is missing."""
-    results = pd.read_csv(path / "results.csv", keep_default_na=False, na_values={"ci95_open": [""]})
-    results = results.assign(**{name: value for name, value in _LATER.items() if name not in results})
-    if set(results.columns) != set(tables.COLUMNS):
-        raise ValueError("results.csv has other columns")
-    with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
-        return results[tables.COLUMNS].astype({"ci95_open": float}), dict(arrays)
+    results = read_rows(path / "results.csv", tables.COLUMNS, _LATER)
+    return results, read_episodes(path / "episodes.npz")
+
+
+def _read_whole(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """As _read; Damaged where a row is not the mean of its episodes."""
+    results, accuracies = _read(path)
+    for why in filter(None, unlike_episodes(results, accuracies)):
+        raise Damaged(why)
+    return results, accuracies
 
 
 def _read_protocols(path: Path) -> dict[str, pd.DataFrame]:
@@ -200,13 +218,7 @@ def _read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for protocol, columns in COLUMNS.items():
         if (path / f"{protocol}.csv").exists():
-            empty = {name: [""] for name in columns if name.endswith(("_ci95", "_std"))}
-            rows = pd.read_csv(path / f"{protocol}.csv", keep_default_na=False, na_values=empty)
-            if protocol == "retrieval" and "nmi_std" not in rows:  # which older runs lack
-                rows.insert(columns.index("nmi_std"), "nmi_std", np.nan)
-            if list(rows.columns) != columns:
-                raise ValueError(f"{protocol}.csv has other columns")
-            found[protocol] = rows
+            found[protocol] = read_rows(path / f"{protocol}.csv", columns, _LATER_OF.get(protocol))
     return found
 
 
@@ -235,8 +247,8 @@ def _reading(path: Path, cure: str = "remove that folder or choose another one w
         yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"the run in {path} is damaged ({type(error).__name__}: {error}): {cure}") from error
+    except (OSError, Damaged) as error:
+        raise InputError(f"the run in {path} is damaged ({error}): {cure}") from error
 
 
 def describe_environment(banks: dict[str, ImageBank], device: torch.device) -> dict[str, Any]:
@@ -260,7 +272,7 @@ def describe_environment(banks: dict[str, ImageBank], device: torch.device) -> d
 
 def _processor() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

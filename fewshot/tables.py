@@ -223,12 +223,17 @@ def array_of(row: pd.Series, accuracies: Mapping[str, np.ndarray]) -> np.ndarray
 
     Their names are those of the models: some have their backbone in it, some the one shot that they are for.
     """
+    names = [f"{name}/{row['way']}way{row['shot']}shot" for name in model_names(row)]
+    return next((accuracies[name] for name in names if name in accuracies), None)
+
+
+def model_names(row: pd.Series) -> list[str]:
+    """What the model of a row may be called, the fullest name first: of its arrays and of its checkpoints' folder."""
     backbone, shot = row["backbone"].replace(":", "-"), f"{row['shot']}shot"
-    for marks in ([backbone, shot], [backbone], [shot], []):
-        name = "-".join(filter(None, [row["learner"], row["variant"], *marks, f"seed{row['seed']}"]))
-        if f"{name}/{row['way']}way{shot}" in accuracies:
-            return accuracies[f"{name}/{row['way']}way{shot}"]
-    return None
+    return [
+        "-".join(filter(None, [row["learner"], row["variant"], *marks, f"seed{row['seed']}"]))
+        for marks in ([backbone, shot], [backbone], [shot], [])
+    ]
 
 
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:

@@ -1,13 +1,15 @@
 """Training one learner on base classes, choosing its checkpoint on validation classes."""
 
+import contextlib
 import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
@@ -100,7 +102,7 @@ def train(
     name = " ".join(filter(None, [learner.name, learner.variant]))
     following = batches.following(train_bank, seed, run.step)
     gradients = gradients_of(learner, chosen)
-    bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=not progress)
+    bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=None if progress else True)
     with bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)
@@ -169,9 +171,21 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
     """What differs between two `about`s; settings that an older version did not know count as their defaults."""
     different = {key for key in now if (before.get(key) or "") != (now[key] or "")}
     if "settings" in different and "settings" in before:
-        old, new = (Training.model_validate(about["settings"]) for about in (before, now))
-        different -= {"settings"} if old == new else set()
+        with contextlib.suppress(ValueError):  # of settings that this version refuses, and so of others
+            old, new = (Training.model_validate(about["settings"]) for about in (before, now))
+            different -= {"settings"} if old == new else set()
     return different
+
+
+class _Progress(BaseModel):
+    """How far a training had come, as last.pt holds it."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
+    history: list[dict[Literal["step", "loss", "accuracy", "ci95", "seconds"], float]]
+    best: dict[Literal["step", "accuracy", "learner"], Any]
 
 
 class _Run:
@@ -202,13 +216,19 @@ class _Run:
                 f"{path} is of a training with another {' and '.join(sorted(changed))}: choose another folder with"
                 f" --output, or remove {self.folder}"
             )
-        self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        _set_random_state(state["random"])
-        self.step, self.seconds, self.history, self.best = (
-            state[name] for name in ("step", "seconds", "history", "best")
-        )
+        try:
+            progress = {name: state[name] for name in _Progress.model_fields}
+            _Progress.model_validate(progress)
+            for part in (state["best"]["learner"], state["learner"]):  # the last one stays
+                self.learner.load_state_dict(part)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            _set_random_state(state["random"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path} is damaged and cannot be gone on with: remove it, and the training starts again"
+            ) from error
+        self.step, self.seconds, self.history, self.best = progress.values()
 
     def descend(self) -> None:
         """One step of the optimizer, by the gradients that the weights have, and of the learning rate."""

@@ -91,7 +91,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     def fill(images: np.ndarray) -> None:
         fonts = [_Font(name) for name in _FONTS]
         by_class = images.reshape(len(chosen), RENDERINGS, size, size)
-        for place, (_, letter) in zip(by_class, tqdm(chosen, desc=f"glyphs {split}", unit="character")):
+        for place, (_, letter) in zip(by_class, tqdm(chosen, desc=f"glyphs {split}", unit="character", disable=None)):
             place[:] = _renderings(letter, fonts, size).numpy()
 
     contents = Contents(

@@ -68,7 +68,9 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     def fill(images: np.ndarray) -> None:
         paths = {part: _paths(part, found) for part, found in files.items()}
         by_class = images.reshape(len(chosen), turns, DRAWERS, size, size)
-        for place, character in zip(by_class, tqdm(chosen, desc=f"omniglot {protocol} {split}", unit="character")):
+        for place, character in zip(
+            by_class, tqdm(chosen, desc=f"omniglot {protocol} {split}", unit="character", disable=None)
+        ):
             for drawer, name in enumerate(paths[character[0]][character]):
                 image = files[character[0]].image(name, lambda image: _prepare(image, size))
                 for turn in range(turns):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from episodes import InputError
 from episodes.errors import unknown_name
 from fewshot.devices import choose_device
-from fewshot.files import replace_text, writing
+from fewshot.files import read_text, replace_text, writing
 from fewshot.learners import find_learner, learner_names
 from fewshot.performance import summary, work
 from fewshot.performance.generated import CHARACTERS, PHOTOGRAPHS, Shape
@@ -75,7 +75,7 @@ def measure(
     finished = {(row["part"], row["task"], row["contender"]) for row in rows}
     waiting = [one for one in _measurements(only or USUAL, quick, data) if one.key not in finished]
     effort = Effort(0.01, 2, 0.1) if quick else Effort()
-    with tqdm(waiting, unit="measurement", disable=not progress) as bar:
+    with tqdm(waiting, unit="measurement", disable=None if progress else True) as bar:
         for one in bar:
             bar.set_description(f"{one.part}: {one.task}, {one.contender}")
             rows.append(_row(one, effort))
@@ -262,7 +262,7 @@ def _opened(folder: Path, environment: dict[str, Any], resume: bool) -> tuple[li
             raise InputError(f"{folder} holds measurements already: add --resume to go on with them, or {other}")
         try:
             rows = pd.read_csv(table).astype(object).to_dict("records")
-            earlier = json.loads(described.read_text())
+            earlier = json.loads(read_text(described))
             missing = set(summary.COLUMNS) - set(rows[0])
         except (OSError, ValueError, IndexError) as error:
             raise InputError(f"the measurements in {folder} are damaged: remove that folder, or {other}") from error

@@ -138,7 +138,7 @@ def test_the_folder_asked_for_comes_before_the_variable_and_the_cache(tmp_path, 
 
 def mapped_file(tensor: torch.Tensor) -> str:
     """The file behind the memory of `tensor`, as Linux tells it."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         first, last = (int(end, 16) for end in line.split()[0].split("-"))
         if first <= tensor.data_ptr() < last:
             return line.split(maxsplit=5)[5] if len(line.split()) > 5 else ""

@@ -235,7 +235,7 @@ def test_another_seed_comes_beside_the_one_there(run, preset, toy_banks, trained
     ],
 )
 def test_changed_settings_are_refused(run, preset, toy_banks, tmp_path, trained, before, after, message):
-    text = Path(preset).read_text()
+    text = Path(preset).read_text(encoding="utf-8")
     assert before in text
     changed = tmp_path / "changed.toml"
     changed.write_text(text.replace(before, after))
@@ -361,7 +361,7 @@ def named_banks(toy_banks):
 def starting_from(weights: Path, preset: str, folder: Path) -> str:
     """The path of a preset whose prototypical networks start from these weights."""
     path = folder / f"from-{weights.parent.name}-{weights.stem}.toml"
-    whole = Path(preset).read_text()
+    whole = Path(preset).read_text(encoding="utf-8")
     path.write_text(whole.replace("[learner.prototypical]", f"[learner.prototypical]\nweights = '{weights}'"))
     return str(path)
 

@@ -90,11 +90,12 @@ def test_missing_file_and_folder(path):
 def test_an_interrupted_save_keeps_the_checkpoint_before(path, monkeypatch, error):
     checkpoints.save(path, CONTENT)
 
-    def half(content, file):
-        file.write_bytes(b"half")
+    def half(file, data):
+        with file.open("wb") as opened:
+            opened.write(b"half")
         raise error
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(error):
         checkpoints.save(path, {"step": 4})
     assert checkpoints.load(path)["step"] == 3

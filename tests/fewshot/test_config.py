@@ -153,7 +153,7 @@ def test_defaults_are_spelled_out_in_a_written_configuration(preset):
         ("[trainin]\nsteps = 5\n", r"unknown key 'trainin': did you mean 'training'"),
         ("[evaluation]\nepisodes = 1\n", r"\[evaluation\]: episodes = 1 will not do"),
         ("[evaluation]\nquery = '15'\n", r"\[evaluation\]: query = '15' will not do"),
-        ("[evaluation]\nshots = [1, 0]\n", r"\[evaluation\.shots\]: 1 = 0 will not do"),
+        ("[evaluation]\nshots = [1, 0]\n", r"\[evaluation\]: shots = 0 will not do"),
         ("[learner.npair]\nlearning_rate = 'fast'\n", r"\[learner\.npair\]: learning_rate = 'fast' will not do"),
         ("[learner.npair]\nlearning_rate = 0.0\n", r"learning_rate = 0\.0 will not do"),
         ("[learner.npair]\nsteps = true\n", r"steps = True will not do"),

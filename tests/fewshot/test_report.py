@@ -30,7 +30,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.text, self.tags, self.addresses, self.alts = "", [], [], []
-        self.source = path.read_text()
+        self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
         self.text = " ".join(self.text.split())
 

@@ -1,0 +1,30 @@
+"""Which images of a data set are pixel for pixel the same."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from episodes.bank import ImageBank
+from episodes.inspection import _digests
+
+
+class Place(NamedTuple):
+    """An image: its split, the name of its class, and its number in it, from 1 on in the order of the file names."""
+
+    split: str
+    class_name: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"image {self.number} of '{self.class_name}' ({self.split})"
+
+
+def twin_groups(banks: dict[str, ImageBank]) -> list[list[Place]]:
+    """The images that occur more than once, those that are the same together, in the order of the splits."""
+    groups: dict[bytes, list[Place]] = {}
+    for split, bank in banks.items():
+        labels = bank.labels.cpu().numpy()
+        numbers = np.arange(len(bank)) - bank.offsets.cpu().numpy()[labels] + 1
+        for digest, label, number in zip(_digests(bank), labels, numbers):
+            groups.setdefault(bytes(digest), []).append(Place(split, bank.class_names[label], int(number)))
+    return [group for group in groups.values() if len(group) > 1]
