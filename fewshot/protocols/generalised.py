@@ -130,7 +130,7 @@ def _joint(
         asked = part.query.flatten(1)  # (E, queries)
         base_asked = base_sampler.episodes(start * queries, count * queries, novel.device).support.view(count, queries)
         query = torch.cat([novel.embeddings[asked], held_out.embeddings[base_asked]], 1)
-        scores = learner.scores(novel.embeddings[part.support], query)  # (E, 2 * queries, way)
+        scores = learner.scores_with(novel.embeddings[part.support], query, part.keys)  # (E, 2 * queries, way)
         _check_finite(learner, scores)
         taken_for_novel = scores.amax(2) > torch.cat([novel_best[asked], base_best[base_asked]], 1)
         right = taken_for_novel[:, :queries] & (scores[:, :queries].argmax(2) == part.targets)

@@ -16,7 +16,7 @@ MASK = 2**64 - 1
 
 
 def fields(episodes: Episodes) -> list[torch.Tensor]:
-    return [episodes.classes, episodes.support, episodes.query]
+    return [episodes.classes, episodes.support, episodes.query, episodes.keys]
 
 
 def same(one: Episodes, other: Episodes) -> bool:
@@ -151,7 +151,7 @@ def test_shards_together_are_the_whole():
 
 def test_no_episodes_are_empty_tensors():
     none = EpisodeSampler(EVEN, 5, 1, 4).episodes(7, 0)
-    assert [tuple(field.shape) for field in fields(none)] == [(0, 5), (0, 5, 1), (0, 5, 4)]
+    assert [tuple(field.shape) for field in fields(none)] == [(0, 5), (0, 5, 1), (0, 5, 4), (0,)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

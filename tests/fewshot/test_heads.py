@@ -13,7 +13,15 @@ from fewshot.backbones import make_backbone
 from fewshot.heads import cosine_gradient, descend, one_hot, ridge, softmax_gradient, support_vectors
 from fewshot.learners.registry import LEARNERS
 
-ADAPTIVE = [("baseline", ""), ("baseline++", ""), ("imprinted", "finetune"), ("ridge", ""), ("svm", "")]
+ADAPTIVE = [
+    ("baseline", ""),
+    ("baseline", "zero-start"),
+    ("baseline++", ""),
+    ("baseline++", "mean-start"),
+    ("imprinted", "finetune"),
+    ("ridge", ""),
+    ("svm", ""),
+]
 
 
 def make(name: str, variant: str = "", **options):
@@ -57,9 +65,9 @@ CHEN = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1e-3}
 
 # 100 epochs of batches of 4, each on all images; of the 10 batches of 40 images 8 longer ones are made
 @pytest.mark.parametrize(("way", "shot", "steps", "rate"), [(5, 1, 200, 0.01), (3, 3, 300, 0.01), (2, 20, 800, 0.0125)])
-def test_the_head_of_baseline_is_a_linear_layer_that_torch_fits_from_zero(way, shot, steps, rate):
+def test_the_zero_start_of_baseline_is_a_linear_layer_that_torch_fits_from_zero(way, shot, steps, rate):
     support, query = episode(2, way, shot)
-    scores = make("baseline").scores(support, query)
+    scores = make("baseline", "zero-start").scores(support, query)
     for images, queries, ours in zip(support.flatten(1, 2), query, scores):
         layer = nn.Linear(8, way, dtype=torch.float64)
         for parameter in layer.parameters():
@@ -69,9 +77,9 @@ def test_the_head_of_baseline_is_a_linear_layer_that_torch_fits_from_zero(way, s
 
 
 @pytest.mark.parametrize(("way", "shot", "steps"), [(5, 1, 200), (3, 3, 300)])
-def test_the_head_of_baseline_plus_plus_is_a_cosine_layer_that_torch_fits_from_the_mean_direction(way, shot, steps):
+def test_the_mean_start_of_baseline_plus_plus_is_a_cosine_layer_that_torch_fits_from_it(way, shot, steps):
     support, query = (functional.normalize(part, dim=-1) for part in episode(2, way, shot))
-    scores = make("baseline++").scores(support, query)
+    scores = make("baseline++", "mean-start").scores(support, query)
     for images, queries, ours in zip(support.flatten(1, 2), query, scores):
         mean = functional.normalize(images.mean(0), dim=0)
         layer = mean.expand(way, -1).clone().requires_grad_()
