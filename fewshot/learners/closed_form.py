@@ -93,7 +93,8 @@ class SupportVectorMachine(_Solved):
     """A support vector machine, trained through the solver of its dual (MetaOptNet).
 
     The head of an episode is the multi-class machine of Crammer and Singer with C = `cost`, without a bias. The paper
-    differentiates the optimum of its dual problem, here that happens to the steps that lead there.
+    differentiates the optimum of its dual problem, here that happens to the steps that lead there, which leave an error
+    of a hundredth in the scores or less.
     """
 
     paper = "Lee et al. 2019"

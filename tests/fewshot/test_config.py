@@ -216,3 +216,22 @@ def test_unreadable_presets(tmp_path):
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(InputError, match=r"unknown preset 'quik': did you mean .*'quick'"):
         load_config("quik")
+
+
+@pytest.mark.parametrize(
+    ("learner", "augmentation"),
+    [
+        ("baseline", "resized-crop"),
+        ("baseline++", "resized-crop"),
+        ("simpleshot", "resized-crop"),
+        ("sklearn", "crop-jitter"),
+        ("svm", "crop-jitter"),
+        ("svm@resnet12-flat", "crop-jitter"),
+    ],
+)
+def test_the_paper_preset_distorts_photographs_as_the_source_does(learner, augmentation):
+    settings = load_config("paper", [learner], "mini_imagenet").learner[learner]
+    assert settings.augmentation == augmentation
+    if learner.startswith("svm"):
+        assert [settings.options[name] for name in ("way", "shot", "smoothing")] == [5, 15, 0.1]
+        assert settings.backbone == ("resnet12-flat" if "@" in learner else "conv4")

@@ -210,6 +210,17 @@ def test_the_loss_is_the_mean_over_the_episodes_of_a_batch(name, way, shot, expe
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
 
+def test_smoothing_gives_the_other_classes_what_it_takes_from_the_right_one():
+    bank = toy_bank(classes=4, images=3)
+    images, labels = bank.batch(torch.arange(12)), bank.labels
+    learner = make("svm", way=4, shot=1, smoothing=0.1).eval()
+    plain = learner.embed(images).detach().view(1, 4, 3, -1)
+    scores = learner.scores(plain[:, :, :1], plain[:, :, 1:].flatten(1, 2))[0]
+    wanted = torch.full((8, 4), 0.1 / 3).scatter(1, torch.arange(4).repeat_interleave(2)[:, None], 0.9)
+    expected = -(wanted * scores.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(learner.loss(images, labels), expected)
+
+
 def test_the_scale_and_the_penalty_of_ridge_are_learned():
     bank, learner = toy_bank(classes=12), make("ridge", penalty=3.0)
     assert learner.log_penalty.exp().item() == pytest.approx(3)
