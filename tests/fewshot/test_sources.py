@@ -94,7 +94,9 @@ def each(score):
     """The scores of all episodes from those of one query and the support images (K, D) of one class."""
 
     def scores(learner, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
-        rows = [[[score(learner, q, s) for s in classes] for q in asked] for classes, asked in zip(support, query)]
+        rows = [
+            [[score(learner, q, s).detach() for s in classes] for q in asked] for classes, asked in zip(support, query)
+        ]
         return torch.tensor(rows, dtype=torch.float64)
 
     return scores
