@@ -92,8 +92,9 @@ class BaselinePlusPlus(CosineClassifier):
 
     mean-start  is no published method: the head keeps the tau that was learned on base classes, all its w_k start as
                 the mean direction of the support set, and each step is on the whole support set, as for
-                `baseline:zero-start`. In 5-way 1-shot episodes of one network it had 18.4 +- 3.8 points more than the
-                published procedure, 58.4 to 40.0.
+                `baseline:zero-start`. On the validation classes of Omniglot it had 8.6 +- 0.9 points more than the
+                published procedure in 5-way 1-shot episodes, both with one network (conv4-strided after 300 steps):
+                68.0 to 59.4 %.
     """
 
     paper = "Chen et al. 2019"
