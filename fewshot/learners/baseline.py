@@ -93,8 +93,8 @@ class BaselinePlusPlus(CosineClassifier):
     mean-start  is no published method: the head keeps the tau that was learned on base classes, all its w_k start as
                 the mean direction of the support set, and each step is on the whole support set, as for
                 `baseline:zero-start`. On the validation classes of Omniglot it had 8.6 +- 0.9 points more than the
-                published procedure in 5-way 1-shot episodes, both with one network (conv4-strided after 300 steps):
-                68.0 to 59.4 %.
+                published procedure in 5-way 1-shot episodes (68.0 to 59.4 %), 3.7 +- 0.4 with 5 shots and 16.9 +- 1.0
+                of 20 ways, both with one network (conv4-strided after 300 steps).
     """
 
     paper = "Chen et al. 2019"
