@@ -45,6 +45,15 @@ def stream(seed: int, numbers: Tensor) -> Tensor:
     return mix(key + numbers * _GOLDEN)
 
 
+def words(keys: Tensor, purpose: int, count: int) -> Tensor:
+    """`count` random 64-bit words (E, count) for each of `keys` (E,), others for each purpose.
+
+    For learners that draw numbers in an episode (see Episodes.keys). They are no words that the episode came from.
+    """
+    own = stream(purpose, keys)
+    return mix(own[:, None] + torch.arange(1, count + 1, device=keys.device) * _GOLDEN)
+
+
 def _draw(keys: Tensor, slots: Tensor | int, sizes: Tensor | int, largest: int, count: int) -> Tensor:
     """`count` different positions below `sizes`, of which none is above `largest`, for each key: (count, B) from keys,
     slots and sizes of shape (B,).
@@ -78,11 +87,14 @@ class Episodes:
     """Index tensors of E episodes; images are numbered as in the bank.
 
     classes (E, way)   support (E, way, shot)   query (E, way, query)   all int64
+    keys (E,) int64: where the random words begin that a learner may draw for an episode, a function of the sampler's
+    seed and the episode's number alone; None of episodes that no sampler drew
     """
 
     classes: Tensor
     support: Tensor
     query: Tensor
+    keys: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -137,16 +149,18 @@ class EpisodeSampler:
         device = torch.device(device or self._sizes.device)
         sizes, offsets = self._sizes.to(device), self._offsets.to(device)
         images = self.shot + self.query
+        every = stream(self.seed, torch.arange(start, start + count, device=device))
         result = Episodes(
             classes=torch.empty((count, self.way), dtype=torch.int64, device=device),
             support=torch.empty((count, self.way, self.shot), dtype=torch.int64, device=device),
             query=torch.empty((count, self.way, self.query), dtype=torch.int64, device=device),
+            keys=every,
         )
         chunk = max(1, (_CHUNK if device.type == "cpu" else 32 * _CHUNK) // (self.way * images))
         slots = torch.arange(1, self.way + 1, device=device)[:, None]
         for first in range(0, count, chunk):
             part = slice(first, min(first + chunk, count))
-            keys = stream(self.seed, torch.arange(start + part.start, start + part.stop, device=device))
+            keys = every[part]
             classes = _draw(keys, 0, len(sizes), len(sizes), self.way).long()  # (way, E)
             size = self._size if self._size is not None else sizes[classes].flatten()
             drawn = _draw(keys.repeat(self.way), slots.expand(-1, len(keys)).flatten(), size, self._largest, images)
@@ -179,7 +193,8 @@ class ListedEpisodes(EpisodeSampler):
             raise InputError(f"the groups of {bank.name} are no episodes: they differ in their classes or images")
         images = torch.arange(len(bank)).view(self.count, self.way, 1 + self.query)
         classes = torch.arange(bank.classes).view(self.count, self.way)
-        self._listed = Episodes(classes, images[:, :, :1].contiguous(), images[:, :, 1:].contiguous())
+        keys = stream(self.seed, torch.arange(self.count))
+        self._listed = Episodes(classes, images[:, :, :1].contiguous(), images[:, :, 1:].contiguous(), keys)
 
     def episodes(self, start: int, count: int, device: torch.device | str | None = None) -> Episodes:
         """As EpisodeSampler.episodes; InputError beyond the last one listed."""
@@ -187,7 +202,9 @@ class ListedEpisodes(EpisodeSampler):
             raise InputError(f"{self.count} episodes are listed: there are no {count} from number {start} on")
         part, every = slice(start, start + count), self._listed
         # copies, so that nobody can change those that are listed
-        return Episodes(*(one[part].to(device, copy=True) for one in (every.classes, every.support, every.query)))
+        return Episodes(
+            *(one[part].to(device, copy=True) for one in (every.classes, every.support, every.query, every.keys))
+        )
 
 
 def sampler_of(bank: ImageBank, way: int, shot: int, query: int = 15, seed: int = 0) -> EpisodeSampler:

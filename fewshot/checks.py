@@ -379,7 +379,7 @@ def check_train_and_eval(specimen: Specimen) -> None:
 def check_class_order(specimen: Specimen) -> None:
     """Scores follow the order of classes."""
     whole, order = specimen.episodes(), torch.tensor([3, 0, 4, 2, 1])
-    other = Episodes(whole.classes[:, order], whole.support[:, order], whole.query[:, order])
+    other = Episodes(*(part[:, order] for part in (whole.classes, whole.support, whole.query)), whole.keys)
     expected = _rows(specimen.expected)[:, order][..., order].flatten(1, 2)
     _same_scores(specimen.scores(specimen.ready(), other), expected, "when classes come in another order")
 
@@ -388,7 +388,7 @@ def check_class_order(specimen: Specimen) -> None:
 def check_support_order(specimen: Specimen) -> None:
     """The order of the support images of a class does not matter."""
     whole, order = specimen.episodes(), torch.tensor([2, 0, 1])
-    other = Episodes(whole.classes, whole.support[:, :, order], whole.query)
+    other = dataclasses.replace(whole, support=whole.support[:, :, order])
     _same_scores(
         specimen.scores(specimen.ready(), other), specimen.expected, "when support images come in another order"
     )
@@ -405,7 +405,7 @@ def check_batched_episodes(specimen: Specimen) -> None:
 def check_other_queries(specimen: Specimen) -> None:
     """A query's scores do not depend on other queries, where it does not say transductive."""
     whole = specimen.episodes()
-    part = Episodes(whole.classes, whole.support, whole.query[:, :, :1])
+    part = dataclasses.replace(whole, query=whole.query[:, :, :1])
     learner = specimen.ready()
     change = _change(specimen.scores(learner, part), _rows(specimen.expected)[:, :, 0])
     if learner.transductive and change <= _TOLERANCE:
@@ -422,7 +422,7 @@ def check_query_labels(specimen: Specimen) -> None:
     """It does not read the classes of queries off their places."""
     whole = specimen.episodes()
     order = torch.randperm(WAY * QUERY, generator=torch.Generator().manual_seed(0))
-    other = Episodes(whole.classes, whole.support, whole.query.flatten(1)[:, order].view_as(whole.query))
+    other = dataclasses.replace(whole, query=whole.query.flatten(1)[:, order].view_as(whole.query))
     expected = specimen.expected[:, order]
     _same_scores(specimen.scores(specimen.ready(), other), expected, "when it stands in the place of another class's")
 
@@ -433,7 +433,7 @@ def check_bank_labels(specimen: Specimen) -> None:
     whole, bank = specimen.episodes(), specimen.test_bank
     order = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))
     places = order.argsort()
-    other = Episodes(whole.classes, places[whole.support], places[whole.query])
+    other = dataclasses.replace(whole, support=places[whole.support], query=places[whole.query])
     found = specimen.scores(specimen.ready(), other, permuted(bank, order))
     _same_scores(found, specimen.expected, "when the bank keeps the same images in other places, under other labels")
 
@@ -472,7 +472,7 @@ def check_higher_is_better(specimen: Specimen) -> None:
     if specimen.cls.text:
         raise _LeftOut("it may know classes by their names alone, which here say nothing")
     whole = specimen.episodes()
-    same = Episodes(whole.classes, whole.support, whole.support)
+    same = dataclasses.replace(whole, query=whole.support)
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())
     # what learns to adapt has hardly begun after so few steps, and may guess; with the wrong sign it would do worse
     if right <= (0.75 if specimen.cls.adapts else 1.25) / WAY:
@@ -486,7 +486,7 @@ def check_gpu(specimen: Specimen) -> None:
         raise _LeftOut("there is no GPU here")
     learner = specimen.ready().cuda()
     episodes = specimen.episodes()
-    there = Episodes(*(getattr(episodes, name).cuda() for name in ("classes", "support", "query")))
+    there = Episodes(*(getattr(episodes, field.name).cuda() for field in dataclasses.fields(episodes)))
     found = specimen.scores(learner, there, specimen.test_bank.to("cuda"))
     if specimen.cls.trained:
         images, labels = specimen.batch()

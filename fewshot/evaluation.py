@@ -113,7 +113,7 @@ def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampl
         return
     whole = sampler.episodes(0, 1, data.device)
     half = sampler.query // 2
-    part = Episodes(whole.classes, whole.support, whole.query[:, :, :half])
+    part = dataclasses.replace(whole, query=whole.query[:, :, :half])
     expected = _scores(learner, data, whole).unflatten(1, (sampler.way, -1))[:, :, :half].flatten(1, 2)
     scores = _scores(learner, data, part)
     if not torch.allclose(scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):

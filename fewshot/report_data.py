@@ -192,6 +192,7 @@ def predict(learner: Learner, bank: ImageBank, episode: Episodes, seed: int) -> 
         torch.searchsorted(classes, episode.classes).to(device),
         torch.searchsorted(images, episode.support).to(device),
         torch.searchsorted(images, episode.query).to(device),
+        None if episode.keys is None else episode.keys.to(device),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -155,7 +155,7 @@ class Specimen:
     def episodes(self, shot: int = SHOT, way: int = WAY, start: int = 0) -> Episodes:
         """Three episodes of the test bank: copies, so that a learner that writes into them harms nobody else."""
         drawn = _drawn(self.test_bank, shot, way, start)
-        return Episodes(drawn.classes.clone(), drawn.support.clone(), drawn.query.clone())
+        return Episodes(*(getattr(drawn, field.name).clone() for field in dataclasses.fields(drawn)))
 
     @torch.no_grad()
     def scores(self, learner: Learner, episodes: Episodes, bank: ImageBank | None = None, seed: int | None = 0) -> Any:
@@ -213,7 +213,8 @@ def moved_borders(bank: ImageBank) -> ImageBank:
 
 def one_by_one(episodes: Episodes) -> Iterator[Episodes]:
     """Each episode by itself."""
-    for part in zip(*(one.split(1) for one in (episodes.classes, episodes.support, episodes.query)), strict=True):
+    tensors = (getattr(episodes, field.name) for field in dataclasses.fields(episodes))
+    for part in zip(*(tensor.split(1) for tensor in tensors), strict=True):
         yield Episodes(*part)
 
 

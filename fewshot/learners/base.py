@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, ClassVar
@@ -132,9 +133,16 @@ class Learner(nn.Module):
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         """Scores (E, Q, N) of each query for each class, higher is better.
 
-        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once.
+        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. A learner that draws numbers
+        for an episode takes a third argument, `keys` (see Episodes.keys), None where there are none: what it draws is
+        then a function of the episode's key, and so its scores depend neither on the other episodes nor on their order.
         """
         raise NotImplementedError
+
+    def scores_with(self, support: Tensor, query: Tensor, keys: Tensor | None) -> Tensor:
+        """`scores`, which is given the episodes' `keys` (E,) where it takes them."""
+        given = {"keys": keys} if "keys" in inspect.signature(self.scores).parameters else {}
+        return self.scores(support, query, **given)
 
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
         """Scores (E, Q, N) of whole episodes: the hook of learners that work on an episode's images or names.
@@ -145,7 +153,7 @@ class Learner(nn.Module):
         support, query = episodes.support, episodes.query.flatten(1)
         # index_select copies whole rows, an index in brackets number by number
         rows = [data.embeddings.index_select(0, images.flatten()) for images in (support, query)]
-        return self.scores(rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape))
+        return self.scores_with(rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape), episodes.keys)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """How alike embeddings a (E, A, D) and b (E, B, D) are, (E, A, B): higher where they rather show one class.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ClassBatches
+from episodes import ClassBatches, InputError
 from episodes.batches import Batches
 from fewshot.heads import one_hot, ridge, support_vectors
 from fewshot.learners.base import Learner
@@ -21,6 +21,7 @@ class _Solved(Learner):
 
     batches = ClassBatches(classes=60, images=6)
     adapts = True
+    smoothing = 0.0  # what the right class of a query leaves to the others, in training
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", way: int = 20, shot: int = 1, scale: float = 10.0
@@ -42,7 +43,9 @@ class _Solved(Learner):
         episodes, way, queries, _ = query.shape
         scores = self.scores(support, query.flatten(1, 2))
         targets = torch.arange(way, device=scores.device).repeat_interleave(queries)
-        return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(episodes))
+        # PyTorch spreads its share over all classes, the right one too; the paper over the others
+        share = self.smoothing * way / max(1, way - 1)
+        return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(episodes), label_smoothing=share)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         _, way, shot, _ = support.shape
@@ -90,7 +93,8 @@ class SupportVectorMachine(_Solved):
     """A support vector machine, trained through the solver of its dual (MetaOptNet).
 
     The head of an episode is the multi-class machine of Crammer and Singer with C = `cost`, without a bias. The paper
-    differentiates the optimum of its dual problem, here that happens to the steps that lead there.
+    differentiates the optimum of its dual problem, here that happens to the steps that lead there, which leave an error
+    of a hundredth in the scores or less.
     """
 
     paper = "Lee et al. 2019"
@@ -104,10 +108,16 @@ class SupportVectorMachine(_Solved):
         shot: int = 1,
         scale: float = 1.0,
         cost: float = 0.1,
+        smoothing: float = 0.0,
     ) -> None:
-        """cost: the price of a slack, C, 0.1 in the paper."""
+        """cost: the price of a slack, C, 0.1 in the paper.
+
+        smoothing: of the labels of queries in training, what goes to the other classes together, 0.1 in the paper.
+        """
         super().__init__(backbone, classes, variant, way, shot, scale)
-        self.cost = cost
+        if not 0 <= smoothing <= 0.5:
+            raise InputError(f"svm needs a smoothing between 0 and 0.5, not {smoothing}")
+        self.cost, self.smoothing = cost, smoothing
 
     def solve(self, products: Tensor, labels: Tensor) -> Tensor:
         return support_vectors(products, labels, self.cost)

@@ -21,7 +21,8 @@ class Exemplar(Learner):
     parametric  a learned vector of weights (Dosovitskiy et al. 2014)
 
     The softmax over a sample takes the place of Wu et al.'s noise-contrastive estimate of that over all images. A query
-    goes to the class with the most similar mean direction.
+    goes to the class with the most similar mean direction. Neither source has episodes: Dosovitskiy et al. fit a linear
+    support vector machine to the features of all labelled images, Wu et al. vote among the 200 nearest.
     """
 
     paper = "Dosovitskiy et al. 2014, Wu et al. 2018"

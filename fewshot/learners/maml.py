@@ -133,6 +133,9 @@ class Maml(_MetaLearner):
     transductive  second-order, and batch norms use the statistics of each batch, at test of all queries, as in Finn's
                   code
 
+    Finn et al. learn where the head starts too, here it starts at zero: theirs serves one number of classes in one
+    order alone.
+
     But for the last, batch norms use the statistics of the network before it adapts, and hold them while it does: at
     test the running ones; in training those of the support images of all tasks, which gradients pass through. So a
     query's scores depend on the support and itself alone, in training too. It trains in float32: second derivatives

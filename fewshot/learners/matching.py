@@ -17,7 +17,8 @@ class Matching(Learner):
 
     The attention is the softmax, over all support images, of `scale` times the cosine similarity. The probability of
     a class is the attention that its images get together (equation 1), its score the logarithm of that. Training runs
-    episodes of the kind that the test runs.
+    episodes of the kind that the test runs. The paper has no scale; with one shot its choice is the same, with more it
+    counts near and far images of a class more alike.
 
     basic  attention over the embeddings as they are
     fce    full context embeddings (section 2.1.2, appendix A): a bidirectional LSTM lets each support image see the

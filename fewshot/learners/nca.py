@@ -13,7 +13,8 @@ class NCA(Learner):
     """Each image votes for its class, near images louder: no episodes, no prototypes.
 
     It trains with the non-parametric softmax over all images of a batch. A class's score is the logarithm of what its
-    support images say in the same softmax, so that training and test ask the same question.
+    support images say in the same softmax, so that training and test ask the same question. Laenen and Bertinetto give
+    the nearest class mean as their result; with one shot the two choose alike.
     """
 
     paper = "Goldberger et al. 2004, Laenen and Bertinetto 2021"

@@ -20,9 +20,9 @@ class SklearnHead(LinearClassifier):
 
     A linear classifier of the base classes is trained. The estimator is any classifier of scikit-learn that can be
     made without arguments; it is fitted to the support embeddings, episode by episode. Logistic regression, the
-    default, is that of Tian et al. 2020. The scores are the estimator's decision function, or its probabilities where
-    it has none. An estimator that draws numbers draws the same ones in every episode; such a one may prefer some
-    positions of classes, which others do not.
+    default, is that of Tian et al. 2020, who fit it to distorted copies of the support images too. The scores are the
+    estimator's decision function, or its probabilities where it has none. An estimator that draws numbers draws the
+    same ones in every episode; such a one may prefer some positions of classes, which others do not.
     """
 
     paper = "Tian et al. 2020"

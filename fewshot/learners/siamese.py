@@ -14,7 +14,8 @@ from fewshot.losses import contrastive, pair_cross_entropy
 class Siamese(Learner):
     """Pairs of one class are near, of two classes a margin apart.
 
-    A query goes to the class whose support images are nearest on average.
+    A query goes to the class whose support images are nearest on average. Hadsell et al. classify nothing, and Koch et
+    al. have one image a class.
 
     contrastive  contrastive loss (Hadsell et al. 2006) on embeddings of length one; the pairs are all positive ones
                  of a batch and as many negative ones, the nearest, or all of them

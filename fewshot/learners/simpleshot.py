@@ -21,8 +21,8 @@ class SimpleShot(LinearClassifier):
     l2n   the length is made one
     un    none
 
-    The mean is that of a sample of base images, measured before each validation: checkpoints have it. It is zero in a
-    learner that was not trained by `train`.
+    The mean is that of a sample of base images (the authors take all), measured before each validation: checkpoints
+    have it. It is zero in a learner that was not trained by `train`.
     """
 
     paper = "Wang et al. 2019"

@@ -153,7 +153,7 @@ def _joint(
         asked = part.query.flatten(1)  # (E, queries)
         base_asked = base_sampler.episodes(start * queries, count * queries, novel.device).support.view(count, queries)
         query = torch.cat([novel.embeddings[asked], held_out.embeddings[base_asked]], 1)
-        scores = learner.scores(novel.embeddings[part.support], query)  # (E, 2 * queries, way)
+        scores = learner.scores_with(novel.embeddings[part.support], query, part.keys)  # (E, 2 * queries, way)
         _check_finite(learner, scores)
         own = scores[:, :queries].gather(2, part.targets.expand(count, -1)[..., None])[..., 0]
         novel_right.append(_share(scores[:, :queries], own, of_novel.of(asked), rounding).sum(1))

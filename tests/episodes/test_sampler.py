@@ -149,6 +149,17 @@ def test_shards_together_are_the_whole():
     assert [len(part) for part in tasks.batches(103, 25)] == [25, 25, 25, 25, 3]
 
 
+def test_the_key_of_an_episode_is_that_of_its_seed_and_number_alone():
+    keys = EpisodeSampler(EVEN, 5, 1, 4, seed=9).episodes(0, 103).keys
+    parts = [part.keys for part in EpisodeSampler(UNEVEN, 3, 2, 1, seed=9).batches(103, 25)]
+    assert torch.equal(torch.cat(parts), keys)
+    assert torch.equal(keys, sampler.stream(9, torch.arange(103)))
+    drawn = [sampler.words(keys, purpose, 3) for purpose in (0, 1)]
+    drawn += [sampler.words(EpisodeSampler(EVEN, 5, 1, 4, seed=10).episodes(0, 103).keys, 0, 3)]
+    assert len(torch.stack(drawn).unique()) == 3 * 103 * 3
+    assert torch.equal(sampler.words(keys[7:8], 1, 3), drawn[1][7:8])
+
+
 def test_no_episodes_are_empty_tensors():
     none = EpisodeSampler(EVEN, 5, 1, 4).episodes(7, 0)
     assert [tuple(field.shape) for field in fields(none)] == [(0, 5), (0, 5, 1), (0, 5, 4)]

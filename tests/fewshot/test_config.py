@@ -239,3 +239,22 @@ def test_arguments_stand_in_for_the_presets_episodes_and_steps(preset):
 def test_an_argument_that_will_not_do_is_not_blamed_on_the_preset(preset):
     path = preset("[learner.prototypical]\nsteps = 50\n")
     assert "in the arguments: episodes = 1 will not do" in refusal(lambda: load_config(path, episodes=1))
+
+
+@pytest.mark.parametrize(
+    ("learner", "augmentation"),
+    [
+        ("baseline", "resized-crop"),
+        ("baseline++", "resized-crop"),
+        ("simpleshot", "resized-crop"),
+        ("sklearn", "crop-jitter"),
+        ("svm", "crop-jitter"),
+        ("svm@resnet12-flat", "crop-jitter"),
+    ],
+)
+def test_the_paper_preset_distorts_photographs_as_the_source_does(learner, augmentation):
+    settings = load_config("paper", [learner], "mini_imagenet").learner[learner]
+    assert settings.augmentation == augmentation
+    if learner.startswith("svm"):
+        assert [settings.options[name] for name in ("way", "shot", "smoothing")] == [5, 15, 0.1]
+        assert settings.backbone == ("resnet12-flat" if "@" in learner else "conv4")

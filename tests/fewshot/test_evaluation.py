@@ -92,7 +92,7 @@ def naive(learner, bank, way, shot, query, episodes, seed) -> list[float]:
         right = 0
         for target in range(way):
             for image in episode.query[0, target]:
-                scores = learner.scores(support, learner.embed(bank.batch(image[None]))[None])
+                scores = learner.scores_with(support, learner.embed(bank.batch(image[None]))[None], episode.keys)
                 right += int(scores[0, 0].argmax()) == target
         shares.append(right / (way * query))
     return shares

@@ -13,7 +13,15 @@ from fewshot.backbones import make_backbone
 from fewshot.heads import cosine_gradient, descend, one_hot, ridge, softmax_gradient, support_vectors
 from fewshot.learners.registry import LEARNERS
 
-ADAPTIVE = [("baseline", ""), ("baseline++", ""), ("imprinted", "finetune"), ("ridge", ""), ("svm", "")]
+ADAPTIVE = [
+    ("baseline", ""),
+    ("baseline", "zero-start"),
+    ("baseline++", ""),
+    ("baseline++", "mean-start"),
+    ("imprinted", "finetune"),
+    ("ridge", ""),
+    ("svm", ""),
+]
 
 
 def make(name: str, variant: str = "", **options):
@@ -57,9 +65,9 @@ CHEN = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1e-3}
 
 # 100 epochs of batches of 4, each on all images; of the 10 batches of 40 images 8 longer ones are made
 @pytest.mark.parametrize(("way", "shot", "steps", "rate"), [(5, 1, 200, 0.01), (3, 3, 300, 0.01), (2, 20, 800, 0.0125)])
-def test_the_head_of_baseline_is_a_linear_layer_that_torch_fits_from_zero(way, shot, steps, rate):
+def test_the_zero_start_of_baseline_is_a_linear_layer_that_torch_fits_from_zero(way, shot, steps, rate):
     support, query = episode(2, way, shot)
-    scores = make("baseline").scores(support, query)
+    scores = make("baseline", "zero-start").scores(support, query)
     for images, queries, ours in zip(support.flatten(1, 2), query, scores):
         layer = nn.Linear(8, way, dtype=torch.float64)
         for parameter in layer.parameters():
@@ -69,9 +77,9 @@ def test_the_head_of_baseline_is_a_linear_layer_that_torch_fits_from_zero(way, s
 
 
 @pytest.mark.parametrize(("way", "shot", "steps"), [(5, 1, 200), (3, 3, 300)])
-def test_the_head_of_baseline_plus_plus_is_a_cosine_layer_that_torch_fits_from_the_mean_direction(way, shot, steps):
+def test_the_mean_start_of_baseline_plus_plus_is_a_cosine_layer_that_torch_fits_from_it(way, shot, steps):
     support, query = (functional.normalize(part, dim=-1) for part in episode(2, way, shot))
-    scores = make("baseline++").scores(support, query)
+    scores = make("baseline++", "mean-start").scores(support, query)
     for images, queries, ours in zip(support.flatten(1, 2), query, scores):
         mean = functional.normalize(images.mean(0), dim=0)
         layer = mean.expand(way, -1).clone().requires_grad_()
@@ -200,6 +208,17 @@ def test_the_loss_is_the_mean_over_the_episodes_of_a_batch(name, way, shot, expe
     assert len(losses) == expected
     loss = learner.loss(bank.batch(torch.arange(12 * 8)), bank.labels)
     torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+def test_smoothing_gives_the_other_classes_what_it_takes_from_the_right_one():
+    bank = toy_bank(classes=4, images=3)
+    images, labels = bank.batch(torch.arange(12)), bank.labels
+    learner = make("svm", way=4, shot=1, smoothing=0.1).eval()
+    plain = learner.embed(images).detach().view(1, 4, 3, -1)
+    scores = learner.scores(plain[:, :, :1], plain[:, :, 1:].flatten(1, 2))[0]
+    wanted = torch.full((8, 4), 0.1 / 3).scatter(1, torch.arange(4).repeat_interleave(2)[:, None], 0.9)
+    expected = -(wanted * scores.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(learner.loss(images, labels), expected)
 
 
 def test_the_scale_and_the_penalty_of_ridge_are_learned():

@@ -1,0 +1,15 @@
+"""Random numbers of an episode's own: a function of its key and of what they are for, and of nothing else."""
+
+from torch import Tensor
+
+from episodes.sampler import words
+
+
+def uniform(keys: Tensor, purpose: int, count: int) -> Tensor:
+    """`count` numbers (E, count) for each of `keys` (E,), uniform in [-1, 1), float64: see Episodes.keys."""
+    return ((words(keys, purpose, count) >> 12) & (1 << 52) - 1).double() / 2**51 - 1
+
+
+def shuffled(keys: Tensor, purpose: int, count: int) -> Tensor:
+    """A random order of 0 .. `count` - 1 for each of `keys` (E,): (E, count) int64."""
+    return words(keys, purpose, count).argsort(1)

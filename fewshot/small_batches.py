@@ -1,0 +1,113 @@
+"""Heads fitted to the support sets of E episodes at once by descent on small batches (Chen et al. 2019)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewshot.draws import shuffled, uniform
+
+# images (E, B, D), labels (E, B, N) and parameters to the gradients of the mean cross-entropy over the B images
+Gradients = Callable[[Tensor, Tensor, list[Tensor]], list[Tensor]]
+
+_BATCH = 4
+
+
+def fresh(keys: Tensor, way: int, size: int) -> Tensor:
+    """Weights (E, way, size + 1) of linear layers as torch.nn.Linear starts them, the biases last, from keys (E,).
+
+    Both are uniform up to 1 / sqrt(size); float64.
+    """
+    return uniform(keys, 0, way * (size + 1)).view(-1, way, size + 1) / size**0.5
+
+
+def linear_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """Of the logits x W^T, by W (E, N, D)."""
+    (weights,) = parameters
+    residuals = ((images @ weights.mT).softmax(2) - labels) / images.shape[1]
+    return [residuals.mT @ images]
+
+
+def cosine_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor], scale: float) -> list[Tensor]:
+    """Of the logits scale * g_k * cos(x, v_k) of images of length one, by the v (E, N, D) and the g (E, N, 1)."""
+    directions, gains = parameters
+    lengths = directions.norm(dim=2, keepdim=True).clamp_min(1e-12)
+    units = directions / lengths
+    cosines = images @ units.mT
+    residuals = ((scale * gains.mT * cosines).softmax(2) - labels) * (scale / images.shape[1])
+    slopes = (residuals * cosines).sum(1)[..., None]  # by the gains
+    return [gains / lengths * (residuals.mT @ images - slopes * units), slopes]
+
+
+def fitted(
+    images: Tensor,
+    labels: Tensor,
+    start: list[Tensor],
+    gradients: Gradients,
+    keys: Tensor,
+    *,
+    epochs: int,
+    rate: float,
+    momentum: float = 0.9,
+    dampening: float = 0.9,
+    decay: float = 1e-3,
+) -> list[Tensor]:
+    """Where torch.optim.SGD leads from the parameters `start`, (E, ...) each, in so many epochs of batches of 4 images.
+
+    images (E, M, D), labels (M, N) one-hot. Each epoch has an order of its own, which the episode's key (E,) decides;
+    its last batch has what is left.
+    """
+    place, speed = [parameter.clone() for parameter in start], []
+    count, rows = images.shape[1], images.flatten(0, 1)
+    firsts = torch.arange(0, len(rows), count, device=rows.device)[:, None]
+    for epoch in range(epochs):
+        order = shuffled(keys, 1 + epoch, count)
+        # index_select copies whole rows, gather number by number
+        batches = rows.index_select(0, (firsts + order).flatten()).view_as(images).split(_BATCH, dim=1)
+        for batch, wanted in zip(batches, labels[order].split(_BATCH, dim=1), strict=True):
+            slopes = gradients(batch, wanted, place)
+            slopes = [slope.add_(parameter, alpha=decay) for slope, parameter in zip(slopes, place, strict=True)]
+            speed = [v.mul_(momentum).add_(s, alpha=1 - dampening) for v, s in zip(speed, slopes)] or slopes
+            for parameter, velocity in zip(place, speed, strict=True):
+                parameter.sub_(velocity, alpha=rate)
+    return place
+
+
+class Span:
+    """What gradient descent on a head moves, in few numbers: images (E, M, D) and weights (E, N, D) as the descent
+    sees them, D' = min(D, M + 1) long, with all their inner products as they were.
+
+    A gradient by the weights of a class is a sum of images, so descent moves them within the span of the images and,
+    by weight decay and cosines, along the part of their start that stands out of it, which gets one coordinate.
+
+    images, weights   (E, M, D') and (E, N, D'), for the descent
+    """
+
+    def __init__(self, images: Tensor, start: Tensor) -> None:
+        self.small = start.shape[2] > images.shape[1] + 1
+        self.images, self.weights = images, start
+        if self.small:
+            self._axes = torch.linalg.qr(images.mT).Q  # (E, D, M)
+            within = start @ self._axes
+            out = start - within @ self._axes.mT
+            length = out.norm(dim=2, keepdim=True).clamp_min(1e-12)
+            self._out = out / length
+            coordinates = images @ self._axes
+            self.images = torch.cat([coordinates, coordinates.new_zeros(*coordinates.shape[:2], 1)], 2)
+            self.weights = torch.cat([within, length], 2)
+
+    def whole(self, weights: Tensor) -> Tensor:
+        """Weights (E, N, D) of those that the descent has found, (E, N, D')."""
+        return weights[..., :-1] @ self._axes.mT + weights[..., -1:] * self._out if self.small else weights
+
+
+def in_order(support: Tensor) -> tuple[Tensor, Tensor]:
+    """Support (E, N, K, D) in an order of its own, and the places (E, N) where its classes have gone.
+
+    Images stand in the order of the sums of their embeddings, classes in that of theirs, so that what is drawn for one
+    place falls to the same image or class however the support came.
+    """
+    sums, order = support.sum(3).sort(dim=2, stable=True)
+    classes = sums.sum(2).argsort(dim=1, stable=True)
+    support = support.gather(2, order[..., None].expand_as(support))
+    return support.gather(1, classes[..., None, None].expand_as(support)), classes.argsort(1)
