@@ -1,7 +1,7 @@
 """The results of a run as tables for readers: terminal, Markdown, LaTeX. All made by pandas from the tidy rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,11 @@ COLUMNS = [
     "device",
     "precision",
     "torch",
+    "collapsed",
+    "kept",
+    "key",
 ]
+LATER = {"collapsed": False, "kept": "", "key": ""}  # columns that the rows of older runs lack, and what holds there
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 MODEL = ["dataset", "protocol", "learner", "variant", "backbone", "image_size", *LEAGUE]
 _CELL = [*MODEL, "way", "shot"]
@@ -59,6 +63,12 @@ APART = (
     " the columns; learners that cannot be told apart share theirs. It covers these trained models on these images"
 )
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
+
+COLLAPSED = "Of learners marked as collapsed the training ended no better than guessing on validation classes"
+KEPT = (
+    "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: what"
+    " is there now may give other numbers"
+)
 
 _LATEX = str.maketrans(
     {
@@ -98,7 +108,8 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
 
     accuracies: those of the episodes, as episodes.npz has them; without them learners are not told apart
     """
-    made = [_sheet(results, "", caption(results), results["accuracy"], results["ci95"], INTERVAL)]
+    note = ". ".join([INTERVAL, *remarks(results)])
+    made = [_sheet(results, "", caption(results), results["accuracy"], results["ci95"], note)]
     over = summarised(results).query("interval == 'seeds'").assign(seed=0)
     if len(over):
         text = f"{caption(results)}, mean of {over['seeds'].max()} training seeds"
@@ -115,7 +126,8 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
 
 
 def summarised(results: pd.DataFrame) -> pd.DataFrame:
-    """The tidy rows of runs with training seeds put together: MODEL, way, shot, accuracy, ci95, interval, seeds.
+    """The tidy rows of runs with training seeds put together: MODEL, way, shot, accuracy, ci95, interval, seeds, and
+    collapsed (one of them) and kept.
 
     interval: 'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that of
     the papers.
@@ -124,9 +136,8 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
     def together(rows: pd.DataFrame) -> pd.Series:
         several = len(rows) > 1
         mean, ci95 = over_seeds(rows["accuracy"].to_numpy()) if several else rows[["accuracy", "ci95"]].iloc[0]
-        return pd.Series(
-            {"accuracy": mean, "ci95": ci95, "interval": "seeds" if several else "episodes", "seeds": len(rows)}
-        )
+        kind = "seeds" if several else "episodes"
+        return pd.Series({"accuracy": mean, "ci95": ci95, "interval": kind, "seeds": len(rows), **marks_of(rows)})
 
     kept = results.drop_duplicates([*_CELL, "seed"], keep="last")
     return kept.groupby(_CELL, sort=False).apply(together, include_groups=False).reset_index()
@@ -210,20 +221,46 @@ def array_of(row: pd.Series, accuracies: Mapping[str, np.ndarray]) -> np.ndarray
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
     """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, where there are several.
 
-    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'.
+    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'; so are
+    trainings that collapsed, and rows that were kept though their code or packages have changed.
     """
     several = seeds and results["seed"].nunique() > 1
     families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
     backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
     backbones |= families.nunique() > 1
+    said = _said(results, ["learner", "variant", "backbone", *(["seed"] if several else [])])
     found = []
     for row, has_several in zip(results.itertuples(), backbones):
         label = f"{row.learner} ({row.variant})" if row.variant else row.learner
         label += f", {row.backbone}" if has_several else ""
         label += f", seed {row.seed}" if several else ""
-        marks = ", ".join(mark for column, mark in LEAGUE.items() if getattr(row, column))
-        found.append(f"{label} [{marks}]" if marks else label)
+        marks = [mark for column, mark in LEAGUE.items() if getattr(row, column)]
+        marks += said[row.Index]
+        found.append(f"{label} [{', '.join(marks)}]" if marks else label)
     return pd.Series(found, index=results.index, dtype=object)
+
+
+def remarks(results: pd.DataFrame) -> list[str]:
+    """The sentences that explain the marks of models that collapsed, or were kept from an earlier state."""
+    marked = {"collapsed": COLLAPSED, "kept": KEPT}
+    return [text for column, text in marked.items() if column in results and results[column].astype(bool).any()]
+
+
+def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """The columns collapsed and kept of several trainings put together; of rows that lack them, of none."""
+    kept = rows["kept"].unique() if "kept" in rows else ()
+    return {"collapsed": "collapsed" in rows and bool(rows["collapsed"].any()), "kept": ", ".join(filter(None, kept))}
+
+
+def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
+    """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
+    of_model: dict[tuple, dict[str, None]] = {}
+    keys = list(results[model].itertuples(index=False, name=None))
+    for key, row in zip(keys, results.itertuples()):
+        words = ["collapsed"] if getattr(row, "collapsed", False) else []
+        words += [kept] if (kept := getattr(row, "kept", "")) else []
+        of_model.setdefault(key, {}).update(dict.fromkeys(words))
+    return {place: list(of_model[key]) for place, key in zip(results.index, keys)}
 
 
 def _notes(made: Sequence[Sheet]) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fewshot.protocols.generalised import SUPPORT
 from fewshot.statistics import over_seeds
-from fewshot.tables import MODEL, Sheet, labels
+from fewshot.tables import MODEL, Sheet, labels, marks_of, remarks
 
 OVER_SEEDS = (
     "± is the 95 % interval over training seeds (Student's t): it covers another training run, on the same questions"
@@ -43,6 +43,7 @@ _GENERALISED = {
 def protocol_sheets(protocol: str, rows: pd.DataFrame) -> list[Sheet]:
     """The tables of one protocol, from its rows; those over training seeds first, where a learner has several."""
     make, note = _SHEETS[protocol]
+    note = ". ".join([note, *remarks(rows)])
     over = _over_seeds(rows)
     text = f", mean of {over['seeds'].max()} training seeds" if len(over) else ""
     return [*(make(over, text, OVER_SEEDS) if len(over) else []), *make(rows, "", note)]
@@ -123,7 +124,7 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     for _, trained in rows.groupby(keys, sort=False):
         if len(trained) < 2:
             continue
-        row = {**trained.iloc[0], "seed": 0, "seeds": len(trained)}
+        row = {**trained.iloc[0], **marks_of(trained), "seed": 0, "seeds": len(trained)}
         for name in measures:
             row[name], row[f"{name}_ci95"] = over_seeds(trained[name].to_numpy())
         found.append(row | ({"nmi": trained["nmi"].mean()} if "nmi" in row else {}))
