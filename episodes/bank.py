@@ -181,7 +181,7 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
             folder.parent.mkdir(parents=True, exist_ok=True)
             locks.mkdir(exist_ok=True)
             stack.enter_context(locked(locks / f"{key}.lock", f"prepares {key}"))
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             raise _unwritable(folder.parent, error) from error
         bank = _open(folder)  # another process may have built it meanwhile
         if bank is None:
@@ -234,9 +234,10 @@ def _build(folder: Path, whole: Contents) -> None:
         raise
 
 
-def _unwritable(folder: Path, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or error
-    return InputError(f"the cache folder {folder} cannot be written ({reason}): set FEWSHOT_CACHE to a folder that can")
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the cache folder {folder} cannot be written ({error.strerror}): set FEWSHOT_CACHE to a folder that can"
+    )
 
 
 def _open(folder: Path) -> ImageBank | None:

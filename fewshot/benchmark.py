@@ -155,13 +155,13 @@ def _tell_stale(folder: RunFolder, cells: Sequence["_Cell"], images: dict[str, s
         if of:
             done = "they are kept and marked" if keep else "it is run again; --keep shows them as they are"
             log.warning("%s: its rows are of %s: %s", cell.label, " and ".join(of), done)
-    others = {cell.row for cell in cells}
+    named = {cell.row for cell in cells}
     rows = folder.results[folder.results["kept"] != ""]
-    models = set(rows[["learner", "variant", "backbone", "seed"]].itertuples(index=False, name=None)) - others
-    if models:
+    models = rows[["learner", "variant", "backbone", "seed"]].itertuples(index=False, name=None)
+    if others := sorted({model[0] for model in models if model not in named}):
         log.warning(
-            "%s more trainings in %s are of other code or packages: they are marked; --learner runs them again",
-            *(f"{len(models):,}", folder.path),
+            "Rows of %s are of other code or packages than now: they are marked; --learner runs them again",
+            ", ".join(others),
         )
 
 
@@ -192,12 +192,9 @@ def _measure(
                 log.warning("%s is left out of %s: %s", cell.label, protocol, error)
                 continue
             log.info("%s: %s measured", cell.label, protocol)
-        parts = {
-            name: cell.parts(protocol, wanted, images, about)
-            for name, about in (("now", cell.about), ("then", trained.about))
-        }
-        kept = provenance.mark(parts["then"], parts["now"])
-        folder.add(protocol, rows, accuracies, model=cell.name, parts=parts["then"], kept=kept)
+        now, parts = (cell.parts(protocol, wanted, images, about) for about in (cell.about, trained.about))
+        kept = provenance.mark(parts, now)
+        folder.add(protocol, rows, accuracies, model=cell.name, parts=parts, kept=kept)
 
 
 def _episode_rows(
@@ -390,7 +387,8 @@ class _Cell:
         path = folder / "best.pt"
         if resume and path.exists():
             content = checkpoints.load(path)
-            if keep or not changes(content["about"], self.about):
+            changed = changes(content["about"], self.about)
+            if not changed or (keep and changed <= set(provenance.RENEWED)):
                 return self._restored(banks["train"], path, content, device)
         learner = build_learner(self.cls, self.about)
         log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")

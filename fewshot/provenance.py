@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from fewshot.config import Training
+
 _ROOT = Path(__file__).parents[1]
 _SUITE = ("baselines", "episodes", "fewshot")
 # what trains and scores, whichever the learner: a change of any other module, as of tables or the command line, changes
@@ -88,9 +90,16 @@ def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list
     """
     if before is None or not (before.get("code") and before.get("packages")):
         return ["unknown code"]
-    names = [name for name in now if name != "packages" and (before.get(name) or "") != (now[name] or "")]
+    names = [name for name in now if name != "packages" and not _same(name, before.get(name), now[name])]
     versions = before["packages"]
     return names + [name for name, version in now.get("packages", {}).items() if versions.get(name) != version]
+
+
+def _same(name: str, before: Any, now: Any) -> bool:
+    """Whether a part is the same; settings that were not there yet count as their defaults."""
+    if name == "settings" and isinstance(before, dict):
+        before = {**Training().model_dump(), **before}
+    return (before or "") == (now or "")
 
 
 def told(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
@@ -117,8 +126,8 @@ def _core() -> frozenset[Path]:
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    """Of the contents of files, whatever the folder that they are in."""
-    contents = sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths)
+    """Of the contents of files, whatever they are called."""
+    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 

@@ -84,7 +84,10 @@ class RunFolder:
             if (self.path / "results.csv").exists():
                 self.results, self._accuracies = _read(self.path)
             self._protocols = _read_protocols(self.path)
-            self._parts: dict[str, dict[str, Any]] = _read_json(self.path / "keys.json")
+            parts = _read_json(self.path / "keys.json")
+        self._parts: dict[str, dict[str, Any]] = {
+            key: one for key, one in parts.items() if isinstance(one, dict) and key_of(one) == key
+        }
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[None]:
@@ -179,12 +182,6 @@ class RunFolder:
                 replace_text(self.path / "keys.json", json.dumps(self._parts, indent=1) + "\n")
             self._write(protocol)
 
-    def sheets(self) -> list[tables.Sheet]:
-        """The tables of the run, with what other processes have added."""
-        with self._alone():
-            self._read()
-        return _sheets(self.results, self._accuracies, self._protocols)
-
     def _write_environment(self, model: str) -> None:
         """environment.json: that of this process, and for each model that of the process that ran it."""
         with _reading(self.path):
@@ -254,19 +251,19 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The tidy rows of the run in `path`, and the accuracy of every episode; InputError where that is no run."""
     if not (path / "results.csv").is_file():
         raise InputError(f"{path} holds no results of a run: name a folder that 'fewshot bench' has written")
-    with _reading(path, "copy it again, or run it again"):
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
         return _read(path)
 
 
 def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     """The rows of verification, retrieval and generalised, of those that were run; InputError where damaged."""
-    with _reading(path, "copy it again, or run it again"):
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
         return _read_protocols(path)
 
 
 def read_sheets(path: Path) -> list[tables.Sheet]:
     """The tables of the run in `path`, those of results.md; InputError where that is a damaged one."""
-    with _reading(path, "copy it again, or run it again"):
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
         results, accuracies = _read(path) if (path / "results.csv").exists() else (pd.DataFrame(), {})
         return _sheets(results, accuracies, _read_protocols(path))
 
@@ -327,6 +324,16 @@ def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     place = together.groupby(_LEARNER, sort=False).ngroup()
     together = together.assign(place=place).sort_values(["place", *cell], kind="stable")
     return together.drop(columns="place").reset_index(drop=True)
+
+
+@contextlib.contextmanager
+def _at_rest(path: Path) -> Iterator[None]:
+    """Inside, no run that goes on changes the files of `path`; where one may not lock it, as if there were none."""
+    with contextlib.ExitStack() as stack:
+        if (path / ".lock").exists():
+            with contextlib.suppress(OSError):
+                stack.enter_context(locked(path / ".lock"))
+        yield
 
 
 @contextlib.contextmanager
