@@ -242,25 +242,27 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
 
 def remarks(results: pd.DataFrame) -> list[str]:
     """The sentences that explain the marks of models that collapsed, or were kept from an earlier state."""
-    marked = {"collapsed": COLLAPSED, "kept": KEPT}
-    return [text for column, text in marked.items() if column in results and results[column].astype(bool).any()]
+    found = marks_of(results)
+    return [text for column, text in {"collapsed": COLLAPSED, "kept": KEPT}.items() if found[column]]
 
 
 def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """The columns collapsed and kept of several trainings put together; of rows that lack them, of none."""
-    kept = rows["kept"].unique() if "kept" in rows else ()
-    return {"collapsed": "collapsed" in rows and bool(rows["collapsed"].any()), "kept": ", ".join(filter(None, kept))}
+    """The columns collapsed and kept of several rows put together; rows that do not have them have no marks."""
+    kept = [one for one in rows.get("kept", ()) if isinstance(one, str) and one]
+    return {
+        "collapsed": any(isinstance(one, bool | np.bool_) and one for one in rows.get("collapsed", ())),
+        "kept": ", ".join(dict.fromkeys(kept)),
+    }
 
 
 def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
     """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
-    of_model: dict[tuple, dict[str, None]] = {}
-    keys = list(results[model].itertuples(index=False, name=None))
-    for key, row in zip(keys, results.itertuples()):
-        words = ["collapsed"] if getattr(row, "collapsed", False) else []
-        words += [kept] if (kept := getattr(row, "kept", "")) else []
-        of_model.setdefault(key, {}).update(dict.fromkeys(words))
-    return {place: list(of_model[key]) for place, key in zip(results.index, keys)}
+    said = {}
+    for _, rows in results.groupby(model, sort=False, dropna=False):
+        found = marks_of(rows)
+        words = ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
+        said |= dict.fromkeys(rows.index, words)
+    return said
 
 
 def _notes(made: Sequence[Sheet]) -> list[str]:
