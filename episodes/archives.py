@@ -17,7 +17,7 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,7 +86,7 @@ class ImageFiles(EncodedImages):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of an archive as a file, which needs no look inside; of a folder by the size and time of each file."""
+        """Of an archive as a file, which needs no look inside; of a folder by the size and times of each file."""
         try:
             marks = self._marks if self.path.is_dir() else [(self.path.name, *_mark(self.path.stat()))]
         except OSError as error:
@@ -120,8 +120,8 @@ class ImageFiles(EncodedImages):
             ) from error
 
     @property
-    def _marks(self) -> list[tuple[str, int, int]]:
-        """Path, size and time of each wanted file of a folder; InputError if one is no regular file."""
+    def _marks(self) -> list[tuple[str, int, int, int]]:
+        """Path, size and times of each wanted file of a folder; InputError if one is no regular file."""
         wanted = self._wanted.search
         found = [(name, entry.stat()) for name, entry in self._walked[0] if wanted(name)]
         for name, status in found:
@@ -183,6 +183,11 @@ def read_regular(path: Path) -> bytes:
 def fingerprint(marks: Any) -> str:
     """A short digest of what says that files are as they were."""
     return hashlib.blake2b(repr(marks).encode(), digest_size=8).hexdigest()
+
+
+def files_fingerprint(paths: Iterable[Path]) -> str:
+    """The fingerprint of these files: another one where one of them is altered or replaced."""
+    return fingerprint([(path.name, *_mark(path.stat())) for path in paths])
 
 
 class _Folder:
@@ -311,8 +316,9 @@ def _check_size(path: Path, name: str, size: int) -> None:
         raise InputError(f"{name} in {path} unpacks to more than {_LARGEST >> 20} MB: it is no image")
 
 
-def _mark(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _mark(status: os.stat_result) -> tuple[int, int, int]:
+    """Size and times: the time of the last change of any kind, st_ctime, cannot be set, unlike that of the content."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """ImageBank: every image of one data set split, decoded once, in one uint8 tensor that a file backs."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from episodes.errors import InputError
+from episodes.locks import locked
 
 _STALE = 86_400  # seconds after which an unfinished build is nobody's
 _FORMAT = 2  # of the files below; a prepared bank of another format is built anew
@@ -166,24 +168,40 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
     """The bank prepared under `key`, built from `contents()` where there is none yet.
 
     The build happens in a folder of a temporary name that is renamed when
-    all is on disk, so that an interrupted build leaves nothing that a later run would open.
+    all is on disk, so that an interrupted build leaves nothing that a later run would open. Of several processes that
+    want the same bank at once, one builds it and the others wait for it.
     """
     folder = bank_folder(key)
     bank = _open(folder)
     if bank is not None:
         return bank
-    shape, sizes, class_names, group_names, fill, about = contents()
+    locks = cache_folder() / "locks"
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            locks.mkdir(exist_ok=True)
+            stack.enter_context(locked(locks / f"{key}.lock", f"prepares {key}"))
+        except OSError as error:
+            raise _unwritable(folder.parent, error) from error
+        bank = _open(folder)  # another process may have built it meanwhile
+        if bank is None:
+            _build(folder, contents())
+            bank = _open(folder)
+    if bank is None:
+        raise InputError(f"the prepared images in {folder} cannot be read back: is the disk full?")
+    return bank
+
+
+def _build(folder: Path, whole: Contents) -> None:
+    """Put the bank of these contents into `folder`, in place of what is there; for one process at a time."""
+    shape, sizes, class_names, group_names, fill, about = whole
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob(f"{key}.*.building"):  # of a build that was killed
+        for stale in folder.parent.glob(f"{folder.name}.*.building"):  # of a build that was killed
             if time.time() - stale.stat().st_mtime > _STALE:
                 shutil.rmtree(stale, ignore_errors=True)
-        building = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".building", dir=folder.parent))
+        building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".building", dir=folder.parent))
     except OSError as error:
-        raise InputError(
-            f"the cache folder {folder.parent} cannot be written ({error.strerror}):"
-            " set FEWSHOT_CACHE to a folder that can"
-        ) from error
+        raise _unwritable(folder.parent, error) from error
     try:
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (int(offsets[-1]), *shape))
@@ -205,10 +223,7 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
         for path in building.iterdir():
             _to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
-        try:
-            building.rename(folder)
-        except OSError:  # another process has finished the same bank meanwhile; the one check below serves both
-            shutil.rmtree(building)
+        building.rename(folder)
         _to_disk(folder.parent)
     except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)
@@ -217,10 +232,12 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
                 f"{folder} cannot be written ({error.strerror or error}): free some disk space there"
             ) from error
         raise
-    bank = _open(folder)
-    if bank is None:
-        raise InputError(f"the prepared images in {folder} cannot be read back: is the disk full?")
-    return bank
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the cache folder {folder} cannot be written ({error.strerror}): set FEWSHOT_CACHE to a folder that can"
+    )
 
 
 def _open(folder: Path) -> ImageBank | None:

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,16 +17,17 @@ import torch
 from episodes import EpisodeSampler, ImageBank, InputError, MissingData, load_dataset
 from episodes.batches import batches_from
 from episodes.datasets import SPLITS, full_name
+from episodes.locks import locked
 from episodes.sampler import sampler_of
-from fewshot import checkpoints
+from fewshot import checkpoints, provenance
 from fewshot.backbones import make_backbone
-from fewshot.config import PROTOCOLS, Config, Training, Validation
+from fewshot.config import PROTOCOLS, Config, Evaluation, Training, Validation
 from fewshot.devices import choose_device, describe, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import writing
 from fewshot.fitting import fitted_config, with_held_out
 from fewshot.learners.base import EmbeddedBank, Learner
-from fewshot.learners.registry import find_learner, source_of, split_backbone
+from fewshot.learners.registry import find_learner, split_backbone
 from fewshot.models import about_of
 from fewshot.pretraining import of_base_classes, saw_other_data
 from fewshot.protocols.generalised import NotComparable
@@ -37,6 +38,10 @@ from fewshot.tables import LEAGUE
 from fewshot.training import changes, give_weights, train
 
 log = logging.getLogger("fewshot")
+_PARTS = (  # of what a checkpoint says of its model, what the numbers of the model depend on
+    *("variant", "seed", "held_out", "data", "channels", "size", "classes", "settings", "validation", "weights"),
+    *provenance.RENEWED,
+)
 
 
 def open_data(
@@ -68,13 +73,15 @@ def run_benchmark(
     *,
     device: str = "auto",
     resume: bool = False,
+    keep: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train and evaluate every learner of `config` with every training seed; the tidy rows of the whole run.
 
     path: the run's folder (see RunFolder). With `resume` it may hold a run already: learners that are finished there
     are not run again, one whose training was interrupted goes on from its last checkpoint, and protocols that are new
-    are measured on the best checkpoints. Returns the rows of the episodes.
+    are measured on the best checkpoints. Rows of other code or packages than now are run again, or with `keep` stay and
+    are marked. Several processes may share one folder. Returns the rows of the episodes.
     """
     chosen = choose_device(device)
     prepare(chosen)
@@ -82,45 +89,120 @@ def run_benchmark(
     # all are made before any training, so that a wish that cannot be met is told at once
     check_protocols(wanted, banks)
     cells = _cells(config, banks["train"], banks["validation"])
-    samplers = [
-        sampler_of(banks["test"], way, shot, wanted.query, wanted.seed)
-        for way in wanted.ways
-        for shot in wanted.shots
-        if "episodes" in wanted.protocols
-    ]
+    samplers = _samplers(wanted, banks["test"])
     folder = RunFolder(path, config, banks, chosen, resume)
     with folder.logged():
         test = placed(banks["test"], chosen)
         counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]
         log.info("%s (%s): %s; on %s", test.dataset, test.protocol, ", ".join(counts), describe(chosen))
-        waiting = [(cell, *cell.waiting(folder, wanted.protocols)) for cell in cells]
-        if not any(protocols for _, protocols, _ in waiting):
-            log.info("All of it was finished earlier: remove %s to run it again", path)
-        for cell, protocols, there in waiting:
-            if not protocols:
+        for cell in cells:
+            cell.check(folder)
+        images = {split: bank.checksum for split, bank in banks.items()}
+        _mark(folder, cells, images)
+        _tell_stale(folder, cells, images, keep)
+        data = {**banks, "test": test}
+        worked = False
+        for cell in cells:
+            if not cell.waiting(folder, wanted.protocols, keep):
                 continue
-            home = folder.checkpoints(cell.name)
-            if there:
-                learner, seconds = cell.restored(banks["train"], home, chosen)
-            else:
-                learner, seconds = cell.train(banks["train"], banks["validation"], home, device, resume, progress)
-            data = {split: EmbeddedBank(learner, bank) for split, bank in {**banks, "test": test}.items()}
-            for protocol in protocols:
-                if protocol == "episodes":
-                    wanted_here = [one for one in samplers if one.shot in cell.shots]
-                    rows, accuracies = _episode_rows(cell, learner, data["test"], wanted_here, wanted.episodes, seconds)
-                    folder.add(protocol, rows, accuracies)
-                    continue
-                try:
-                    folder.add(protocol, measure(protocol, learner, data, wanted, cell.columns(learner)))
-                    log.info("%s: %s measured", cell.label, protocol)
-                except NotComparable as error:
-                    log.warning("%s is left out of %s: %s", cell.label, protocol, error)
+            with folder.claimed(cell.name):
+                protocols = cell.waiting(folder, wanted.protocols, keep)  # another process may have done it meanwhile
+                if protocols:
+                    trained = cell.model(banks, folder.checkpoints(cell.name), chosen, resume, keep, progress)
+                    _measure(cell, trained, protocols, data, samplers, folder)
+                    worked = True
+        if not worked:
+            log.info("All of it was finished earlier: remove %s to run it again", path)
     return folder.results
+
+
+def _samplers(wanted: Evaluation, test: ImageBank) -> list[EpisodeSampler]:
+    """The test episodes of each way and shot; none where only other protocols are wanted."""
+    return [
+        sampler_of(test, way, shot, wanted.query, wanted.seed)
+        for way in wanted.ways
+        for shot in wanted.shots
+        if "episodes" in wanted.protocols
+    ]
+
+
+def _mark(folder: RunFolder, cells: Sequence["_Cell"], images: dict[str, str]) -> None:
+    """Mark the rows that depend on something else than what would be run now, before anything is shown or run.
+
+    Of models that this run does not name only what all models share is looked at: their files are not run for it.
+    """
+    by_model = {(*cell.row, shot): cell for cell in cells for shot in cell.shots}
+    first = {cell.row: cell for cell in cells if cell.first}
+    code = provenance.suite_code()
+
+    def judge(protocol: str, row: pd.Series) -> str:
+        model = row["learner"], row["variant"], row["backbone"], row["seed"]
+        cell = by_model.get((*model, row["shot"])) if protocol == "episodes" else first.get(model)
+        if cell is not None:
+            return cell.difference(folder, protocol, row["key"], images, provenance.mark)
+        return provenance.mark(
+            folder.parts(row["key"]), {"code": code, "packages": provenance.shared_packages(protocol)}
+        )
+
+    folder.mark(judge)
+
+
+def _tell_stale(folder: RunFolder, cells: Sequence["_Cell"], images: dict[str, str], keep: bool) -> None:
+    """Say in one line a model what its rows are of, where that is not what would be run now."""
+    for cell in cells:
+        of = {}
+        for protocol in PROTOCOLS:
+            rows = cell.rows(folder, protocol)
+            for key in () if rows is None else rows.loc[rows["kept"] != "", "key"]:
+                of[cell.difference(folder, protocol, key, images, provenance.told)] = None
+        if of:
+            done = "they are kept and marked" if keep else "it is run again; --keep shows them as they are"
+            log.warning("%s: its rows are of %s: %s", cell.label, " and ".join(of), done)
+    named = {cell.row for cell in cells}
+    rows = folder.results[folder.results["kept"] != ""]
+    models = rows[["learner", "variant", "backbone", "seed"]].itertuples(index=False, name=None)
+    if others := sorted({model[0] for model in models if model not in named}):
+        log.warning(
+            "Rows of %s are of other code or packages than now: they are marked; --learner runs them again",
+            ", ".join(others),
+        )
+
+
+def _measure(
+    cell: "_Cell",
+    trained: "_Model",
+    protocols: Sequence[str],
+    banks: dict[str, ImageBank],
+    samplers: Sequence[EpisodeSampler],
+    folder: RunFolder,
+) -> None:
+    """Measure a trained model by each of the protocols, and add the rows to the folder as they come."""
+    learner, wanted = trained.learner, folder.config.evaluation
+    images = {split: bank.checksum for split, bank in banks.items()}
+    data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}
+    columns = {**cell.columns(learner), "collapsed": trained.collapsed}
+    for protocol in protocols:
+        accuracies = None
+        if protocol == "episodes":
+            here = [one for one in samplers or _samplers(wanted, banks["test"]) if one.shot in cell.shots]
+            rows, accuracies = _episode_rows(
+                cell, columns, learner, data["test"], here, wanted.episodes, trained.seconds
+            )
+        else:
+            try:
+                rows = measure(protocol, learner, data, wanted, columns)
+            except NotComparable as error:
+                log.warning("%s is left out of %s: %s", cell.label, protocol, error)
+                continue
+            log.info("%s: %s measured", cell.label, protocol)
+        now, parts = (cell.parts(protocol, wanted, images, about) for about in (cell.about, trained.about))
+        kept = provenance.mark(parts, now)
+        folder.add(protocol, rows, accuracies, model=cell.name, parts=parts, kept=kept)
 
 
 def _episode_rows(
     cell: "_Cell",
+    columns: dict[str, Any],
     learner: Learner,
     data: EmbeddedBank,
     samplers: list[EpisodeSampler],
@@ -135,7 +217,7 @@ def _episode_rows(
         accuracies[f"{cell.name}/{sampler.way}way{sampler.shot}shot"] = result.values
         rows.append(
             {
-                **cell.columns(learner),
+                **columns,
                 "dataset": test.dataset,
                 "protocol": test.protocol,
                 "split": test.split,
@@ -175,7 +257,8 @@ def train_learner(
         home = folder / cell.name
         with writing(folder):
             home.mkdir(parents=True, exist_ok=True)
-        cell.train(banks["train"], banks["validation"], home, device, resume)
+        with locked(home / ".lock", f"is at work on {home}"):
+            cell.model(banks, home, choose_device(device), resume)
     return [folder / cell.name / "best.pt" for cell in cells]
 
 
@@ -215,6 +298,15 @@ def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
     return learner
 
 
+class _Model(NamedTuple):
+    """A trained learner, the seconds that took, whether the training collapsed, and what its checkpoints say of it."""
+
+    learner: Learner
+    seconds: float
+    collapsed: bool
+    about: dict[str, Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Cell:
     """One model to train: a learner with one training seed, for all test shots or for one of them."""
@@ -231,7 +323,6 @@ class _Cell:
     ) -> list["_Cell"]:
         """The models of one learner and seed: one, and one more for each shot that has its own settings."""
         learner, variant = find_learner(spec)
-        source = source_of(learner)
         common = {
             "learner": spec,
             "name": learner.name,
@@ -243,7 +334,8 @@ class _Cell:
             "channels": train_bank.images.shape[1],
             "size": train_bank.images.shape[2],
             "classes": train_bank.classes if learner.supervised else len(train_bank),
-            "source": hashlib.sha256(source.read_bytes()).hexdigest() if source else "",
+            "source": provenance.learner_code(learner),
+            "code": provenance.suite_code(),
         }
         settings, validation = config.learner[spec], config.validation
         own = {shot: settings.per_shot[str(shot)] for shot in config.evaluation.shots if str(shot) in settings.per_shot}
@@ -260,6 +352,7 @@ class _Cell:
                     "validation": held_out.model_dump(),
                     "weights": _digest(one.weights),
                     "base_weights": bool(one.weights) and of_base_classes(one.weights, train_bank),
+                    "packages": provenance.packages(learner, one.backbone),
                 },
                 shots,
                 min(config.evaluation.shots) in shots,
@@ -298,27 +391,34 @@ class _Cell:
             "torch": torch.__version__,
         }
 
-    def train(
+    def model(
         self,
-        train_bank: ImageBank,
-        validation_bank: ImageBank,
+        banks: dict[str, ImageBank],
         folder: Path,
-        device: str,
+        device: torch.device,
         resume: bool,
+        keep: bool = False,
         progress: bool = True,
-    ) -> tuple[Learner, float]:
-        """The trained learner, and the seconds that took; it is given no test images."""
+    ) -> _Model:
+        """The trained learner: from its best checkpoint, where that is finished and of this or may be `keep`t; else
+        trained, with the checkpoints in `folder`. It is given no test images."""
+        path = folder / "best.pt"
+        if resume and path.exists():
+            content = checkpoints.load(path)
+            changed = changes(about_of(content, path), self.about)
+            if not changed or (keep and changed <= set(provenance.RENEWED)):
+                return self._restored(banks["train"], path, content, device)
         learner = build_learner(self.cls, self.about)
         if learner.trained and self.about["settings"]["steps"]:
             log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
             learner,
-            train_bank,
-            validation_bank,
+            banks["train"],
+            banks["validation"],
             Training.model_validate(self.about["settings"]),
             validation=Validation.model_validate(self.about["validation"]),
             seed=self.about["seed"],
-            device=device,
+            device=device.type,
             folder=folder,
             about=self.about,
             resume=resume,
@@ -326,7 +426,7 @@ class _Cell:
         )
         if trained.history.empty:
             log.info("%s: not trained, taken as it is", self.label)
-            return learner, trained.seconds
+            return _Model(learner, trained.seconds, trained.collapsed, self.about)
         log.info(
             "%s: trained in %.0f s, best checkpoint at step %s with %.2f %% on validation classes",
             self.label,
@@ -334,50 +434,85 @@ class _Cell:
             f"{trained.best_step:,}",
             trained.best_accuracy,
         )
-        return learner, trained.seconds
+        return _Model(learner, trained.seconds, trained.collapsed, self.about)
 
-    def restored(self, train_bank: ImageBank, folder: Path, device: torch.device) -> tuple[Learner, float]:
-        """The learner that was trained earlier, from its best checkpoint, and the seconds that had taken."""
+    def _restored(self, train_bank: ImageBank, path: Path, content: dict[str, Any], device: torch.device) -> _Model:
+        """The learner that was trained earlier, from its best checkpoint."""
         log.info("%s: trained earlier", self.label)
-        learner, path = build_learner(self.cls, self.about), folder / "best.pt"
-        checkpoints.restore(learner, checkpoints.load(path), path)
+        learner = build_learner(self.cls, self.about)
+        checkpoints.restore(learner, content, path)
         if learner.text:
             learner.class_names = train_bank.class_names
+        seconds = 0.0
         with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
-            return learner.to(device), float(pd.read_csv(folder / "training.csv")["seconds"].iloc[-1])
-        return learner.to(device), 0.0
+            seconds = float(pd.read_csv(path.with_name("training.csv"))["seconds"].iloc[-1])
+        about = self.about | {name: content["about"].get(name) for name in provenance.RENEWED}
+        return _Model(learner.to(device), seconds, content.get("collapsed", False) is True, about)
 
-    def waiting(self, folder: RunFolder, protocols: Sequence[str]) -> tuple[list[str], bool]:
-        """Those of the protocols whose rows are not there, and whether its best checkpoint can be taken for them.
+    @property
+    def row(self) -> tuple[str, str, str, int]:
+        """What the rows of the model are known by: learner, variant, backbone and seed."""
+        return self.cls.name, self.about["variant"], self.about["settings"]["backbone"], self.about["seed"]
 
-        All of its protocols where they are of an older state of the file it comes from.
-        """
-        about = self.about
-        model = self.cls.name, about["variant"], about["settings"]["backbone"], about["seed"]
-        wanted = [name for name in protocols if self.first or name == "episodes"]
-        there = [
-            name for name in PROTOCOLS if folder.has(name, *model, self.shots) and (self.first or name == "episodes")
-        ]
-        left = [name for name in wanted if name not in there]
-        if not there:
-            return left, False
-        checkpoint = folder.checkpoints(self.name) / "best.pt"
-        before = about_of(checkpoints.load(checkpoint), checkpoint) if checkpoint.exists() else self.about
+    def rows(self, folder: RunFolder, protocol: str) -> pd.DataFrame | None:
+        """Its rows of a protocol; None where they are not all there, or where the protocol is another model's."""
+        return folder.rows(protocol, *self.row, self.shots) if self.first or protocol == "episodes" else None
+
+    def parts(
+        self, protocol: str, evaluation: Evaluation, images: dict[str, str], about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What its rows of a protocol depend on, trained as `about` says and tested on images of these checksums."""
+        settings = evaluation.model_dump(include={"ways", "query", "episodes"}) if protocol == "episodes" else {}
+        settings |= {"shots": list(self.shots)} if protocol == "episodes" else {}
+        if hasattr(evaluation, protocol) and protocol != "episodes":
+            settings |= getattr(evaluation, protocol).model_dump()
+        return {
+            **{name: about[name] for name in _PARTS},
+            "packages": about["packages"] and {**about["packages"], **provenance.shared_packages(protocol)},
+            "evaluation": {**settings, "seed": evaluation.seed},
+            "images": images["test"],
+            "scoring": provenance.protocol_code(protocol),
+        }
+
+    def difference(
+        self,
+        folder: RunFolder,
+        protocol: str,
+        key: str,
+        images: dict[str, str],
+        said: Callable[[dict[str, Any] | None, dict[str, Any]], str],
+    ) -> str:
+        """What `said`, told or mark of provenance, makes of the difference between rows of `key` and what would be run
+        now; '' where there is none."""
+        now = self.parts(protocol, folder.config.evaluation, images, self.about)
+        return "" if key == provenance.key_of(now) else said(folder.parts(key), now)
+
+    def waiting(self, folder: RunFolder, protocols: Sequence[str], keep: bool) -> list[str]:
+        """The protocols that it is to be measured by: those of `protocols` whose rows are not there, and all whose rows
+        are marked, unless these are to be kept."""
+        left = []
+        for protocol in PROTOCOLS:
+            rows = self.rows(folder, protocol)
+            applies = protocol in protocols and (self.first or protocol == "episodes")
+            if (applies and rows is None) or (rows is not None and (rows["kept"] != "").any() and not keep):
+                left.append(protocol)
+        return left
+
+    def check(self, folder: RunFolder) -> None:
+        """InputError where the folder holds a model of its name with other settings, or of another learner."""
+        path = folder.checkpoints(self.name) / "best.pt"
+        if not path.exists() or all(self.rows(folder, protocol) is None for protocol in PROTOCOLS):
+            return
+        before = about_of(checkpoints.load(path), path)
         changed = changes(before, self.about)
-        if "source" in changed and "learner" not in changed:
-            log.info("%s: its file has changed, running it again", self.label)
-            return [name for name in PROTOCOLS if name in (*wanted, *there)], False
         other = " and ".join(sorted(changed & {"settings", "weights"}))
         if other and "learner" not in changed:
             raise InputError(f"{folder.path} holds {self.label} with other {other}: choose another one with --output")
-        if changed & {"source", "settings"}:
+        if "learner" in changed and changed & {"source", "settings"}:
             raise InputError(
                 f"{folder.path} holds another learner called {self.label}, {before['learner']}: rename one, or choose"
                 " another folder with --output"
             )
-        if not left:
-            log.info("%s: finished earlier", self.label)
-        return left, checkpoint.exists()
 
 
 def _model_name(*parts: str) -> str:

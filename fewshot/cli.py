@@ -178,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--query", type=_count, metavar="Q", help="queries a class (default: the preset's)")
     bench.add_argument("--episodes", type=_several, metavar="E", help="how many (default: the preset's)")
     bench.add_argument("--steps", type=_count, metavar="S", help="steps of each training (default: the preset's)")
+    bench.add_argument(
+        "--keep",
+        action="store_true",
+        help="with --resume: rows of other code or packages than now stay, and are marked (default: run again)",
+    )
     bench.set_defaults(command=_bench)
 
     train = commands.add_parser("train", parents=[run], help="train one learner, write its checkpoint")
@@ -293,7 +298,7 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
     check_free(options.output or _default_folder(options.preset, wanted.data.dataset), options.resume)
     config, banks = open_data(wanted, options.data)
     folder = options.output or _default_folder(options.preset, config.data.dataset)
-    results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume)
+    results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume, keep=options.keep)
     tables.show(read_sheets(folder), console)
     more = [f"{name}.csv" for name in PROTOCOLS if (folder / f"{name}.csv").exists()]
     if not len(results):

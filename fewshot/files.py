@@ -1,13 +1,17 @@
 """Reading regular files alone, and writing files whole or not at all."""
 
 import contextlib
+import glob
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from episodes import InputError
 
 _MOST = 1 << 28  # bytes of a file of text: those of a run have a few thousand
+_STALE = 86_400  # seconds after which an unfinished file is nobody's
 
 
 def check_regular(path: Path) -> None:
@@ -26,8 +30,15 @@ def read_text(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path` to write to, and renames it to `path` when all went well."""
-    unfinished = path.with_name(f".unfinished.{path.name}")
+    """Gives a temporary name beside `path` to write to, and renames it to `path` when all went well.
+
+    No two processes are given the same name; what a killed one has left is removed a day later.
+    """
+    for stale in path.parent.glob(f".unfinished.*.{glob.escape(path.name)}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - stale.stat().st_mtime > _STALE:
+                stale.unlink()
+    unfinished = path.with_name(f".unfinished.{uuid.uuid4().hex}.{path.name}")
     try:
         yield unfinished
         with unfinished.open("rb") as file:

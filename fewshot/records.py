@@ -68,8 +68,8 @@ _NUMBER = _number(-math.inf, math.inf, "a number")
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["dataset", "split", "learner", "backbone"], _NAME),
-    **dict.fromkeys(["variant", "protocol", "similarity", "device", "precision", "torch"], _TEXT),
-    **dict.fromkeys(["transductive", "text", "external"], _FLAG),
+    **dict.fromkeys(["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key"], _TEXT),
+    **dict.fromkeys(["transductive", "text", "external", "collapsed"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},
     **dict.fromkeys(["base_known"], _TEXT),
@@ -132,13 +132,21 @@ def unlike_episodes(rows: pd.DataFrame, accuracies: dict[str, np.ndarray]) -> li
     return [_unlike(row, tables.array_of(row, accuracies)) for _, row in rows.iterrows()]
 
 
-def read_environment(path: Path) -> dict[str, Any]:
-    """What a run depends on besides its configuration, as environment.json holds it; Damaged where it does not."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of ours holds; Damaged if it holds none."""
     try:
         found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} cannot be read as JSON: {error}") from error
-    data = found.get("data") if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        raise Damaged(f"{path.name} holds no object")
+    return found
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """What a run depends on besides its configuration, as environment.json holds it; Damaged where it does not."""
+    found = read_object(path)
+    data = found.get("data")
     if not (isinstance(data, dict) and all(isinstance(split, dict) for split in data.values())):
         raise Damaged(f"{path.name} does not say what data the run is on")
     return found

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import tomli_w
 import torch
 
 from episodes import ImageBank, InputError
+from episodes.locks import locked
 from fewshot import tables
 from fewshot.comparison import compare
 from fewshot.comparison import sheets as comparison_sheets
@@ -24,11 +25,13 @@ from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, replacing, writing
 from fewshot.protocols.rows import COLUMNS
 from fewshot.protocols.sheets import protocol_sheets
-from fewshot.records import Damaged, read_environment, read_episodes, read_rows, unlike_episodes
+from fewshot.provenance import key_of
+from fewshot.records import Damaged, read_environment, read_episodes, read_object, read_rows, unlike_episodes
 
 _LEARNER = ["learner", "variant", "backbone"]
-_LATER = {"ci95_open": np.nan, "text": False, "external": False}  # columns that older runs lack, and what holds there
-_LATER_OF = {"retrieval": {"nmi_std": np.nan}}  # the same of the other protocols
+# columns that older runs lack, and what holds there
+_LATER = {"ci95_open": np.nan, "text": False, "external": False, **tables.LATER}
+_LATER_OF = {"retrieval": {"nmi_std": np.nan}}  # more such columns of the other protocols
 
 log = logging.getLogger("fewshot")
 
@@ -46,22 +49,60 @@ class RunFolder:
         self.path = path
         environment = describe_environment(banks, device)
         with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with self._alone():
             if (path / "config.toml").exists():
                 with _reading(path):
                     config = self._joined(config, environment["data"], resume)
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            replace_text(path / "config.toml", tomli_w.dumps(config.model_dump()))
-            if not (path / "environment.json").exists():
-                replace_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
-        self._environment = environment
+            elif found := [
+                name for name in ("results.csv", *(f"{one}.csv" for one in COLUMNS)) if (path / name).exists()
+            ]:
+                raise InputError(
+                    f"{path} holds {found[0]} without the config.toml that says of what settings: bring that back, or"
+                    " choose another folder with --output"
+                )
+            with writing(path):
+                (path / "checkpoints").mkdir(exist_ok=True)
+                replace_text(path / "config.toml", tomli_w.dumps(config.model_dump()))
+                if not (path / "environment.json").exists():
+                    replace_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
+            self.config, self._environment = config, environment
+            self._read()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, no other process changes the files of the run, but for its checkpoints and its log."""
+        with contextlib.ExitStack() as stack:
+            with writing(self.path):
+                stack.enter_context(locked(self.path / ".lock"))
+            yield
+
+    def _read(self) -> None:
+        """Take what the folder holds: other processes may have added to it."""
         self.results = pd.DataFrame(columns=tables.COLUMNS)
         self._accuracies: dict[str, np.ndarray] = {}
-        self._protocols: dict[str, pd.DataFrame] = {}
-        with _reading(path):
-            if (path / "results.csv").exists():
-                self.results, self._accuracies = _read(path)
+        with _reading(self.path):
+            if (self.path / "results.csv").exists():
+                self.results, self._accuracies = _read(self.path)
                 self._leave_out_unlike()
-            self._protocols = _read_protocols(path)
+            self._protocols = _read_protocols(self.path)
+            keys = self.path / "keys.json"
+            parts = read_object(keys) if keys.exists() else {}
+        self._parts: dict[str, dict[str, Any]] = {
+            key: one for key, one in parts.items() if isinstance(one, dict) and key_of(one) == key
+        }
+
+    @contextlib.contextmanager
+    def claimed(self, name: str) -> Iterator[None]:
+        """Inside, no other process trains or measures the model called `name`; what others have added is there."""
+        home = self.checkpoints(name)
+        with contextlib.ExitStack() as stack:
+            with writing(self.path):
+                home.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(home / ".lock", f"is at work on {name} in {self.path}"))
+            with self._alone():
+                self._read()
+            yield
 
     def _leave_out_unlike(self) -> None:
         """Take out rows that are not the mean of their episodes, as where a run was killed while it wrote them."""
@@ -87,30 +128,81 @@ class RunFolder:
         """Where the checkpoints of the learner and seed called `name` are."""
         return self.path / "checkpoints" / name
 
-    def has(self, protocol: str, learner: str, variant: str, backbone: str, seed: int, shots: Sequence[int]) -> bool:
-        """Whether the rows of a learner and seed are there for a protocol; of episodes, for all these shots."""
+    def rows(
+        self, protocol: str, learner: str, variant: str, backbone: str, seed: int, shots: Sequence[int]
+    ) -> pd.DataFrame | None:
+        """The rows of a model and a protocol; of episodes, those of these shots. None where some are missing."""
         rows = self.results if protocol == "episodes" else self._protocols.get(protocol, pd.DataFrame())
         if not len(rows):
-            return False
+            return None
         wanted = {"learner": learner, "variant": variant, "backbone": backbone, "seed": seed}
         rows = rows[(rows[list(wanted)] == list(wanted.values())).all(axis=1)]
-        return set(shots) <= set(rows["shot"]) if protocol == "episodes" else len(rows) > 0
+        if protocol == "episodes":
+            return rows[rows["shot"].isin(shots)] if set(shots) <= set(rows["shot"]) else None
+        return rows if len(rows) else None
+
+    def parts(self, key: str) -> dict[str, Any] | None:
+        """What the rows of this key depend on (see fewshot/provenance.py); None where there is no record of it."""
+        return self._parts.get(key)
+
+    def mark(self, judge: Callable[[str, pd.Series], str]) -> None:
+        """Mark each row with what `judge` says of it and its protocol: what it was kept from, '' where it is current.
+
+        The tables of the folder are written again where that changes them.
+        """
+        with self._alone():
+            self._read()
+            changed = []
+            for protocol, rows in {"episodes": self.results, **self._protocols}.items():
+                said = [judge(protocol, row) for _, row in rows.iterrows()]
+                if list(rows["kept"]) != said:
+                    changed.append(protocol)
+                    rows["kept"] = said
+            for protocol in changed:
+                self._write(protocol)
 
     def add(
-        self, protocol: str, rows: list[dict[str, Any]], accuracies: Mapping[str, np.ndarray] | None = None
+        self,
+        protocol: str,
+        rows: list[dict[str, Any]],
+        accuracies: Mapping[str, np.ndarray] | None = None,
+        *,
+        model: str,
+        parts: Mapping[str, Any],
+        kept: str = "",
     ) -> None:
-        """Add the rows of one learner, seed and protocol, in place of older ones, and bring all files up to date.
+        """Add the rows of one model and protocol, in place of older ones, and bring all files up to date.
 
-        accuracies: of episodes. The csv file comes last, since it says what is finished.
+        accuracies: of episodes. model: what its folder is called. parts: what the rows depend on, of which they keep
+        the key. kept: what they are marked with.
         """
-        if protocol == "episodes":
-            self.results = _with_rows(self.results, pd.DataFrame(rows, columns=tables.COLUMNS))
-            self._accuracies.update(accuracies or {})
-        else:
-            new = pd.DataFrame(rows, columns=COLUMNS[protocol])
-            self._protocols[protocol] = _with_rows(self._protocols.get(protocol, new[:0]), new)
+        key = key_of(parts)
+        rows = [{**row, "key": key, "kept": kept} for row in rows]
+        with self._alone():
+            self._read()
+            self._parts[key] = dict(parts)
+            if protocol == "episodes":
+                self.results = _with_rows(self.results, pd.DataFrame(rows, columns=tables.COLUMNS))
+                self._accuracies.update(accuracies or {})
+            else:
+                new = pd.DataFrame(rows, columns=COLUMNS[protocol])
+                self._protocols[protocol] = _with_rows(self._protocols.get(protocol, new[:0]), new)
+            with writing(self.path):
+                self._write_environment(model)
+                replace_text(self.path / "keys.json", json.dumps(self._parts, indent=1) + "\n")
+            self._write(protocol)
+
+    def _write_environment(self, model: str) -> None:
+        """environment.json: that of this process, and for each model that of the process that ran it."""
+        with _reading(self.path):
+            models = read_environment(self.path / "environment.json").get("models", {})
+        own = {name: value for name, value in self._environment.items() if name != "data"}
+        content = {**self._environment, "models": {**models, model: own}}
+        replace_text(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
+
+    def _write(self, protocol: str) -> None:
+        """The files that the rows of `protocol` are in; its csv file last, since it says what is finished."""
         with writing(self.path):
-            replace_text(self.path / "environment.json", json.dumps(self._environment, indent=2) + "\n")
             sheets = _sheets(self.results, self._accuracies, self._protocols)
             replace_text(self.path / "results.md", tables.markdown(sheets))
             replace_text(self.path / "results.tex", tables.latex(sheets))
@@ -174,19 +266,19 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The tidy rows of the run in `path`, and the accuracy of every episode; InputError where that is no run."""
     if not (path / "results.csv").is_file():
         raise InputError(f"{path} holds no results of a run: name a folder that 'fewshot bench' has written")
-    with _reading(path, "copy it again, or run it again"):
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
         return _read_whole(path)
 
 
 def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     """The rows of verification, retrieval and generalised, of those that were run; InputError where damaged."""
-    with _reading(path, "copy it again, or run it again"):
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
         return _read_protocols(path)
 
 
 def read_sheets(path: Path) -> list[tables.Sheet]:
     """The tables of the run in `path`, those of results.md; InputError where that is a damaged one."""
-    with _reading(path, "copy it again, or run it again"):
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
         results, accuracies = _read_whole(path) if (path / "results.csv").exists() else (pd.DataFrame(), {})
         return _sheets(results, accuracies, _read_protocols(path))
 
@@ -218,7 +310,8 @@ def _read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for protocol, columns in COLUMNS.items():
         if (path / f"{protocol}.csv").exists():
-            found[protocol] = read_rows(path / f"{protocol}.csv", columns, _LATER_OF.get(protocol))
+            later = {**tables.LATER, **_LATER_OF.get(protocol, {})}
+            found[protocol] = read_rows(path / f"{protocol}.csv", columns, later)
     return found
 
 
@@ -238,6 +331,16 @@ def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     place = together.groupby(_LEARNER, sort=False).ngroup()
     together = together.assign(place=place).sort_values(["place", *cell], kind="stable")
     return together.drop(columns="place").reset_index(drop=True)
+
+
+@contextlib.contextmanager
+def _at_rest(path: Path) -> Iterator[None]:
+    """Inside, no run that goes on changes the files of `path`; where one may not lock it, as if there were none."""
+    with contextlib.ExitStack() as stack:
+        if (path / ".lock").exists():
+            with contextlib.suppress(OSError):
+                stack.enter_context(locked(path / ".lock"))
+        yield
 
 
 @contextlib.contextmanager

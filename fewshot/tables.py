@@ -1,7 +1,7 @@
 """The results of a run as tables for readers: terminal, Markdown, LaTeX. All made by pandas from the tidy rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,11 @@ COLUMNS = [
     "device",
     "precision",
     "torch",
+    "collapsed",
+    "kept",
+    "key",
 ]
+LATER = {"collapsed": False, "kept": "", "key": ""}  # columns that the rows of older runs lack, and what holds there
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 MODEL = ["dataset", "protocol", "learner", "variant", "backbone", "image_size", *LEAGUE]
 _CELL = [*MODEL, "way", "shot"]
@@ -65,6 +69,12 @@ BOLD = (
 )
 PRINTED = "Bold is the best of its column, as printed; no test tells these numbers apart"
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
+
+COLLAPSED = "Of learners marked as collapsed the training ended no better than guessing on validation classes"
+KEPT = (
+    "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: what"
+    " is there now may give other numbers"
+)
 
 _LATEX = str.maketrans(
     {
@@ -109,7 +119,8 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
     the best as printed, else what shares a letter with the best
     """
     each = _by_protocol(results, accuracies or {}, seeds=True)
-    made = [_sheet(results, "", caption(results), results["accuracy"], results["ci95"], INTERVAL, each)]
+    note = ". ".join([INTERVAL, *remarks(results)])
+    made = [_sheet(results, "", caption(results), results["accuracy"], results["ci95"], note, each)]
     repeated = results[results.groupby(_CELL)["seed"].transform("nunique") > 1]
     if len(repeated):
         over, arrays = summarised(repeated).assign(seed=0), _by_protocol(repeated, accuracies or {})
@@ -149,6 +160,7 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
                 "seeds": len(rows),
                 "episodes_ci95": np.sqrt((rows["ci95"] ** 2).mean()),
                 "spread": np.sqrt((rows["ci95"] ** 2 * rows["episodes"]).mean()) / 1.96,
+                **marks_of(rows),
             }
         )
 
@@ -239,20 +251,48 @@ def model_names(row: pd.Series) -> list[str]:
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
     """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, where there are several.
 
-    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'.
+    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'; so are
+    trainings that collapsed, and rows that were kept though their code or packages have changed.
     """
     several = seeds and results["seed"].nunique() > 1
     families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
     backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
     backbones |= families.nunique() > 1
+    said = _said(results, ["learner", "variant", "backbone", *(["seed"] if several else [])])
     found = []
     for row, has_several in zip(results.itertuples(), backbones):
         label = f"{row.learner} ({row.variant})" if row.variant else row.learner
         label += f", {row.backbone}" if has_several else ""
         label += f", seed {row.seed}" if several else ""
-        marks = ", ".join(mark for column, mark in LEAGUE.items() if getattr(row, column))
-        found.append(f"{label} [{marks}]" if marks else label)
+        marks = [mark for column, mark in LEAGUE.items() if getattr(row, column)]
+        marks += said[row.Index]
+        found.append(f"{label} [{', '.join(marks)}]" if marks else label)
     return pd.Series(found, index=results.index, dtype=object)
+
+
+def remarks(results: pd.DataFrame) -> list[str]:
+    """The sentences that explain the marks of models that collapsed, or were kept from an earlier state."""
+    found = marks_of(results)
+    return [text for column, text in {"collapsed": COLLAPSED, "kept": KEPT}.items() if found[column]]
+
+
+def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """The columns collapsed and kept of several rows put together; rows that do not have them have no marks."""
+    kept = [one for one in rows.get("kept", ()) if isinstance(one, str) and one]
+    return {
+        "collapsed": any(isinstance(one, bool | np.bool_) and one for one in rows.get("collapsed", ())),
+        "kept": ", ".join(dict.fromkeys(kept)),
+    }
+
+
+def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
+    """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
+    said = {}
+    for _, rows in results.groupby(model, sort=False, dropna=False):
+        found = marks_of(rows)
+        words = ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
+        said |= dict.fromkeys(rows.index, words)
+    return said
 
 
 def _notes(made: Sequence[Sheet]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from pathlib import Path
@@ -27,6 +28,9 @@ from fewshot.files import replace_text, writing
 from fewshot.gradients import gradients_of
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
 from fewshot.pretraining import of_base_classes
+from fewshot.provenance import RENEWED, told
+
+log = logging.getLogger("fewshot")
 
 _BASE_SAMPLE = 5000  # base images that a learner looks at before a validation, or one a class
 _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss makes a GPU wait
@@ -38,12 +42,15 @@ class Trained:
 
     history: one row a validation: step, loss (mean since the last one), accuracy and ci95 (validation, percent),
     seconds (of training so far)
+    collapsed: it ended no better than guessing: the validation accuracy of `best_step` does not exceed that by more
+    than its interval
     """
 
     best_step: int
     best_accuracy: float
     seconds: float
     history: pd.DataFrame
+    collapsed: bool = False
 
 
 def train(
@@ -125,12 +132,15 @@ def train(
             if step % _SHOW_EVERY == 0 or step == settings.steps:
                 bar.update(step - bar.n)
                 bar.set_postfix(run.shown(total.item() / counted if counted else None))
-    run.finish()
+    run.finish(guessing=100 / way)
     table = pd.DataFrame(run.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
     if folder is not None:
         with writing(folder):
             replace_text(folder / "training.csv", table.round(4).to_csv(index=False))
-    return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table)
+    collapsed = run.best["collapsed"]
+    if collapsed:
+        _warn_of_collapse(name, run.best["accuracy"], 100 / way)
+    return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table, collapsed)
 
 
 def fitted(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
@@ -167,8 +177,19 @@ def _show_base(learner: Learner, bank: ImageBank) -> None:
     learner.begin_validation(EmbeddedBank(learner, bank.only(drawn.support.flatten().sort().values)))
 
 
+def _warn_of_collapse(name: str, accuracy: float, guessing: float) -> None:
+    log.warning(
+        "%s: its training collapsed: %.2f %% on validation classes, no better than guessing, which has %.2f %%; a lower"
+        " learning_rate may help",
+        *(name, accuracy, guessing),
+    )
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
-    """What differs between two `about`s; settings that an older version did not know count as their defaults."""
+    """What differs between two `about`s; settings that an older version did not know count as their defaults.
+
+    Of code and packages that an older version did not note, it is not known that they are the same: they differ.
+    """
     different = {key for key in now if (before.get(key) or "") != (now[key] or "")}
     if "settings" in different and "settings" in before:
         with contextlib.suppress(ValueError):  # of settings that this version refuses, and so of others
@@ -209,7 +230,8 @@ class _Run:
         path = self.folder / "last.pt"
         state = checkpoints.load(path)
         changed = changes(state["about"], self.about)
-        if changed == {"source"}:  # the file that it comes from is being worked on
+        if changed and changed <= set(RENEWED):
+            log.warning("%s is of %s: this training begins anew", path, told(state["about"], self.about))
             return
         if changed:
             raise InputError(
@@ -255,8 +277,11 @@ class _Run:
             with writing(self.folder):
                 checkpoints.save(self.folder / "last.pt", {**common, **state})
 
-    def finish(self) -> None:
-        """Leave the learner with the best weights, and write them."""
+    def finish(self, guessing: float) -> None:
+        """Leave the learner with the best weights, and write them; `guessing` has that accuracy in percent."""
+        best = next((row for row in self.history if row["step"] == self.best["step"]), None)
+        collapsed = best is not None and best["accuracy"] - best["ci95"] <= guessing
+        self.best = {**self.best, "collapsed": collapsed}
         self.learner.load_state_dict(self.best["learner"])
         if self.folder is not None:
             with writing(self.folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import CIFAR100
 
+from episodes.archives import files_fingerprint
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets.classes import read_classes
 from episodes.datasets.downloads import download
@@ -43,7 +44,8 @@ def load(dataset: str, split: str, protocol: str, size: int, folders: list[Path]
         about = {"dataset": dataset, "protocol": protocol, "split": split, "source": str(root / CIFAR100.base_folder)}
         return contents(classes, groups, size, about)
 
-    return cached_bank(f"{dataset}-{split}-{size}-1", whole)
+    mark = files_fingerprint(sorted((root / CIFAR100.base_folder).iterdir()))
+    return cached_bank(f"{dataset}-{split}-{size}-{mark}", whole)
 
 
 cifar_fs = functools.partial(load, "cifar_fs")

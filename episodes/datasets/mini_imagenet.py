@@ -17,14 +17,14 @@ agree in their classes; that they agree in every image is not known.
 
 import collections
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from episodes import pickles
-from episodes.archives import ImageFiles, fingerprint, is_archive, read_regular
+from episodes.archives import ImageFiles, files_fingerprint, fingerprint, is_archive, read_regular
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import places, wordnet
 from episodes.datasets.classes import read_classes
@@ -128,7 +128,7 @@ def _pickle(split: str, home: Path, entries: list[Path]) -> Form | None:
     ]
     if not paths:
         return None
-    return Form("pickles", home, paths[:1], _of_files(paths[:1]), lambda: _unpickled(paths[0], split))
+    return Form("pickles", home, paths[:1], files_fingerprint(paths[:1]), lambda: _unpickled(paths[0], split))
 
 
 def _unpickled(path: Path, split: str) -> Classes:
@@ -194,7 +194,11 @@ def _text(name: object) -> str:
 def _parquet(split: str, home: Path) -> Form | None:
     paths = [path for pattern in _PARQUET for path in sorted(home.glob(pattern)) if home.is_dir()]
     paths = [path for path in paths if places.split_of(path.relative_to(home).as_posix()) == split]
-    return Form("parquet files", home, paths, _of_files(paths), lambda: _from_parquet(paths, split)) if paths else None
+    return (
+        Form("parquet files", home, paths, files_fingerprint(paths), lambda: _from_parquet(paths, split))
+        if paths
+        else None
+    )
 
 
 def _from_parquet(paths: list[Path], split: str) -> Classes:
@@ -229,7 +233,7 @@ def _files(split: str, home: Path, entries: list[Path], listing: Path | None) ->
         sources, about = [ImageFiles(path, pattern) for path in own], "archives of image files"
     else:
         return None
-    marks = [source.fingerprint for source in sources] + [_of_files([listing] if listing else [])]
+    marks = [source.fingerprint for source in sources] + [files_fingerprint([listing] if listing else [])]
     return Form(
         about + (" with csv files" if listing else ""),
         home,
@@ -314,7 +318,3 @@ def _check(classes: Classes, split: str, form: Form) -> None:
         f"{form.paths[0]} ({form.about}) does not hold the {IMAGES} images of each of the {len(SPLITS[split])} classes"
         f" of miniImageNet's {split} split: {', '.join(told)}{more}; {advice}"
     )
-
-
-def _of_files(paths: Iterable[Path]) -> str:
-    return fingerprint([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])

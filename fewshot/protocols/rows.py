@@ -13,10 +13,10 @@ from fewshot.protocols.generalised import generalise
 from fewshot.protocols.retrieval import retrieve
 from fewshot.protocols.verification import draw_pairs, verify
 from fewshot.statistics import Estimate
-from fewshot.tables import LEAGUE
+from fewshot.tables import LATER, LEAGUE
 
 _MODEL = ["dataset", "split", "learner", "variant", "backbone", "seed"]
-_ABOUT = ["eval_seconds", "protocol", "image_size", *LEAGUE, "device", "precision", "torch"]
+_ABOUT = ["eval_seconds", "protocol", "image_size", *LEAGUE, "device", "precision", "torch", *LATER]
 
 
 def _with_widths(*measures: str) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fewshot.protocols.generalised import SUPPORT
 from fewshot.statistics import over_seeds
-from fewshot.tables import MODEL, PRINTED, Sheet, labels
+from fewshot.tables import MODEL, PRINTED, Sheet, labels, marks_of, remarks
 
 OVER_SEEDS = (
     "± is the 95 % interval over training seeds (Student's t): it covers another training run, on the same questions"
@@ -45,6 +45,7 @@ _GENERALISED = {
 def protocol_sheets(protocol: str, rows: pd.DataFrame) -> list[Sheet]:
     """The tables of one protocol, from its rows; those over training seeds first, where a learner has several."""
     make, note = _SHEETS[protocol]
+    note = ". ".join([note, *remarks(rows)])
     over = _over_seeds(rows)
     text = f", mean of {over['seeds'].max()} training seeds" if len(over) else ""
     return [*(make(over, text, OVER_SEEDS) if len(over) else []), *make(rows, "", note)]
@@ -129,7 +130,7 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     for _, trained in rows.groupby(keys, sort=False):
         if len(trained) < 2:
             continue
-        row = {**trained.iloc[0], "seed": 0, "seeds": len(trained)}
+        row = {**trained.iloc[0], **marks_of(trained), "seed": 0, "seeds": len(trained)}
         for name in measures:
             row[name], row[f"{name}_ci95"] = over_seeds(trained[name].to_numpy())
         found.append(row | {name: trained[name].mean() for name in ("nmi", "nmi_std") if name in row})

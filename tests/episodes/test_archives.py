@@ -3,7 +3,6 @@
 import io
 import itertools
 import os
-import shutil
 import struct
 import tarfile
 import zipfile
@@ -482,9 +481,24 @@ def test_the_fingerprint_stays_while_nothing_is_changed(tmp_path, name):
     before = mark(path)
     assert decoded(path)
     assert mark(path) == before
-    (tmp_path / "elsewhere").mkdir()
-    copy = shutil.copytree if path.is_dir() else shutil.copy2
-    assert mark(Path(copy(path, tmp_path / "elsewhere" / name))) == before
+
+
+@pytest.mark.parametrize("name", ["x", "x.zip"])
+@pytest.mark.parametrize("how", ["written over", "moved there"])
+def test_the_fingerprint_tells_files_replaced_at_the_same_size_and_time(tmp_path, name, how):
+    path = at(write_files(tmp_path / name, GOOD))
+    before, one = mark(path), path if path.is_file() else max(path.rglob("*.png"))
+    status, other = one.stat(), tmp_path / "other"
+    content = bytearray(one.read_bytes())
+    content[-1] ^= 1
+    if how == "written over":
+        one.write_bytes(content)
+    else:
+        other.write_bytes(content)
+        other.replace(one)
+    os.utime(one, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (one.stat().st_size, one.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert mark(path) != before
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.xz"])

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +31,10 @@ class Filler:
         images[:] = PIXELS
 
 
-def build(fill, **about) -> ImageBank:
+def build(fill, key: str = "toy-key", **about) -> ImageBank:
     about = {"dataset": "toy", "split": "test", **about}
     contents = Contents((1, 4, 4), [2, 3], ["a", "b"], ["g", "h"], fill, about)
-    return cached_bank("toy-key", lambda: contents)
+    return cached_bank(key, lambda: contents)
 
 
 @pytest.fixture
@@ -138,13 +140,38 @@ def test_a_build_killed_outright_leaves_nothing_that_is_opened(banks, fill):
     assert fill.calls == 1
 
 
-def test_two_builds_at_once_give_one_bank(banks, fill):
-    def overtaken(images):
-        build(fill)
+def test_of_builds_at_once_one_builds_and_the_others_wait(banks, fill):
+    def slowly(images):
+        time.sleep(0.2)
         fill(images)
 
-    assert torch.equal(build(overtaken).images, torch.from_numpy(PIXELS))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: build(slowly), range(4)))
+    assert all(torch.equal(bank.images, torch.from_numpy(PIXELS)) for bank in found)
+    assert fill.calls == 1
     assert [path.name for path in banks.iterdir()] == ["toy-key"]
+
+
+RACING = """
+import sys
+import time
+from pathlib import Path
+import torch
+sys.path[:0] = ["tests", "tests/episodes"]
+from test_bank import Filler, build
+start = float(sys.argv[1])
+for key in range(30):
+    time.sleep(max(0, start + 0.02 * key - time.time()))
+    build(Filler(), key=f"toy-key-{key}")
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_build_the_same_banks_at_once_all_open_them(banks):
+    command = [sys.executable, "-c", RACING, str(time.time() + 4)]
+    children = [subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE) for _ in range(3)]
+    assert [child.communicate()[1].decode() for child in children] == [""] * 3
+    assert len(list(banks.iterdir())) == 30
 
 
 @pytest.mark.parametrize("left", [0, 4, 60, 150], ids="{} bytes".format)

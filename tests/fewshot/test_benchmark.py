@@ -108,10 +108,12 @@ def test_a_run_writes_the_files_it_promises(finished):
         "episodes.npz",
         "config.toml",
         "environment.json",
+        "keys.json",
         "run.log",
+        ".lock",
     }
     for learner in ("prototypical-euclidean-seed0", "npair-seed0"):
-        promised |= {f"checkpoints/{learner}/{name}" for name in ("best.pt", "last.pt", "training.csv")}
+        promised |= {f"checkpoints/{learner}/{name}" for name in ("best.pt", "last.pt", "training.csv", ".lock")}
     assert names == promised
 
 

@@ -108,12 +108,22 @@ def test_a_checkpoint_of_another_learner_is_not_resumed(banks, tmp_path):
     assert checkpoints.load(tmp_path / "last.pt")["seconds"] == before
 
 
-def test_a_checkpoint_of_an_older_state_of_a_learner_file_is_trained_anew(banks, tmp_path):
-    run(make(), banks, folder=tmp_path, about={"source": "one"})
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"source": "two"}, "another state of its own code"),
+        ({"code": "two"}, "another state of the suite's code"),
+        ({"packages": {"torch": "2"}}, "another torch (1, now 2)"),
+    ],
+)
+def test_a_checkpoint_of_other_code_is_trained_anew_and_that_is_said(banks, tmp_path, caplog, changed, said):
+    about = {"source": "one", "code": "one", "packages": {"torch": "1"}}
+    run(make(), banks, folder=tmp_path, about=about)
     fresh, other = make(), make()
     run(fresh, banks, seed=1)
-    run(other, banks, seed=1, folder=tmp_path, resume=True, about={"source": "two"})
+    run(other, banks, seed=1, folder=tmp_path, resume=True, about={**about, **changed})
     assert torch.equal(weights(fresh), weights(other))
+    assert f"last.pt is of {said}: this training begins anew" in caplog.text
 
 
 @pytest.mark.parametrize(("accuracies", "best"), [((0.9, 0.5, 0.1), 2), ((0.1, 0.9, 0.9), 4), ((0.1, 0.2, 0.3), 6)])

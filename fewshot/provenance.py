@@ -1,0 +1,191 @@
+"""What a number depends on besides settings and images: the code that trains and scores, and the packages under it.
+
+A run keeps all of it with each row, as parts by name with one key over them: two rows of one key are the same number.
+"""
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot.config import Training
+
+_ROOT = Path(__file__).parents[1]
+_SUITE = ("baselines", "episodes", "fewshot")
+# what trains and scores, whichever the learner: a change of any other module, as of tables or the command line, changes
+# no number, or it reaches the numbers through settings or images, which are compared themselves
+_CORE = (
+    *(f"episodes/{name}.py" for name in ("bank", "batches", "sampler", "texts")),
+    *(f"fewshot/{name}.py" for name in ("augmentation", "benchmark", "devices", "evaluation", "gradients")),
+    *(f"fewshot/{name}.py" for name in ("statistics", "training", "learners/base")),
+    "fewshot/backbones/*.py",
+)
+_NEITHER = {  # modules that learners import and that neither train nor score
+    *("episodes", "episodes.errors", "fewshot", "fewshot.checkpoints", "fewshot.config", "fewshot.files"),
+    *("fewshot.learners", "fewshot.learners.faults", "fewshot.learners.registry", "fewshot.testing"),
+}
+_PACKAGES = ("torch", "torchvision", "numpy")  # that every number depends on
+_OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "open_clip": "open_clip_torch"}  # those that need not be looked for
+RENEWED = ("source", "code", "packages")  # parts that change under a training that is otherwise the same
+_WORDS = {
+    "source": "another state of its own code",
+    "code": "another state of the suite's code",
+    "scoring": "another state of the protocol's code",
+    "data": "other images to train on",
+    "images": "other images to be tested on",
+    "weights": "other weights to start from",
+}
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """One key of all parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def suite_code() -> str:
+    """A digest of the code that every training and every score goes through."""
+    return _digest(_core())
+
+
+def protocol_code(protocol: str) -> str:
+    """A digest of the code of a protocol other than episodes, which have none of their own."""
+    own = () if protocol == "episodes" else ("rows", "similarity", protocol)
+    return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in own}) if own else ""
+
+
+def learner_code(cls: type) -> str:
+    """A digest of the file that a learner comes from, of those of its base classes, and of the modules of this suite
+    or of the same author that they import."""
+    return _digest(set(_modules(cls).values()))
+
+
+def packages(cls: type, backbone: str = "") -> dict[str, str]:
+    """The versions of PyTorch, torchvision, NumPy, and of what the modules of the learner `cls` and the backbone import
+    beside them."""
+    found = {name for module, path in _modules(cls).items() for name in _foreign(module, path)}
+    library = {"timm": "timm", "openclip": "open_clip"}.get(backbone.partition(":")[0])
+    return shared_packages() | {name: _version(name) for name in sorted({*found, *([library] if library else [])})}
+
+
+def shared_packages(protocol: str = "") -> dict[str, str]:
+    """The versions that the numbers of every learner depend on, and those of `protocol`."""
+    names = (*_PACKAGES, *_OF_PROTOCOL.get(protocol, ()))
+    return {name: str(torch.__version__) if name == "torch" else _version(name) for name in names}
+
+
+def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between the parts of a row or a checkpoint and what would be run now.
+
+    Of packages, those that differ. 'unknown code' where there is no record of the code at all.
+    """
+    if before is None or not (before.get("code") and before.get("packages")):
+        return ["unknown code"]
+    names = [name for name in now if name != "packages" and not _same(name, before.get(name), now[name])]
+    versions = before["packages"]
+    return names + [name for name, version in now.get("packages", {}).items() if versions.get(name) != version]
+
+
+def _same(name: str, before: Any, now: Any) -> bool:
+    """Whether a part is the same; settings that were not there yet count as their defaults."""
+    if name == "settings" and isinstance(before, dict):
+        before = {**Training().model_dump(), **before}
+    return (before or "") == (now or "")
+
+
+def told(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    """What differs, in words: 'another torch (2.10.0, now 2.11.0)'."""
+    versions = (before or {}).get("packages") or {}
+
+    def words(name: str) -> str:
+        if name in now.get("packages", {}):
+            return f"another {name} ({versions.get(name, 'unknown')}, now {now['packages'][name]})"
+        return name if name == "unknown code" else _WORDS.get(name, f"other {name}")
+
+    return " and ".join(map(words, difference(before, now)))
+
+
+def mark(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    """What differs, in the few words of a table: 'other torch and code'; '' where nothing does."""
+    names = ["code" if name in ("source", "scoring") else name for name in difference(before, now)]
+    return " and ".join(dict.fromkeys(name if name == "unknown code" else f"other {name}" for name in names))
+
+
+@functools.cache
+def _core() -> frozenset[Path]:
+    return frozenset(path for pattern in _CORE for path in _ROOT.glob(pattern))
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """Of the contents of files, whatever they are called."""
+    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+@functools.lru_cache
+def _modules(cls: type) -> dict[str, Path]:
+    """The file of each module that defines a learner, by its name: its own, its base classes', what these import."""
+    top = cls.__module__.partition(".")[0]
+    waiting, found = [base.__module__ for base in cls.__mro__], {}
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found else _file(name, top)
+        if path is not None:
+            found[name] = path
+            waiting += _imports(name, path)
+    return found
+
+
+def _file(name: str, top: str) -> Path | None:
+    """The file of a module that is part of a learner; None of the core, of packages that are installed beside the one
+    called `top`, and of Python itself."""
+    first = name.partition(".")[0]
+    if name in _NEITHER or first in sys.stdlib_module_names or first == "__main__":
+        return None
+    with contextlib.suppress(ImportError, AttributeError, ValueError):
+        module = sys.modules.get(name)
+        origin = getattr(module, "__file__", None) if module else importlib.util.find_spec(name).origin
+        path = Path(origin or "").resolve()
+        installed = {"site-packages", "dist-packages"} & set(path.parts) and first not in (top, *_SUITE)
+        return None if path.suffix != ".py" or installed or path in _core() else path
+    return None
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    """The names of the modules that a module imports, anywhere in it; some may be of what is in a module."""
+    is_package = path.name == "__init__.py"
+    package = name if is_package else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = importlib.util.resolve_name("." * node.level + base, package)
+            yield base
+            yield from (f"{base}.{one.name}" for one in node.names)
+
+
+def _foreign(name: str, path: Path) -> set[str]:
+    """The installed packages that a module imports, other than those of the suite and of the module itself."""
+    own = {*_SUITE, *_PACKAGES, name.partition(".")[0]}
+    first = {one.partition(".")[0] for one in _imports(name, path)} - own - set(sys.stdlib_module_names)
+    return {one for one in first if _version(one)}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Of the distribution that a package comes from; '' where none is installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
+    distribution = importlib.metadata.packages_distributions().get(package)
+    return importlib.metadata.version(distribution[0]) if distribution else ""
