@@ -1,4 +1,4 @@
-"""Keeps the columns of docstrings in the reference pages: a paragraph with columns is shown as it is written."""
+"""Keeps the columns and examples of docstrings in the reference pages as they are written."""
 
 import re
 from typing import Any
@@ -10,13 +10,14 @@ _COLUMNS = re.compile(r"\S {2,}\S")
 
 
 def columns_kept(text: str) -> str:
-    """The Markdown `text` with a fence around each paragraph that has columns; doctests and fences stay as they are."""
+    """The Markdown `text` with a fence around each paragraph that has columns, and around each example."""
     return "\n\n".join(map(_fenced, text.split("\n\n")))
 
 
 def _fenced(paragraph: str) -> str:
-    written = paragraph.lstrip().startswith((">>>", "```"))
-    return f"```text\n{paragraph}\n```" if _COLUMNS.search(paragraph) and not written else paragraph
+    if paragraph.startswith(">>>"):
+        return f"```pycon\n{paragraph}\n```"
+    return f"```text\n{paragraph}\n```" if _COLUMNS.search(paragraph) else paragraph
 
 
 class Columns(Extension):
