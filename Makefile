@@ -2,10 +2,10 @@
 PYTHON ?= python3
 READY := .venv/ready
 LOWEST := .venv-lowest/ready
-PACKAGES := baselines episodes examples fewshot tests
+PACKAGES := baselines docs episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-lowest lint perf clean
+.PHONY: help bench test test-lowest lint docs perf clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PRO
 		$(if $(SIZE),--size '$(SIZE)') $(if $(SEED),--seed '$(SEED)') $(if $(OUTPUT),--output '$(OUTPUT)') \
 		$(if $(KEEP),--keep)
 
-test: lint  ## lint, then run the tests
+test: lint docs  ## lint, build the documentation, then run the tests
 	@.venv/bin/pytest
 
 test-lowest: $(LOWEST)  ## run the quick tests with the lowest versions that setup.cfg allows; they want PYTHON=python3.11
@@ -30,12 +30,15 @@ lint: $(READY)  ## check style and formatting
 	@.venv/bin/ruff check --quiet $(PACKAGES)
 	@.venv/bin/ruff format --quiet --check $(PACKAGES)
 
+docs: $(READY)  ## build the documentation into site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
 perf: $(READY)  ## measure speed and memory beside other packages; ONLY= DATA= OUTPUT= pass through
 	@.venv/bin/fewshot perf --resume \
 		$(if $(ONLY),--only '$(ONLY)') $(if $(DATA),--data '$(DATA)') $(if $(OUTPUT),--output '$(OUTPUT)')
 
 clean:  ## remove the virtual environment and what tools leave behind; results and the data cache stay
-	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # learn2learn 0.2.0 ships C files too old for Python >= 3.11: built in this environment, with its own Cython, they are

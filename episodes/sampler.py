@@ -113,6 +113,10 @@ class EpisodeSampler:
     had: more ways than classes, or more images than a class holds. Episodes are nested: with the same seed, the
     support set of a 1-shot episode is the first image a class of the 5-shot episode of that number, and the classes
     of the 5-way episode are the first five of the 20-way episode.
+
+    >>> episodes = EpisodeSampler([20] * 100, way=5, shot=1, query=15, seed=0).episodes(start=0, count=10)
+    >>> episodes.support.shape, episodes.query.shape
+    (torch.Size([10, 5, 1]), torch.Size([10, 5, 15]))
     """
 
     def __init__(

@@ -6,7 +6,11 @@ from torch.nn import functional
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Euclidean distances (..., A, B) between the rows of a (..., A, D) and b (..., B, D)."""
+    """Squared Euclidean distances (..., A, B) between the rows of a (..., A, D) and b (..., B, D).
+
+    >>> squared_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor([[25.,  1.]])
+    """
     squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
     return (squares - a @ (2 * b).transpose(-1, -2)).clamp_min(0)  # in an episode b has fewer rows to double
 
@@ -15,6 +19,9 @@ def contrastive_terms(distances: Tensor, same: Tensor, margin: float) -> Tensor:
     """Hadsell et al. 2006, equation 4 without its factor 1/2: t d^2 + (1 - t) max(0, margin - d)^2, for each pair.
 
     distances (...) Euclidean, same (...) boolean: t
+
+    >>> contrastive_terms(torch.tensor([2.0, 0.25]), torch.tensor([True, False]), margin=1.0)
+    tensor([4.0000, 0.5625])
     """
     return torch.where(same, distances.square(), functional.relu(margin - distances).square())
 
@@ -55,6 +62,11 @@ def n_pair(anchors: Tensor, positives: Tensor, regularisation: float = 0.0) -> T
     anchors, positives (N, D), one pair a class, not normalised:
     mean over i of log(1 + sum over j != i of exp(f_i . f+_j - f_i . f+_i)) + regularisation * mean |f|^2
     which is the cross-entropy of the row-wise softmax over f_i . f+_j.
+
+    Embeddings that say nothing leave two classes equally likely, and the loss is log 2:
+
+    >>> n_pair(torch.zeros(2, 3), torch.zeros(2, 3))
+    tensor(0.6931)
     """
     similarities = anchors @ positives.T
     loss = functional.cross_entropy(similarities, torch.arange(len(anchors), device=anchors.device))
@@ -95,6 +107,12 @@ def triplet(embeddings: Tensor, labels: Tensor, margin: float, mining: str = "se
 
     embeddings (B, D), labels (B,); mining: a rule of `mined`, on squared distances as in FaceNet. The mean is over the
     chosen triplets that add something; where there are none the loss is 0.
+
+    Images 0 and 1 of one class are 1 apart, image 2 of another class is 4 and 1 from them, squared:
+
+    >>> points, labels = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1])
+    >>> triplet(points, labels, margin=3.5, mining="all")  # the mean of 3.5 + 1 - 4 and 3.5 + 1 - 1
+    tensor(2.)
     """
     distances = squared_distances(embeddings, embeddings)
     anchors, positives, chosen, far = mined(distances, labels, mining, margin)
@@ -121,6 +139,10 @@ def histogram(embeddings: Tensor, labels: Tensor, bins: int = 100) -> Tensor:
     of a batch make two histograms of bins + 1 nodes on [-1, 1], each similarity shared linearly between its two nodes;
     the loss is sum over r of h-(r) times the cumulative h+ up to r: the estimated probability that a negative pair is
     more alike than a positive one. It is 0 where a kind of pair is missing.
+
+    >>> apart = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> histogram(apart, torch.tensor([0, 0, 1, 1]))
+    tensor(0.)
     """
     directions = functional.normalize(embeddings, dim=1)
     row, column = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)

@@ -40,6 +40,9 @@ def over_episodes(accuracies: np.ndarray) -> Estimate:
 
     It covers the choice of episodes from one fixed test set with one trained model, and nothing else: neither another
     test set nor another training run.
+
+    >>> "{:.3f} ± {:.3f}".format(*over_episodes([0.4, 0.6, 0.8, 0.6]))  # 1.96 * 0.1633 / sqrt(4)
+    '0.600 ± 0.160'
     """
     values = _vector(accuracies, "(E,) of at least 2 episodes")
     return Estimate(float(values.mean()), float(1.96 * values.std(ddof=1) / np.sqrt(len(values))))
@@ -119,6 +122,9 @@ def proportion(successes: int, trials: int) -> Interval:
     """The exact binomial interval of Clopper and Pearson (1934): `successes` in `trials` >= 1 independent trials.
 
     It covers the true probability at least 95 % of the time, mostly more. ValueError for impossible counts.
+
+    >>> "{:.4f}, from {:.4f} to {:.4f}".format(*proportion(31, 400))
+    '0.0775, from 0.0533 to 0.1082'
     """
     test = scipy.stats.binomtest(successes, trials)
     interval = test.proportion_ci(confidence_level=0.95, method="exact")
@@ -146,6 +152,9 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
     To call those below 5 % significant makes any error at all in at most 5 % of such families of tests, however the
     tests depend on each other. ValueError where a p-value is not in [0, 1].
+
+    >>> holm([0.01, 0.04, 0.03]).round(4).tolist()
+    [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():

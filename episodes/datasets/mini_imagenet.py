@@ -64,7 +64,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     if form is None:
         raise MissingData(
             f"miniImageNet's {split} split is not in {', '.join(map(str, folders))}: put it there in any of the forms"
-            " that the README names, in a folder mini_imagenet/, or name its folder with --data or FEWSHOT_DATA"
+            " that docs/data-sets.md names, in a folder mini_imagenet/, or name its folder with --data or FEWSHOT_DATA"
         )
 
     def whole() -> Contents:
@@ -82,7 +82,7 @@ def where(folders: list[Path]) -> str:
     """Where its splits are, and in which form, in words."""
     found = {split: find(split, folders) for split in SPLITS}
     if not any(found.values()):
-        return "not found; in which forms it is recognised stands in the README"
+        return "not found; docs/data-sets.md names the forms that are recognised"
     missing = [f"no {split} split" for split, form in found.items() if form is None]
     there = dict.fromkeys(f"{form.about} in {form.home}" for form in found.values() if form)
     return "; ".join([*there, *missing])

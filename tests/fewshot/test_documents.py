@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""What README and the pages of the documentation show works as it stands there."""
 
 import json
 import re
@@ -10,15 +10,29 @@ from conftest import toy_bank
 
 from fewshot.learners.registry import LEARNERS
 
-README = Path(__file__).parents[2] / "README.md"
-REFERENCE = README.parent / "results" / "reference"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "results" / "reference"
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+BLOCKS = {text for page in PAGES.values() for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL)}
+# Each block of code is run by a test below, which finds it by this word.
+RUN = ("SoftNeighbours(Learner)", "EpisodeSampler", "train(learner", "published(")
 
 
 def block(word: str) -> str:
-    """The one Python block with `word` in it."""
+    """The one Python block with `word` in it, the same on every page that shows it."""
     (found,) = [text for text in BLOCKS if word in text]
     return found
+
+
+def test_every_block_of_code_is_run_by_a_test():
+    assert {block(word) for word in RUN} == BLOCKS
+
+
+def test_the_readme_is_read_in_two_minutes():
+    assert len(PAGES["README.md"].splitlines()) < 150
 
 
 def test_the_learner_is_short_and_stands_in_the_table_beside_the_others(call, preset, tmp_path):
@@ -63,26 +77,30 @@ def test_published_numbers_are_chosen_by_what_they_are_of(capsys):
     assert re.search(r"Prototypical Networks +Euclidean +96\.00? +Snell et al. 2017", printed)
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README.read_text()))
-def test_its_links_lead_somewhere(target):
-    assert (README.parent / target).exists()
+@pytest.mark.parametrize(
+    ("page", "target"),
+    [(page, target) for page, text in PAGES.items() for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text)],
+)
+def test_its_links_lead_somewhere(page, target):
+    assert ((ROOT / page).parent / target).exists()
 
 
 @pytest.mark.parametrize(
-    ("run", "learners"),
+    ("page", "run", "learners"),
     [
-        ("quick-omniglot", 4),
-        ("quick-omniglot-all", 22),
-        ("quick-mini_imagenet", 4),
-        ("paper-omniglot", 4),
-        ("paper-omniglot-lake-oneshot", 4),
+        ("README.md", "quick-omniglot", 4),
+        ("docs/index.md", "quick-omniglot", 4),
+        ("docs/learners.md", "quick-omniglot-all", 22),
+        ("docs/data-sets.md", "quick-mini_imagenet", 4),
+        ("docs/compare.md", "paper-omniglot", 4),
+        ("docs/compare.md", "paper-omniglot-lake-oneshot", 4),
     ],
 )
-def test_its_tables_are_those_that_runs_wrote(run, learners):
+def test_its_tables_are_those_that_runs_wrote(page, run, learners):
     written = (REFERENCE / run / "results.md").read_text()
     first = re.search(r"(^\|.*\n)+", written, re.MULTILINE).group().strip()
     assert len(first.splitlines()) == 2 + learners
-    assert first in README.read_text()
+    assert first in PAGES[page]
 
 
 def test_every_learner_that_trains_is_above_nearest_pixels():
@@ -96,9 +114,8 @@ def test_every_learner_that_trains_is_above_nearest_pixels():
 
 def test_its_speeds_are_those_that_were_measured():
     measured = pd.read_csv(REFERENCE / "perf" / "perf.csv").set_index(["task", "contender"])
-    (header, *rows) = (
-        re.search(r"^\| task \|.*\n\|.*\n((\|.*\n)+)", README.read_text(), re.MULTILINE).group().splitlines()
-    )
+    table = re.search(r"^\| task \|.*\n\|.*\n((\|.*\n)+)", PAGES["docs/speed.md"], re.MULTILINE)
+    (header, *rows) = table.group().splitlines()
     contenders = header.strip("| ").split(" | ")[1:]
     assert (contenders, len(rows)) == (["fewshot", "easyfsl", "learn2learn", "plain loop"], 1 + 13)
     for row in rows[1:]:
@@ -121,18 +138,16 @@ def test_its_speeds_are_those_that_were_measured():
 def test_its_times_to_an_accuracy_are_those_that_were_measured():
     measured = pd.read_csv(REFERENCE / "perf" / "perf.csv").set_index("part")
     history = json.loads(measured.loc["target", "details"])["history"]
-    (*told,) = re.search(
-        r"reaches\s+([\d.]+) % .*? after (\d+) s\s+and ([\d.]+) % after (\d+) s", README.read_text()
-    ).groups()
+    sentence = r"reaches\s+([\d.]+) % .*? after (\d+) s\s+and ([\d.]+) % after (\d+) s"
+    told = re.search(sentence, PAGES["docs/speed.md"]).groups()
     for percent, seconds in (told[:2], told[2:]):
         assert int(seconds) == round(next(spent for spent, found in history if found >= float(percent)))
 
 
 def test_its_backbones_are_those_that_were_measured():
     measured = pd.read_csv(REFERENCE / "backbones.csv").set_index("backbone")
-    rows = re.findall(
-        r"^\| `([\w-]+)` .*?\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README.read_text(), re.M
-    )
+    row = r"^\| `([\w-]+)` .*?\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$"
+    rows = re.findall(row, PAGES["docs/backbones.md"], re.MULTILINE)
     assert len(rows) == 8
     for name, *numbers in rows:
         row = measured.loc[name, ["parameters", "embedding", "train_rate", "embed_rate"]]
