@@ -61,7 +61,7 @@ def make(name: str = "prototypical", variant: str = ""):
 
 # Before training these call nearly everything one class, since their heads go by inner products; the directions that
 # simpleshot compares are nearly one, and two classes as near as float32 can tell (1e-7 apart).
-GUESSING = {"anil", "baseline", "ridge", "svm", "simpleshot"}
+GUESSING = {"anil", "baseline", "baseline++", "ridge", "svm", "simpleshot"}
 
 
 def taught(name: str):
