@@ -1,6 +1,8 @@
 # Each target makes what it needs, the virtual environment in .venv included.
 PYTHON ?= python3
 READY := .venv/ready
+# a process of the tests takes one core and up to 2 GB
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 PACKAGES := baselines episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
@@ -16,8 +18,8 @@ bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PRO
 		$(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(HELD_OUT),--held-out '$(HELD_OUT)') \
 		$(if $(SIZE),--size '$(SIZE)') $(if $(SEED),--seed '$(SEED)') $(if $(OUTPUT),--output '$(OUTPUT)')
 
-test: lint  ## lint, then run the tests
-	@.venv/bin/pytest
+test: lint  ## lint, then run the tests on WORKERS= cores; FAST=1 leaves out those that train, SLOW=1 adds those that take minutes
+	@.venv/bin/pytest -n $(WORKERS) $(if $(FAST),-m 'not slow and not training',$(if $(SLOW),-m ''))
 
 lint: $(READY)  ## check style and formatting
 	@.venv/bin/ruff check --quiet $(PACKAGES)
