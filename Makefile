@@ -1,7 +1,7 @@
 # Each target makes what it needs, the virtual environment in .venv included.
 PYTHON ?= python3
 READY := .venv/ready
-# a process of the tests takes one core and up to 2 GB
+# a process of the tests takes one core and about 3 GB
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 PACKAGES := baselines episodes examples fewshot tests
 
