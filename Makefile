@@ -2,6 +2,8 @@
 PYTHON ?= python3
 READY := .venv/ready
 LOWEST := .venv-lowest/ready
+# a process of the tests takes one core and up to 3 GB
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 PACKAGES := baselines docs episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
@@ -20,11 +22,11 @@ bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PRO
 		$(if $(SIZE),--size '$(SIZE)') $(if $(SEED),--seed '$(SEED)') $(if $(OUTPUT),--output '$(OUTPUT)') \
 		$(if $(KEEP),--keep)
 
-test: lint docs  ## lint, build the documentation, then run the tests
-	@.venv/bin/pytest
+test: lint docs  ## lint, build the documentation, then run the tests on WORKERS= cores; FAST=1 leaves out those that train, SLOW=1 adds those that take minutes
+	@.venv/bin/pytest -n $(WORKERS) $(if $(FAST),-m 'not slow and not training',$(if $(SLOW),-m ''))
 
 test-lowest: $(LOWEST)  ## run the quick tests with the lowest versions that setup.cfg allows; they want PYTHON=python3.11
-	@.venv-lowest/bin/pytest -W ignore -m 'not slow' --ignore tests/test_learn2learn.py
+	@.venv-lowest/bin/pytest -n $(WORKERS) -W ignore --ignore tests/test_learn2learn.py
 
 lint: $(READY)  ## check style and formatting
 	@.venv/bin/ruff check --quiet $(PACKAGES)

@@ -14,6 +14,27 @@ from PIL import Image
 
 from episodes import ImageBank, InputError
 
+# One thread a process, here and in processes that tests start: pytest-xdist has a process for each core, and more
+# threads on arrays as small as these cost more time than they save.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups the tests for pytest-xdist and marks those that train.
+
+    The tests of one learner by fewshot.testing share its training and are one group; the other tests of a file share
+    its fixtures and are one group.
+    """
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        examined = {"learner", "check"} <= parameters.keys()
+        group = f"{item.path.stem}-{parameters['learner']}" if examined else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        if examined or "preset" in item.fixturenames:  # the preset of small runs
+            item.add_marker(pytest.mark.training)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:

@@ -1,6 +1,8 @@
 """Small runs on toy banks, and the command line called in this process."""
 
+import io
 import logging
+from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 import pytest
@@ -55,11 +57,31 @@ def preset(tmp_path_factory) -> str:
     return str(path)
 
 
+def use_toy_data(patch: pytest.MonkeyPatch, toy_banks) -> None:
+    for module in ("benchmark", "cli"):
+        patch.setattr(f"fewshot.{module}.load_dataset", lambda name, split, **_: toy_banks[split])
+
+
 @pytest.fixture
 def toy_data(monkeypatch, toy_banks) -> None:
     """Every data set is the toy one."""
-    for module in ("benchmark", "cli"):
-        monkeypatch.setattr(f"fewshot.{module}.load_dataset", lambda name, split, **_: toy_banks[split])
+    use_toy_data(monkeypatch, toy_banks)
+
+
+@pytest.fixture(scope="module")
+def call_once(toy_banks):
+    """Calls the command line for a fixture of a whole file, whose tests only read what it wrote and printed."""
+    log = logging.getLogger("fewshot")
+
+    def command(*arguments) -> Said:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            use_toy_data(patch, toy_banks)
+            code = main([str(argument) for argument in arguments])
+        log.handlers.clear()
+        return Said(code, out.getvalue(), err.getvalue())
+
+    return command
 
 
 @pytest.fixture

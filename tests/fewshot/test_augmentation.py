@@ -113,17 +113,13 @@ def test_nothing_happens_where_the_magnitudes_vanish(vanishing, images):
 def test_crop_and_flip_move_whole_pixels(images):
     side, most = 21, 4  # of small images, four pixels
     moved = torch.cat([find_augmentation("crop")(images) for _ in range(60)])
+    windows = pad(images, [most] * 4).unfold(2, side, 1).unfold(3, side, 1)  # (B, C, top, left, side, side)
+    both = torch.stack([windows, windows.flip(5)], 4).movedim(1, 4)  # (B, top, left, mirrored, C, side, side)
     seen = set()
-    for original, result in zip(images.repeat(60, 1, 1, 1), moved):
-        padded = pad(original, [most] * 4)
-        matches = [
-            (top, left, mirrored)
-            for top, left, mirrored in itertools.product(range(2 * most + 1), range(2 * most + 1), [False, True])
-            for window in [padded[:, top : top + side, left : left + side]]
-            if torch.equal(result, window.flip(2) if mirrored else window)
-        ]
+    for place, result in enumerate(moved):
+        matches = (both[place % len(images)] == result).flatten(3).all(3).nonzero().tolist()
         assert len(matches) == 1
-        seen.update(matches)
+        seen.add(tuple(matches[0]))
     assert len(seen) > 150  # of 9 x 9 shifts, mirrored and not: 720 draws miss few of them
 
 

