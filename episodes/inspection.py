@@ -35,7 +35,7 @@ def find_twins(banks: dict[str, ImageBank]) -> dict[str, Twins]:
     """How many images of each split occur more than once; an image that has twins of several kinds counts for each."""
     if not banks:
         return {}
-    digests = np.concatenate([_digests(bank) for bank in banks.values()])
+    digests = np.concatenate([image_digests(bank) for bank in banks.values()])
     splits = np.repeat(np.arange(len(banks)), [len(bank) for bank in banks.values()])
     labels = np.concatenate([bank.labels.numpy() for bank in banks.values()])
     _, image, copies = np.unique(digests, return_inverse=True, return_counts=True)
@@ -108,7 +108,7 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
-def _digests(bank: ImageBank) -> np.ndarray:
+def image_digests(bank: ImageBank) -> np.ndarray:
     """16 bytes for each image, equal for equal images."""
     images = bank.images.contiguous().numpy()
     return np.array([hashlib.blake2b(image.data, digest_size=16).digest() for image in images], dtype="S16")

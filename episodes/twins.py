@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from episodes.bank import ImageBank
-from episodes.inspection import _digests
+from episodes.inspection import image_digests
 
 
 class Place(NamedTuple):
@@ -25,6 +25,6 @@ def twin_groups(banks: dict[str, ImageBank]) -> list[list[Place]]:
     for split, bank in banks.items():
         labels = bank.labels.cpu().numpy()
         numbers = np.arange(len(bank)) - bank.offsets.cpu().numpy()[labels] + 1
-        for digest, label, number in zip(_digests(bank), labels, numbers):
+        for digest, label, number in zip(image_digests(bank), labels, numbers):
             groups.setdefault(bytes(digest), []).append(Place(split, bank.class_names[label], int(number)))
     return [group for group in groups.values() if len(group) > 1]

@@ -104,6 +104,7 @@ def run_benchmark(
         worked = False
         for cell in cells:
             if not cell.waiting(folder, wanted.protocols, keep):
+                log.info("%s: finished earlier", cell.label)
                 continue
             with folder.claimed(cell.name):
                 protocols = cell.waiting(folder, wanted.protocols, keep)  # another process may have done it meanwhile

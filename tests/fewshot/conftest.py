@@ -85,7 +85,7 @@ def call_once(toy_banks):
 
 
 @pytest.fixture
-def call(capsys, toy_data):
+def call_plain(capsys):
     """Calls the command line in this process, as a fresh one would run."""
     log = logging.getLogger("fewshot")
 
@@ -97,3 +97,9 @@ def call(capsys, toy_data):
 
     yield command
     log.handlers.clear()
+
+
+@pytest.fixture
+def call(call_plain, toy_data):
+    """As call_plain, and every data set is the toy one."""
+    return call_plain

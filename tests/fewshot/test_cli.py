@@ -233,8 +233,6 @@ def test_wrong_arguments_are_told_in_one_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[evaluation]\nways = [31]\nquery = 3\n", "31"),
-        ("[evaluation]\nshots = [24]\nquery = 3\n", "24 shots and 3 queries need 27 images a class"),
         ("[training]\nstep = 3\n", "unknown key 'step': did you mean 'steps'"),
         ("[trainin]\nsteps = 3\n", "unknown key 'trainin': did you mean 'training'"),
         ("[training]\nsteps = 'many'\n", "steps = 'many' will not do"),
@@ -246,6 +244,23 @@ def test_wrong_presets_are_told_in_one_line_before_any_training(call, tmp_path, 
     path = tmp_path / "own.toml"
     path.write_text("learners = ['npair']\n" + text)
     assert message in refused(call("bench", "--preset", path, "--output", tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ways = [31]\nquery = 3\n", "test: ways = [30], not [31]: there are 30 classes for test"),
+        ("shots = [24]\nquery = 3\n", "test: shots = [23], not [24]: there are 30 classes for test, the small"),
+    ],
+)
+def test_ways_and_shots_that_the_images_cannot_fill_are_told_and_fitted(call, tmp_path, text, message):
+    path = tmp_path / "own.toml"
+    path.write_text(
+        f"learners = ['nearest-pixel']\n[training]\nbackbone = 'pixels'\n[evaluation]\nepisodes = 4\n{text}"
+    )
+    said = call("bench", "--preset", path, "--output", tmp_path / "run")
+    assert said.code == 0
+    assert message in said.out + said.err
 
 
 def test_a_preset_without_learners_is_told_in_one_line(call, tmp_path, untrained):
