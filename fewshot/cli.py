@@ -54,8 +54,8 @@ from fewshot.protocols.sheets import protocol_sheets
 from fewshot.run_folder import check_free, find_runs, read_results, read_sheets
 
 if TYPE_CHECKING:
-    from fewshot.checks import Result
-    from fewshot.specimen import Specimen
+    from fewshot.testing.checks import Result
+    from fewshot.testing.specimen import Specimen
 
 log = logging.getLogger("fewshot")
 _LOGS = (log, logging.getLogger("episodes"))
@@ -485,8 +485,9 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
 
 
 def _check(options: argparse.Namespace, console: Console) -> None:
-    from fewshot.checks import CHECKS, broken  # compiles what training needs, which other commands need not wait for
-    from fewshot.specimen import specimens
+    # compiles what training needs, which other commands need not wait for
+    from fewshot.testing.checks import CHECKS, broken
+    from fewshot.testing.specimen import specimens
 
     found = []
     for spec in [name for one in options.learner for name in (suite_learners() if one == "all" else [one])]:

@@ -14,11 +14,11 @@ from episodes import InputError, MissingData
 from episodes.datasets import SOURCES
 from fewshot import checkpoints
 from fewshot.benchmark import build_learner
-from fewshot.checks import CHECKS
 from fewshot.cli import main
 from fewshot.learners.npair import NPair
 from fewshot.learners.registry import LEARNERS
 from fewshot.learners.siamese import Siamese
+from fewshot.testing.checks import CHECKS
 
 LEARNER = """
 from pathlib import Path
