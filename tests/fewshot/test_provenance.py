@@ -185,7 +185,7 @@ def test_code_that_trains_or_scores_counts_and_code_that_shows_does_not():
     assert {f"fewshot/{name}.py" for name in counted} | {"episodes/sampler.py", "episodes/batches.py"} <= core
     own = {path.name for path in provenance._modules(find_learner("prototypical")[0]).values()}
     assert own == {"prototypical.py", "episodic.py", "losses.py"}
-    shown = {"cli.py", "report.py", "figures.py", "tables.py", "comparison.py", "run_folder.py", "sheets.py"}
+    shown = {"cli.py", "page.py", "figures.py", "tables.py", "comparison.py", "run_folder.py", "sheets.py"}
     assert not shown & {*own, *(Path(name).name for name in core)}
 
 
