@@ -38,17 +38,17 @@ from fewshot.benchmark import (
     run_benchmark,
     train_learner,
 )
+from fewshot.clamping import fitted_generalised, with_held_out
 from fewshot.config import PROTOCOLS, evaluation_from, load_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, writing
-from fewshot.fitting import fitted_generalised, with_held_out
 from fewshot.learners import Learner, find_learner, learner_names
 from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import missing, suite_learners
-from fewshot.measurement import measure_backbones
 from fewshot.models import about_of, check_fits
+from fewshot.performance.backbones import measure_backbones
 from fewshot.protocols.rows import check_protocols, measure
 from fewshot.protocols.sheets import protocol_sheets
 from fewshot.run_folder import check_free, find_runs, read_results, read_sheets

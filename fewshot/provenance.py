@@ -25,7 +25,7 @@ _SUITE = ("baselines", "episodes", "fewshot")
 # no number, or it reaches the numbers through settings or images, which are compared themselves
 _CORE = (
     *(f"episodes/{name}.py" for name in ("bank", "batches", "sampler", "texts")),
-    *(f"fewshot/{name}.py" for name in ("augmentation", "benchmark", "devices", "evaluation", "gradients")),
+    *(f"fewshot/{name}.py" for name in ("augmentation", "benchmark", "devices", "evaluation", "recording")),
     *(f"fewshot/{name}.py" for name in ("statistics", "training", "learners/base")),
     "fewshot/backbones/*.py",
 )

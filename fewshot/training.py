@@ -25,10 +25,10 @@ from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
-from fewshot.gradients import gradients_of
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
 from fewshot.pretraining import of_base_classes
 from fewshot.provenance import RENEWED, told
+from fewshot.recording import gradients_of
 
 log = logging.getLogger("fewshot")
 

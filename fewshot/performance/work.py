@@ -19,12 +19,12 @@ from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation, load_config
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import evaluate, run_episodes
-from fewshot.gradients import gradients_of
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank, computing_in, learning_from
 from fewshot.learners.prototypical import Prototypical
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
+from fewshot.recording import gradients_of
 from fewshot.training import fitted, train
 
 QUERY = 15

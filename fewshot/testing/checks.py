@@ -22,10 +22,10 @@ from torch import Tensor
 
 from episodes import Episodes, InputError
 from fewshot import checkpoints
-from fewshot.gradients import Operations, computed, recordable
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described, learning_from
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options
+from fewshot.recording import Operations, computed, recordable
 from fewshot.testing.specimen import (
     QUERY,
     SHOT,

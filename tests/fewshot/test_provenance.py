@@ -181,7 +181,7 @@ def test_a_module_that_a_learner_file_imports_counts(preset, toy_banks, tmp_path
 
 def test_code_that_trains_or_scores_counts_and_code_that_shows_does_not():
     core = {path.relative_to(ROOT).as_posix() for path in provenance._core()}
-    counted = {"training", "evaluation", "gradients", "augmentation", "learners/base", "backbones/conv4"}
+    counted = {"training", "evaluation", "recording", "augmentation", "learners/base", "backbones/conv4"}
     assert {f"fewshot/{name}.py" for name in counted} | {"episodes/sampler.py", "episodes/batches.py"} <= core
     own = {path.name for path in provenance._modules(find_learner("prototypical")[0]).values()}
     assert own == {"prototypical.py", "episodic.py", "losses.py"}

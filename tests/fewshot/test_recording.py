@@ -12,8 +12,8 @@ from episodes.batches import batches_from
 from fewshot import gradients
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation
-from fewshot.gradients import Recorded, computed, gradients_of, recordable
 from fewshot.learners import find_learner, learner_names
+from fewshot.recording import Recorded, computed, gradients_of, recordable
 from fewshot.training import fitted, train
 
 BANK = toy_bank(classes=12, images=6, size=16)
