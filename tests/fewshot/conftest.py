@@ -58,7 +58,7 @@ def preset(tmp_path_factory) -> str:
 @pytest.fixture
 def toy_data(monkeypatch, toy_banks) -> None:
     """Every data set is the toy one."""
-    for module in ("benchmark", "cli"):
+    for module in ("benchmark", "commands.data", "commands.evaluate"):
         monkeypatch.setattr(f"fewshot.{module}.load_dataset", lambda name, split, **_: toy_banks[split])
 
 
