@@ -10,7 +10,7 @@ from episodes import ImageBank, InputError, ListedEpisodes, load_dataset
 from episodes.datasets import full_name
 from fewshot import checkpoints, tables
 from fewshot.benchmark import build_learner, open_interval
-from fewshot.clamping import fitted_generalised, with_held_out
+from fewshot.clamping import clamped_generalised, with_held_out
 from fewshot.commands import arguments
 from fewshot.config import evaluation_from
 from fewshot.devices import choose_device, placed, prepare
@@ -117,7 +117,7 @@ def _evaluate_protocol(
     settings |= {} if options.episodes is None else {"episodes": options.episodes}
     wanted = evaluation_from({"protocols": [options.protocol], "seed": options.seed, "generalised": settings})
     if options.protocol == "generalised" and options.shot is None:
-        wanted = wanted.model_copy(update={"generalised": fitted_generalised(wanted.generalised, bank)})
+        wanted = wanted.model_copy(update={"generalised": clamped_generalised(wanted.generalised, bank)})
     banks = {"test": bank}
     if options.protocol == "verification":
         banks["validation"] = _load(options, about, "validation", options.dataset)

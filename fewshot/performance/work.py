@@ -25,7 +25,7 @@ from fewshot.learners.prototypical import Prototypical
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
 from fewshot.recording import gradients_of
-from fewshot.training import fitted, train
+from fewshot.training import clamped, train
 
 QUERY = 15
 
@@ -246,7 +246,7 @@ def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Trai
     """The learner as the quick preset has it, and its settings."""
     config = load_config("quick", [f"{name}@{backbone}"])
     cls, variant = find_learner(name)
-    settings = fitted(next(iter(config.learner.values())), cls, bank)
+    settings = clamped(next(iter(config.learner.values())), cls, bank)
     torch.manual_seed(0)
     network = make_backbone(settings.backbone, bank.images.shape[1], bank.images.shape[2])
     classes = bank.classes if cls.supervised else len(bank)
