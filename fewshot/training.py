@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,13 +70,12 @@ def train(
 ) -> Trained:
     """Train `learner` in place and leave it with the weights that did best on the validation episodes.
 
-    settings.weights, where it is given, is what the learner's backbone starts from.
-
-    folder  where last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv go; None:
-            nowhere
-    about   what the checkpoints should say of the learner, besides its weights
-    resume  go on from folder/last.pt where there is one, InputError if it is of another `about`; the result is the
-            same as without the interruption
+    settings  settings.weights, if given, is the file of weights that the learner's backbone starts from
+    folder    gets last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv; None: no
+              files are written
+    about     what the checkpoints should say of the learner, besides its weights
+    resume    go on from folder/last.pt if there is one, InputError if it is of another `about`; the result is the same
+              as without the interruption
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. It sees no test images: it is not given any.
@@ -88,10 +88,8 @@ def train(
     settings = clamped(settings, learner, train_bank)
     batches = batches_from(settings.batches)
     _equip(learner, settings, batches, train_bank)
-    labels = _labels(learner, train_bank, chosen)
     sampler = _validation_sampler(validation, validation_bank)
     precision = training_precision(settings.precision, chosen)
-    augment = find_augmentation(settings.augmentation)
 
     torch.manual_seed(seed)
     if settings.steps == 0:
@@ -99,23 +97,21 @@ def train(
     run = _Run(learner, settings, folder, about or {})
     if resume:
         run.restore()
-    following = batches.following(train_bank, seed, run.step)
+    following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, chosen)
     gradients = gradients_of(learner, chosen)
     learner.train()
     with run.bar(progress) as bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)
-            indices = next(following)
-            images = train_bank.batch(indices).to(chosen)
-            run.descend(gradients(augment(images), labels[indices.to(chosen)]))
+            images, labels = next(following)
+            run.descend(gradients(images, labels))
             if step % settings.validate_every == 0 or step == settings.steps:
                 loss = run.mean_loss(step)
                 _show_base(learner, train_bank)
                 data = EmbeddedBank(learner, validation_bank, precision)
                 run.record(step, loss, run_episodes(learner, data, sampler, validation.episodes))
             if step % _SHOW_EVERY == 0 or step == settings.steps:
-                bar.update(step - bar.n)
-                bar.set_postfix(run.message())
+                run.show(bar, step)
     return run.finish(guessing=100 / sampler.way)
 
 
@@ -152,9 +148,17 @@ def _equip(learner: Learner, settings: Training, batches: Batches, bank: ImageBa
     give_weights(learner, settings, bank)
 
 
-def _labels(learner: Learner, bank: ImageBank, device: torch.device) -> Tensor:
-    """The base classes of all images (N,); for a learner without class labels each image is a class of its own."""
-    return bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
+def _augmented(
+    following: Iterator[Tensor], learner: Learner, settings: Training, bank: ImageBank, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented images (B, C, H, W) and labels (B,) of the batches whose indices follow.
+
+    The labels are the base classes; for a learner that uses none, each image is a class of its own.
+    """
+    labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
+    augment = find_augmentation(settings.augmentation)
+    for indices in following:
+        yield augment(bank.batch(indices).to(device)), labels[indices.to(device)]
 
 
 def _validation_sampler(validation: Validation, bank: ImageBank) -> EpisodeSampler:
@@ -309,11 +313,14 @@ class _Run:
         disable = None if shown else True  # None: if the output is no terminal
         return tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step", disable=disable)
 
-    def message(self) -> dict[str, str]:
-        """What the progress bar says: the loss since the last validation, and what that found."""
+    def show(self, bar: tqdm, step: int) -> None:
+        """Move the bar to `step`; it says the loss since the last validation, and what that validation found."""
         last = self.history[-1] if self.history else {"loss": math.nan}
         said = {"loss": f"{float(self.total) / self.counted if self.counted else last['loss']:.3f}"}
-        return {**said, "validation": f"{last['accuracy']:.1f} %"} if self.history else said
+        if self.history:
+            said["validation"] = f"{last['accuracy']:.1f} %"
+        bar.update(step - bar.n)
+        bar.set_postfix(said)
 
 
 def _optimizer(learner: Learner, settings: Training) -> Optimizer:
