@@ -85,12 +85,10 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
 
 
-def _changed(what: str, settings: Any, bank: ImageBank, **fitted: Any) -> Any:
-    """The settings with what fits the bank; says which ones that changes."""
-    for name, value in fitted.items():
+def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:
+    """The settings with the clamped values; says which ones that changes."""
+    there = f"there are {bank.classes} classes for {bank.split}, the smallest of {int(bank.sizes.min())} images"
+    for name, value in clamped.items():
         if value != getattr(settings, name):
-            log.warning(
-                "%s: %s = %s, not %s: there are %d classes for %s, the smallest of %d images",
-                *(what, name, value, getattr(settings, name), bank.classes, bank.split, int(bank.sizes.min())),
-            )
-    return settings.model_copy(update=fitted)
+            log.warning("%s: %s = %s, not %s: %s", what, name, value, getattr(settings, name), there)
+    return settings.model_copy(update=clamped)
