@@ -1,4 +1,4 @@
-"""Settings that the data can fill: fewer classes, images and steps where there are fewer, each told."""
+"""Settings clamped to the data: fewer classes, images and steps if the data have fewer; each change is logged."""
 
 import logging
 from typing import Any

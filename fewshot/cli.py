@@ -21,9 +21,8 @@ _LOGS = (logging.getLogger("fewshot"), logging.getLogger("episodes"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 where it went well, 2 for bad input, 130 where it was interrupted.
-
-    1 where the reader of its output has gone, as head does when it has had enough.
+    """Run one command. Returns 0 if it went well, 2 for bad input, 130 if it was interrupted, and 1 if the program that
+    reads its output has gone, as `head` does after its last line.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            if sys.stdout:  # None where it was closed before the start
+            if sys.stdout:  # None if it was closed before the start
                 sys.stdout.flush()
     except OSError as error:
         if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EIO):

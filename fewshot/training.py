@@ -116,9 +116,9 @@ def train(
 
 
 def clamped(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
-    """The settings with the batches and steps that `bank` has images for; the learner's batches where they name none.
+    """The settings with the batches and steps that `bank` has images for; the learner's own batches if the settings name none.
 
-    No steps where the learner has nothing to train.
+    A learner with nothing to train gets no steps.
     """
     batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
     steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
@@ -217,7 +217,7 @@ class _Run:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self) -> None:
-        """Go on from last.pt, where there is one; InputError where it is of another training."""
+        """Go on from last.pt, if there is one; InputError if it is of another training."""
         if self.folder is None or not (self.folder / "last.pt").exists():
             return
         path = self.folder / "last.pt"
@@ -310,7 +310,7 @@ class _Run:
 
     def bar(self, shown: bool) -> tqdm:
         """A progress bar of all steps, those before an interruption included."""
-        disable = None if shown else True  # None: if the output is no terminal
+        disable = None if shown else True  # None: shown if the output is a terminal
         return tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step", disable=disable)
 
     def show(self, bar: tqdm, step: int) -> None:

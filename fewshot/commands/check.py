@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def _promises(spec: str, these: list["Specimen"], results: list[tuple["Specimen", "Result"]]) -> Table:
-    """Promise by promise what was found; where the variants differ, variant by variant."""
+    """A row for each promise with what was found; if the variants differ, it is told for each."""
     variants = [specimen.variant for specimen in these if specimen.variant]
     title = f"{spec} ({', '.join(variants)})" if len(variants) > 1 else spec
     table = Table(Column("promise", ratio=1), Column(title, ratio=1), box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
