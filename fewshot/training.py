@@ -116,9 +116,9 @@ def train(
 
 
 def clamped(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
-    """The settings with the batches and steps that `bank` has images for; the learner's own batches if the settings name none.
+    """The settings with the batches and steps that `bank` has images for.
 
-    A learner with nothing to train gets no steps.
+    If the settings name no batches, the learner's own are taken. A learner with nothing to train gets no steps.
     """
     batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
     steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
