@@ -24,19 +24,19 @@ def declare(commands: arguments.Commands) -> None:
     one_set = argparse.ArgumentParser(add_help=False, parents=[arguments.data_folder()])
     one_set.add_argument("name", metavar="NAME|DIR", help=arguments.DATASET)
     one_set.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
-    sets = commands.add_parser("data", help="list, prepare, check or show data sets")
-    sets = sets.add_subparsers(required=True, metavar="ACTION")
-    listing = sets.add_parser(
+    parser = commands.add_parser("data", help="list, prepare, check or show data sets")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser(
         "list", parents=[arguments.data_folder()], help="the data sets there are, and where they were found"
     )
     listing.set_defaults(command=_list)
-    prepare = sets.add_parser("prepare", parents=[one_set], help="decode a data set into the cache folder")
+    prepare = actions.add_parser("prepare", parents=[one_set], help="decode a data set into the cache folder")
     prepare.set_defaults(command=_prepare)
-    check = sets.add_parser(
+    check = actions.add_parser(
         "check", parents=[one_set], help="what is there, missing or damaged, and which images occur twice"
     )
     check.set_defaults(command=_check)
-    show = sets.add_parser("show", parents=[one_set], help="write a picture of an episode")
+    show = actions.add_parser("show", parents=[one_set], help="write a picture of an episode")
     show.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
     show.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
     show.add_argument(
