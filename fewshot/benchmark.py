@@ -21,11 +21,11 @@ from episodes.locks import locked
 from episodes.sampler import sampler_of
 from fewshot import checkpoints, provenance
 from fewshot.backbones import make_backbone
+from fewshot.clamping import clamped_config, with_held_out
 from fewshot.config import PROTOCOLS, Config, Evaluation, Training, Validation
 from fewshot.devices import choose_device, describe, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import writing
-from fewshot.fitting import fitted_config, with_held_out
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner, split_backbone
 from fewshot.models import about_of
@@ -63,7 +63,7 @@ def open_data(
         banks = _banks(config, name, data, splits)
     used = config.data.model_copy(update={"dataset": full_name(name), "fallback": ""})
     banks = with_held_out(banks, used.held_out)
-    return fitted_config(config.model_copy(update={"data": used}), banks), banks
+    return clamped_config(config.model_copy(update={"data": used}), banks), banks
 
 
 def run_benchmark(

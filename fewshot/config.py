@@ -3,7 +3,7 @@
 import logging
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -186,37 +186,56 @@ def load_config(
     """
     path = _preset_path(preset, dataset)
     table = _read_toml(path)
+    training, tables, names = _learner_tables(table, path)
+    specs = learners or names
+    for name in filter(None, [dataset, *specs]):
+        if name != name.encode(errors="replace").decode():
+            raise InputError(f"{name} is no name in UTF-8, which a run's config.toml could hold: rename it")
+    table["learner"] = {}
+    for spec in specs:
+        table["learner"] |= _settings_of_all(spec, training, tables)
+    _lay_over_part(table, "data", _data_asked_for(dataset, size, held_out))
+    tests = _tests_asked_for(protocols=protocols, ways=ways, shots=shots, query=query, episodes=episodes)
+    _lay_over_part(table, "evaluation", tests)
+    if seeds:
+        table["seeds"] = seeds
+    return _completed(_checked(Config, table, str(path)), path, steps)
+
+
+def _learner_tables(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]:
+    """Takes out of a preset's table what it says of learners: [training], [learner.*] by their names, and the names of
+    those that it runs.
+
+    A mistake in the table of a learner that this run does not use is refused, too.
+    """
     training, tables, names = table.pop("training", {}), table.pop("learner", {}), table.pop("learners", None)
     if not (isinstance(tables, dict) and all(isinstance(one, dict) for one in (training, *tables.values()))):
         raise InputError(f"in {path}, training and learner must be tables")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise InputError(f"in {path}, learners must be a list of names")
-    for name, settings in tables.items():  # a slip in a table that this run does not use is a slip all the same
+    for name, settings in tables.items():
         _checked(LearnerSettings, {**training, **settings}, f"{path} [learner.{name}]")
         if ".py:" not in name:
             find_learner(name)
-    specs = learners or (list(tables) if names is None else names)
-    for name in filter(None, [dataset, *specs]):
-        if name != name.encode(errors="replace").decode():
-            raise InputError(f"{name} is no name in UTF-8, which a run's config.toml could hold: rename it")
-    table["learner"] = {
-        spec: settings for one in specs for spec, settings in _settings_of_all(one, training, tables).items()
-    }
-    chosen = {**({"dataset": dataset, "fallback": ""} if dataset else {}), **({"size": size} if size else {})}
-    chosen |= {} if held_out is None else {"held_out": held_out}
-    tests = _tests_asked_for(protocols=protocols, ways=ways, shots=shots, query=query, episodes=episodes)
-    for name, own in (("data", chosen), ("evaluation", tests)):
-        if own and isinstance(table.get(name, {}), dict):
-            table[name] = _laid_over(table.get(name, {}), own)
-    if seeds:
-        table["seeds"] = seeds
-    config = _checked(Config, table, str(path))
-    wanted = {key: getattr(config.data, key) for key in ("dataset", "fallback")}
-    data = config.data.model_copy(update={key: full_name(name) for key, name in wanted.items() if name})
-    if not config.learner:
-        raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
-    settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
-    return config.model_copy(update={"data": data, "learner": settings})
+    return training, tables, list(tables) if names is None else names
+
+
+def _lay_over_part(table: dict[str, Any], name: str, own: dict[str, Any]) -> None:
+    """Lays the arguments `own` over the part `name` of a preset's table; a part that is no table is refused later."""
+    if own and isinstance(table.get(name, {}), dict):
+        table[name] = _laid_over(table.get(name, {}), own)
+
+
+def _data_asked_for(dataset: str | None, size: int | None, held_out: int | None) -> dict[str, Any]:
+    """The table [data] of the arguments that were given; a data set that was named has no fallback."""
+    data: dict[str, Any] = {}
+    if dataset:
+        data |= {"dataset": dataset, "fallback": ""}
+    if size:
+        data["size"] = size
+    if held_out is not None:
+        data["held_out"] = held_out
+    return data
 
 
 def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
@@ -229,6 +248,16 @@ def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
         tests["generalised"] = generalised
     _checked(Evaluation, tests, "the arguments")
     return tests
+
+
+def _completed(config: Config, path: Path, steps: int | None) -> Config:
+    """The configuration with the full names of data sets, and with every learner's batches, options and steps."""
+    names = {"dataset": config.data.dataset, "fallback": config.data.fallback}
+    data = config.data.model_copy(update={key: full_name(name) for key, name in names.items() if name})
+    if not config.learner:
+        raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
+    settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
+    return config.model_copy(update={"data": data, "learner": settings})
 
 
 def _with_steps(settings: LearnerSettings, steps: int | None) -> LearnerSettings:
@@ -345,20 +374,17 @@ def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:
         raise InputError(f"in {place}: {name} = {first['input']!r} will not do, {_lowered(first['msg'])}") from error
 
 
-def _keys(model: type[BaseModel], parents: list[Any]) -> list[str]:
-    """The keys a table may have: the fields of the settings at the end of `parents`."""
+def _keys(model: type[BaseModel], parents: list[str]) -> list[str]:
+    """The keys of the table that `parents` lead to from the table of `model`: learner, npair, per_shot, 5."""
+    names = iter(parents)
+    for name in names:
+        kind: Any = model.model_fields[name].annotation
+        if get_origin(kind) is dict:  # a table of tables: the next of the parents is one of its own names
+            next(names)
+            kind = get_args(kind)[1]
+        model = kind
     keys = list(model.model_fields)
-    if parents:
-        in_learner = {"learner": LearnerSettings, "per_shot": Training}
-        inner = in_learner.get(parents[-2] if len(parents) > 1 else "")
-        if inner is None:
-            inner = model
-            for parent in parents:
-                inner = inner.model_fields[parent].annotation
-        keys = list(inner.model_fields)
-    elif model is Config:
-        keys += ["learners", "training"]
-    return keys
+    return [*keys, "learners", "training"] if model is Config else keys
 
 
 def _lowered(message: str) -> str:

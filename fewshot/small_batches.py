@@ -11,6 +11,7 @@ from fewshot.draws import shuffled, uniform
 Gradients = Callable[[Tensor, Tensor, list[Tensor]], list[Tensor]]
 
 _BATCH = 4
+_MOMENTUM, _DAMPENING, _DECAY = 0.9, 0.9, 1e-3
 
 
 def fresh(keys: Tensor, way: int, size: int) -> Tensor:
@@ -40,17 +41,7 @@ def cosine_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor], s
 
 
 def fitted(
-    images: Tensor,
-    labels: Tensor,
-    start: list[Tensor],
-    gradients: Gradients,
-    keys: Tensor,
-    *,
-    epochs: int,
-    rate: float,
-    momentum: float = 0.9,
-    dampening: float = 0.9,
-    decay: float = 1e-3,
+    images: Tensor, labels: Tensor, start: list[Tensor], gradients: Gradients, keys: Tensor, *, epochs: int, rate: float
 ) -> list[Tensor]:
     """Where torch.optim.SGD leads from the parameters `start`, (E, ...) each, in so many epochs of batches of 4 images.
 
@@ -66,8 +57,8 @@ def fitted(
         batches = rows.index_select(0, (firsts + order).flatten()).view_as(images).split(_BATCH, dim=1)
         for batch, wanted in zip(batches, labels[order].split(_BATCH, dim=1), strict=True):
             slopes = gradients(batch, wanted, place)
-            slopes = [slope.add_(parameter, alpha=decay) for slope, parameter in zip(slopes, place, strict=True)]
-            speed = [v.mul_(momentum).add_(s, alpha=1 - dampening) for v, s in zip(speed, slopes)] or slopes
+            slopes = [slope.add_(parameter, alpha=_DECAY) for slope, parameter in zip(slopes, place, strict=True)]
+            speed = [v.mul_(_MOMENTUM).add_(s, alpha=1 - _DAMPENING) for v, s in zip(speed, slopes)] or slopes
             for parameter, velocity in zip(place, speed, strict=True):
                 parameter.sub_(velocity, alpha=rate)
     return place

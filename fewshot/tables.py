@@ -332,7 +332,7 @@ def _best(rows: pd.DataFrame, means: pd.Series, arrays: _Arrays) -> tuple[pd.Ser
     told = [found.get((way, shot), {}).get(label) for way, shot, label in cells]
     if None not in told:
         return pd.Series(told, index=rows.index, dtype=bool), BOLD
-    printed = means.map("{:.2f}".format).astype(float)  # equal as printed is equal
+    printed = means.map(lambda mean: round(float(mean), 2))  # what is printed alike is equal
     return printed == printed.groupby([rows["way"], rows["shot"]]).transform("max"), PRINTED
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycle
 from tqdm import tqdm
 
 from episodes import EpisodeSampler, ImageBank, InputError, class_texts
-from episodes.batches import batches_from
+from episodes.batches import Batches, batches_from
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import load_weights
@@ -25,10 +26,10 @@ from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
-from fewshot.gradients import gradients_of
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
 from fewshot.pretraining import of_base_classes
 from fewshot.provenance import RENEWED, told
+from fewshot.recording import gradients_of
 
 log = logging.getLogger("fewshot")
 
@@ -69,13 +70,12 @@ def train(
 ) -> Trained:
     """Train `learner` in place and leave it with the weights that did best on the validation episodes.
 
-    settings.weights, where it is given, is what the learner's backbone starts from.
-
-    folder  where last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv go; None:
-            nowhere
-    about   what the checkpoints should say of the learner, besides its weights
-    resume  go on from folder/last.pt where there is one, InputError if it is of another `about`; the result is the
-            same as without the interruption
+    settings  settings.weights, if given, is the file of weights that the learner's backbone starts from
+    folder    gets last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv; None: no
+              files are written
+    about     what the checkpoints should say of the learner, besides its weights
+    resume    go on from folder/last.pt if there is one, InputError if it is of another `about`; the result is the same
+              as without the interruption
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. It sees no test images: it is not given any.
@@ -85,17 +85,11 @@ def train(
     prepare(chosen)
     learner.to(chosen)
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
-    labels = train_bank.labels.to(chosen) if learner.supervised else torch.arange(len(train_bank), device=chosen)
-    if learner.text:
-        learner.class_names = class_texts(train_bank)
-    settings = fitted(settings, learner, train_bank)
+    settings = clamped(settings, learner, train_bank)
     batches = batches_from(settings.batches)
-    learner.check_batches(batches)
-    give_weights(learner, settings, train_bank)
-    way = min(validation.way, validation_bank.classes)
-    sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
+    _equip(learner, settings, batches, train_bank)
+    sampler = _validation_sampler(validation, validation_bank)
     precision = training_precision(settings.precision, chosen)
-    augment = find_augmentation(settings.augmentation)
 
     torch.manual_seed(seed)
     if settings.steps == 0:
@@ -103,50 +97,28 @@ def train(
     run = _Run(learner, settings, folder, about or {})
     if resume:
         run.restore()
-    began = time.perf_counter() - run.seconds
-    total, counted = torch.zeros((), device=chosen), 0
-    learner.train()
-    name = " ".join(filter(None, [learner.name, learner.variant]))
-    following = batches.following(train_bank, seed, run.step)
+    following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, chosen)
     gradients = gradients_of(learner, chosen)
-    bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=None if progress else True)
-    with bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
+    learner.train()
+    with run.bar(progress) as bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
         for step in range(run.step + 1, settings.steps + 1):
             learner.begin_step((step - 1) / settings.steps)
-            indices = next(following)
-            images = train_bank.batch(indices).to(chosen)
-            total += gradients(augment(images), labels[indices.to(chosen)])
-            run.descend()
-            counted += 1
+            images, labels = next(following)
+            run.descend(gradients(images, labels))
             if step % settings.validate_every == 0 or step == settings.steps:
-                mean = total.item() / counted
-                if not math.isfinite(mean):
-                    raise InputError(
-                        f"the loss of {learner.name} is no number any more at step {step}: lower learning_rate"
-                    )
+                loss = run.mean_loss(step)
                 _show_base(learner, train_bank)
                 data = EmbeddedBank(learner, validation_bank, precision)
-                accuracies = run_episodes(learner, data, sampler, validation.episodes)
-                run.record(step, mean, accuracies, time.perf_counter() - began)
-                total, counted = torch.zeros((), device=chosen), 0
+                run.record(step, loss, run_episodes(learner, data, sampler, validation.episodes))
             if step % _SHOW_EVERY == 0 or step == settings.steps:
-                bar.update(step - bar.n)
-                bar.set_postfix(run.shown(total.item() / counted if counted else None))
-    run.finish(guessing=100 / way)
-    table = pd.DataFrame(run.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
-    if folder is not None:
-        with writing(folder):
-            replace_text(folder / "training.csv", table.round(4).to_csv(index=False))
-    collapsed = run.best["collapsed"]
-    if collapsed:
-        _warn_of_collapse(name, run.best["accuracy"], 100 / way)
-    return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table, collapsed)
+                run.show(bar, step)
+    return run.finish(guessing=100 / sampler.way)
 
 
-def fitted(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
-    """The settings with the batches and steps that `bank` has images for; the learner's batches where they name none.
+def clamped(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
+    """The settings with the batches and steps that `bank` has images for.
 
-    No steps where the learner has nothing to train.
+    If the settings name no batches, the learner's own are taken. A learner with nothing to train gets no steps.
     """
     batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
     steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
@@ -168,6 +140,32 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
         )
 
 
+def _equip(learner: Learner, settings: Training, batches: Batches, bank: ImageBank) -> None:
+    """Give the learner what it trains with: class names, if it reads them, batches that it accepts, and weights."""
+    if learner.text:
+        learner.class_names = class_texts(bank)
+    learner.check_batches(batches)
+    give_weights(learner, settings, bank)
+
+
+def _augmented(
+    following: Iterator[Tensor], learner: Learner, settings: Training, bank: ImageBank, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented images (B, C, H, W) and labels (B,) of the batches whose indices follow.
+
+    The labels are the base classes; for a learner that uses none, each image is a class of its own.
+    """
+    labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
+    augment = find_augmentation(settings.augmentation)
+    for indices in following:
+        yield augment(bank.batch(indices).to(device)), labels[indices.to(device)]
+
+
+def _validation_sampler(validation: Validation, bank: ImageBank) -> EpisodeSampler:
+    """The validation episodes, of at most as many classes as there are."""
+    return EpisodeSampler(bank, min(validation.way, bank.classes), validation.shot, validation.query, seed=0)
+
+
 def _show_base(learner: Learner, bank: ImageBank) -> None:
     """Call begin_validation with a sample of the training images, where the learner does anything there."""
     if type(learner).begin_validation is Learner.begin_validation:
@@ -175,14 +173,6 @@ def _show_base(learner: Learner, bank: ImageBank) -> None:
     images = min(-(-_BASE_SAMPLE // bank.classes), int(bank.sizes.min()))
     drawn = EpisodeSampler(bank, bank.classes, images, query=0, seed=0).episodes(0, 1)
     learner.begin_validation(EmbeddedBank(learner, bank.only(drawn.support.flatten().sort().values)))
-
-
-def _warn_of_collapse(name: str, accuracy: float, guessing: float) -> None:
-    log.warning(
-        "%s: its training collapsed: %.2f %% on validation classes, no better than guessing, which has %.2f %%; a lower"
-        " learning_rate may help",
-        *(name, accuracy, guessing),
-    )
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
@@ -214,9 +204,12 @@ class _Run:
 
     def __init__(self, learner: Learner, settings: Training, folder: Path | None, about: dict[str, Any]) -> None:
         self.learner, self.folder, self.about, self.steps = learner, folder, about, settings.steps
+        self.name = " ".join(filter(None, [learner.name, learner.variant]))
         self.optimizer = _optimizer(learner, settings)
         self.schedule = _schedule(self.optimizer, settings)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.began = 0, time.perf_counter()
+        self.total: Tensor | float = 0.0  # the summed losses of the steps since the last validation
+        self.counted = 0  # those steps
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"step": 0, "accuracy": math.nan, "learner": _weights(learner)}
         if folder is not None:
@@ -224,7 +217,7 @@ class _Run:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self) -> None:
-        """Go on from last.pt, where there is one; InputError where it is of another training."""
+        """Go on from last.pt, if there is one; InputError if it is of another training."""
         if self.folder is None or not (self.folder / "last.pt").exists():
             return
         path = self.folder / "last.pt"
@@ -250,17 +243,34 @@ class _Run:
             raise InputError(
                 f"{path} is damaged and cannot be gone on with: remove it, and the training starts again"
             ) from error
-        self.step, self.seconds, self.history, self.best = progress.values()
+        self.step, seconds, self.history, self.best = progress.values()
+        self.began = time.perf_counter() - seconds
 
-    def descend(self) -> None:
+    @property
+    def seconds(self) -> float:
+        """How long the training has taken so far, the part before an interruption included."""
+        return time.perf_counter() - self.began
+
+    def descend(self, loss: Tensor) -> None:
         """One step of the optimizer, by the gradients that the weights have, and of the learning rate."""
+        self.total, self.counted = self.total + loss.float(), self.counted + 1
         self.optimizer.step()
         self.schedule.step()
 
-    def record(self, step: int, loss: float, accuracies: Accuracies, seconds: float) -> None:
-        """A validation: keep the weights where they are the best so far, and write the checkpoints."""
+    def mean_loss(self, step: int) -> float:
+        """The mean loss of the steps since the last validation; InputError if it became NaN or infinite."""
+        mean = float(self.total) / self.counted
+        if not math.isfinite(mean):
+            raise InputError(
+                f"the loss of {self.learner.name} is no number any more at step {step}: lower learning_rate"
+            )
+        return mean
+
+    def record(self, step: int, loss: float, accuracies: Accuracies) -> None:
+        """A validation: keep the weights if they are the best so far, and write the checkpoints."""
         accuracy, ci95 = accuracies.percent
-        self.step = step
+        self.step, seconds = step, self.seconds
+        self.total, self.counted = 0.0, 0
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
         counts = self.learner.complete or step == self.steps
         if counts and not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
@@ -277,21 +287,40 @@ class _Run:
             with writing(self.folder):
                 checkpoints.save(self.folder / "last.pt", {**common, **state})
 
-    def finish(self, guessing: float) -> None:
+    def finish(self, guessing: float) -> Trained:
         """Leave the learner with the best weights, and write them; `guessing` has that accuracy in percent."""
         best = next((row for row in self.history if row["step"] == self.best["step"]), None)
         collapsed = best is not None and best["accuracy"] - best["ci95"] <= guessing
         self.best = {**self.best, "collapsed": collapsed}
         self.learner.load_state_dict(self.best["learner"])
+        history = pd.DataFrame(self.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
         if self.folder is not None:
             with writing(self.folder):
                 checkpoints.save(self.folder / "best.pt", {"about": self.about, **self.best})
+                replace_text(self.folder / "training.csv", history.round(4).to_csv(index=False))
+        if collapsed:
+            log.warning(
+                "%s: its training collapsed: %.2f %% on validation classes, no better than guessing, which has %.2f %%;"
+                " a lower learning_rate may help",
+                self.name,
+                self.best["accuracy"],
+                guessing,
+            )
+        return Trained(self.best["step"], self.best["accuracy"], self.seconds, history, collapsed)
 
-    def shown(self, loss: float | None) -> dict[str, str]:
-        """What the progress bar says: the loss since the last validation, and what that found."""
+    def bar(self, shown: bool) -> tqdm:
+        """A progress bar of all steps, those before an interruption included."""
+        disable = None if shown else True  # None: shown if the output is a terminal
+        return tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step", disable=disable)
+
+    def show(self, bar: tqdm, step: int) -> None:
+        """Move the bar to `step`; it says the loss since the last validation, and what that validation found."""
         last = self.history[-1] if self.history else {"loss": math.nan}
-        said = {"loss": f"{last['loss'] if loss is None else loss:.3f}"}
-        return {**said, "validation": f"{last['accuracy']:.1f} %"} if self.history else said
+        said = {"loss": f"{float(self.total) / self.counted if self.counted else last['loss']:.3f}"}
+        if self.history:
+            said["validation"] = f"{last['accuracy']:.1f} %"
+        bar.update(step - bar.n)
+        bar.set_postfix(said)
 
 
 def _optimizer(learner: Learner, settings: Training) -> Optimizer:

@@ -43,7 +43,7 @@ class Learner(nn.Module):
     compares      True where a network of its own compares two images: too slow for each image with all others
     recordable    True where `loss` does the same operations on every batch and never waits for the device, which
                   `item()`, a mask in brackets and `nonzero` do, or the variants of which that holds: on a GPU its
-                  kernels are then recorded once and replayed (see fewshot/gradients.py). What it keeps from batch to
+                  kernels are then recorded once and replayed (see fewshot/recording.py). What it keeps from batch to
                   batch are tensors that change in place. Not inherited: each class says it for itself. Of a learner
                   that was made it is True or False
     images_each   how many images a class the batches of the training that is going on have, None where that is not

@@ -7,8 +7,8 @@ from torch.nn import functional
 from episodes import ClassBatches, Episodes
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import register
+from fewshot.learners.text_encoder import NGramEncoder
 from fewshot.losses import image_text
-from fewshot.text import NGramEncoder
 
 _MOST = 100.0  # of the scale that is learned, as in the paper
 
@@ -17,7 +17,7 @@ _MOST = 100.0  # of the scale that is learned, as in the paper
 class CLIP(Learner):
     """Images near their classes' names; knows unseen classes by name.
 
-    A network for images and one for texts (fewshot/text.py) end in a linear projection and a length of one; the
+    A network for images and one for texts (`text_encoder.py`) end in a linear projection and a length of one; the
     contrastive loss is symmetric (section 2.3, figure 3). A batch has each name once and maybe several images of it,
     which the loss takes all as right answers (see losses.image_text).
 

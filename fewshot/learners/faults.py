@@ -21,6 +21,9 @@ _PROMISES = {
 }
 
 
+_Frame = tuple[FrameType, int]  # of a traceback, with its line
+
+
 def fault_of(error: Exception, suite: bool = False) -> str:
     """What `error` says against a learner in whose methods it was raised, in one sentence; '' where it was not.
 
@@ -28,16 +31,13 @@ def fault_of(error: Exception, suite: bool = False) -> str:
     a bug of the suite, which wants its traceback.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
-    for inherited in (suite, True):  # where it is derived from a learner of the suite, that one's code comes second
-        for number, (frame, _) in enumerate(frames):
-            learner = _learner_of(frame)
-            if learner is None or not (suite or source_of(learner)):
-                continue
-            if frame.f_globals.get("__name__") in _modules(learner, inherited):
-                package = _package(frame)
-                inner, line = next((one, line) for one, line in reversed(frames[number:]) if _package(one) == package)
-                return _sentence(learner, frame.f_code.co_name, _at(inner.f_code.co_filename, line), error)
-    return _wrong_signature(error, frames[-1][0], suite) if frames else ""
+    entered = _entered(frames, suite)
+    if entered is None:
+        return _wrong_signature(error, frames[-1][0], suite) if frames else ""
+    learner, frames = entered
+    method, _ = frames[0]
+    inner, line = [(frame, line) for frame, line in frames if _package(frame) == _package(method)][-1]
+    return _sentence(learner, method.f_code.co_name, _at(inner.f_code.co_filename, line), error)
 
 
 def place_of(learner: Learner, method: str) -> str:
@@ -46,6 +46,21 @@ def place_of(learner: Learner, method: str) -> str:
     if function.__module__ not in _modules(type(learner)):
         return ""
     return f" ({_at(function.__code__.co_filename, function.__code__.co_firstlineno)})"
+
+
+def _entered(frames: list[_Frame], suite: bool) -> tuple[type[Learner], list[_Frame]] | None:
+    """The learner whose method raised, and the frames from that method inwards; None if no method did.
+
+    A frame in the learner's own code comes before one in the code of the suite's learner that it is derived from.
+    """
+    methods = [
+        (number, _learner_of(frame), frame.f_globals.get("__name__")) for number, (frame, _) in enumerate(frames)
+    ]
+    for inherited in (suite, True):
+        for number, learner, module in methods:
+            if learner and (suite or source_of(learner)) and module in _modules(learner, inherited):
+                return learner, frames[number:]
+    return None
 
 
 def _wrong_signature(error: Exception, frame: FrameType, suite: bool) -> str:

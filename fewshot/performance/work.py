@@ -1,6 +1,7 @@
 """What is measured: each function does one contender's work and returns what it found, and runs in a fresh process."""
 
 import dataclasses
+import functools
 import itertools
 import statistics
 import time
@@ -19,13 +20,13 @@ from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation, load_config
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import evaluate, run_episodes
-from fewshot.gradients import gradients_of
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank, computing_in, learning_from
 from fewshot.learners.prototypical import Prototypical
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
-from fewshot.training import fitted, train
+from fewshot.recording import gradients_of
+from fewshot.training import clamped, train
 
 QUERY = 15
 
@@ -246,7 +247,7 @@ def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Trai
     """The learner as the quick preset has it, and its settings."""
     config = load_config("quick", [f"{name}@{backbone}"])
     cls, variant = find_learner(name)
-    settings = fitted(next(iter(config.learner.values())), cls, bank)
+    settings = clamped(next(iter(config.learner.values())), cls, bank)
     torch.manual_seed(0)
     network = make_backbone(settings.backbone, bank.images.shape[1], bank.images.shape[2])
     classes = bank.classes if cls.supervised else len(bank)
@@ -299,23 +300,30 @@ def _peer_training(
 def grow(what: str, amount: int, effort: Effort) -> Found:
     """Seconds of our evaluation where one thing grows: episodes, classes, images, or the size of an embedding."""
     prepare(torch.device("cpu"))
-    learner = Prototypical(nn.Identity(), 5)
-    classes, images, size, episodes = CHARACTERS.classes, CHARACTERS.images, 64, 5_000
-    if what == "images":  # of a small network, on small images
-        shape = Shape("", amount // 20, 20, 1, 16)
-        learner, bank = _learner("conv4-32", shape), generated_bank(shape)
-        work: Callable[[], object] = lambda: evaluate(learner, bank, 5, 1, QUERY, 1000, device="cpu")  # noqa: E731
-    else:
-        if what == "episodes":
-            episodes = amount
-        elif what == "classes":
-            classes, size = amount, 16
-        else:
-            size, classes, episodes = amount, 200, 1000
-        sampler, vectors = EpisodeSampler([images] * classes, 5, 1, QUERY), torch.randn(classes * images, size)
-        work = lambda: run_episodes(learner, _Cached(vectors), sampler, episodes)  # noqa: E731
-        run_episodes(learner, _Cached(vectors), sampler, 500)
+    work = _embedding_and_scoring(amount) if what == "images" else _scoring(what, amount)
     return {"samples": _seconds(work, effort, warm=amount < 10**6)}
+
+
+def _embedding_and_scoring(images: int) -> Callable[[], object]:
+    """The evaluation of 1,000 episodes from so many small images, by a small network."""
+    shape = Shape("", images // 20, 20, 1, 16)
+    learner, bank = _learner("conv4-32", shape), generated_bank(shape)
+    return functools.partial(evaluate, learner, bank, 5, 1, QUERY, 1000, device="cpu")
+
+
+def _scoring(what: str, amount: int) -> Callable[[], object]:
+    """The scoring of episodes from cached embeddings, of which `what` is `amount`: episodes, classes, or else the size
+    of an embedding."""
+    learner, images = Prototypical(nn.Identity(), 5), CHARACTERS.images
+    if what == "episodes":
+        classes, size, episodes = CHARACTERS.classes, 64, amount
+    elif what == "classes":
+        classes, size, episodes = amount, 16, 5_000
+    else:
+        classes, size, episodes = 200, amount, 1000
+    sampler, vectors = EpisodeSampler([images] * classes, 5, 1, QUERY), torch.randn(classes * images, size)
+    run_episodes(learner, _Cached(vectors), sampler, 500)
+    return functools.partial(run_episodes, learner, _Cached(vectors), sampler, episodes)
 
 
 def time_to(data: str | None, steps: int, effort: Effort) -> Found:
@@ -341,19 +349,7 @@ def profile_work(what: str, shape: Shape, effort: Effort) -> Found:
     """
     prepare(torch.device("cpu"))
     found = {"flop_rate": _flop_rate(effort), "traffic_rate": _traffic_rate(effort)}
-    bank = generated_bank(shape)
-    if what == "training":
-        learner, settings = _trainable("prototypical", "conv4", bank)
-        steps, units = _training(learner, settings, bank, torch.device("cpu")), len(batches_from(settings.batches))
-        work: Callable[[], object] = lambda: next(steps)  # noqa: E731
-    elif what == "embedding":
-        learner, units = _learner("conv4", shape).eval(), min(500, len(bank))
-        images = bank.batch(torch.arange(units))
-        work = torch.no_grad()(lambda: learner.embed(images))
-    else:
-        vectors, units = torch.randn(shape.total, 64), 5_000
-        learner, sampler = Prototypical(nn.Identity(), 5), EpisodeSampler(bank, 5, 1, QUERY)
-        work = lambda: run_episodes(learner, _Cached(vectors), sampler, units)  # noqa: E731
+    work, units = _profiled_work(what, shape)
     work()
     with FlopCounterMode(display=False) as counter:
         work()
@@ -372,6 +368,22 @@ def profile_work(what: str, shape: Shape, effort: Effort) -> Found:
         "traffic": traffic,
         "shares": {name: round(spent / total, 4) for name, spent in top},
     }
+
+
+def _profiled_work(what: str, shape: Shape) -> tuple[Callable[[], object], int]:
+    """The work of one call, 'training', 'embedding' or 'scoring', and how many images or episodes that call takes."""
+    bank = generated_bank(shape)
+    if what == "training":
+        learner, settings = _trainable("prototypical", "conv4", bank)
+        steps = _training(learner, settings, bank, torch.device("cpu"))
+        return steps.__next__, len(batches_from(settings.batches))
+    if what == "embedding":
+        learner, count = _learner("conv4", shape).eval(), min(500, len(bank))
+        images = bank.batch(torch.arange(count))
+        return torch.no_grad()(functools.partial(learner.embed, images)), count
+    vectors, count = torch.randn(shape.total, 64), 5_000
+    learner, sampler = Prototypical(nn.Identity(), 5), EpisodeSampler(bank, 5, 1, QUERY)
+    return functools.partial(run_episodes, learner, _Cached(vectors), sampler, count), count
 
 
 def _flop_rate(effort: Effort) -> float:

@@ -58,7 +58,7 @@ def preset(tmp_path_factory) -> str:
 
 
 def use_toy_data(patch: pytest.MonkeyPatch, toy_banks) -> None:
-    for module in ("benchmark", "cli"):
+    for module in ("benchmark", "commands.data", "commands.evaluate"):
         patch.setattr(f"fewshot.{module}.load_dataset", lambda name, split, **_: toy_banks[split])
 
 

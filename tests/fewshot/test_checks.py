@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from episodes import ClassBatches, InputError, ShuffledBatches
 from fewshot import Learner
-from fewshot.checks import BROKEN, CHECKS, HOLDS, LEFT_OUT, REMARK, broken
 from fewshot.learners.registry import LEARNERS
 from fewshot.losses import squared_distances
-from fewshot.specimen import Specimen, specimens
 from fewshot.testing import parametrize_with_checks
+from fewshot.testing.checks import BROKEN, CHECKS, HOLDS, LEFT_OUT, REMARK, broken
+from fewshot.testing.specimen import Specimen, specimens
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -15,11 +15,11 @@ from episodes import InputError, MissingData
 from episodes.datasets import SOURCES
 from fewshot import checkpoints
 from fewshot.benchmark import build_learner
-from fewshot.checks import CHECKS
 from fewshot.cli import main
 from fewshot.learners.npair import NPair
 from fewshot.learners.registry import LEARNERS
 from fewshot.learners.siamese import Siamese
+from fewshot.testing.checks import CHECKS
 
 LEARNER = """
 from pathlib import Path
@@ -396,7 +396,7 @@ def test_check_prints_promise_by_promise_and_is_silent_where_all_hold(call):
 
 
 def test_check_all_is_every_learner_of_the_suite_that_can_run(call, unable, monkeypatch):
-    monkeypatch.setattr("fewshot.cli.suite_learners", lambda: ["nearest-pixel", unable])
+    monkeypatch.setattr("fewshot.commands.check.suite_learners", lambda: ["nearest-pixel", unable])
     said = call("check", "all")
     assert said.code == 0
     assert "siamese is left out: it needs the package foo" in said.out
@@ -486,7 +486,7 @@ def test_data_prepare_says_what_it_made(call, toy_banks, monkeypatch):
 def test_a_checkpoint_is_not_evaluated_as_something_else(call, checkpoint, toy_banks, monkeypatch):
     assert "is of the learner npair, not of siamese" in refused(call("evaluate", checkpoint, "--learner", "siamese"))
     coloured = replace(toy_banks["test"], images=toy_banks["test"].images.repeat(1, 3, 1, 1))
-    monkeypatch.setattr(fewshot.cli, "load_dataset", lambda name, split, **_: coloured)
+    monkeypatch.setattr("fewshot.commands.evaluate.load_dataset", lambda name, split, **_: coloured)
     assert "was trained on images of 1 channels" in refused(call("evaluate", checkpoint))
 
 

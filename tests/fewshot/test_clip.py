@@ -13,8 +13,8 @@ from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation
 from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.clip import CLIP
+from fewshot.learners.text_encoder import NGramEncoder, ngrams
 from fewshot.losses import image_text
-from fewshot.text import NGramEncoder, ngrams
 
 VARIANTS = pytest.mark.parametrize("variant", CLIP.variants)
 SHADES = {"dark": 0.1, "dim": 0.35, "light": 0.65, "bright": 0.9}

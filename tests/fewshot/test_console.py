@@ -35,7 +35,7 @@ def test_an_occupied_folder_is_told_before_images_are_decoded(call, preset, tmp_
     def opened(*_, **__):
         raise AssertionError("the images were opened first")
 
-    monkeypatch.setattr("fewshot.cli.open_data", opened)
+    monkeypatch.setattr("fewshot.commands.bench.open_data", opened)
     said = call("bench", "--preset", preset, "--output", tmp_path / "run")
     assert said.code == 2
     assert "already holds a run" in said.err

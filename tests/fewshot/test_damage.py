@@ -70,9 +70,9 @@ def run(toy_run, tmp_path) -> Path:
 @pytest.fixture
 def survives(call, toy_banks, monkeypatch):
     """Calls the command line, and checks that it ends soon, in a result or in one sentence."""
-    monkeypatch.setattr("fewshot.report_data.load_dataset", lambda name, split, **_: toy_banks[split])
-    monkeypatch.setattr("fewshot.report_data.MAP_CLASSES", 2)
-    monkeypatch.setattr("fewshot.figures.drawn", lambda *_: b'<svg xmlns="http://www.w3.org/2000/svg"></svg>')
+    monkeypatch.setattr("fewshot.report.data.load_dataset", lambda name, split, **_: toy_banks[split])
+    monkeypatch.setattr("fewshot.report.data.MAP_CLASSES", 2)
+    monkeypatch.setattr("fewshot.report.figures.drawn", lambda *_: b'<svg xmlns="http://www.w3.org/2000/svg"></svg>')
 
     def briefly(learner, train_bank, validation_bank, settings, **more):
         return train(
@@ -100,7 +100,7 @@ def survives(call, toy_banks, monkeypatch):
     return command
 
 
-@cases(240, fast=24)
+@cases(240, fast=6)
 def test_damaged_run_folders(run, preset, survives, number):
     chance = drawn("run", number)
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != "best.pt")
@@ -118,7 +118,7 @@ def test_damaged_run_folders(run, preset, survives, number):
     survives("bench", "--resume", "--preset", preset, "--output", run, "--device", "cpu")
 
 
-@cases(120, fast=16)
+@cases(120, fast=4)
 def test_altered_checkpoints(run, preset, survives, number):
     chance = drawn("checkpoint", number)
     path = run / "checkpoints" / chance.choice(["npair-seed0", "prototypical-euclidean-seed0"])
@@ -134,7 +134,7 @@ def test_altered_checkpoints(run, preset, survives, number):
     survives("bench", "--resume", "--preset", preset, "--output", run, "--device", "cpu")
 
 
-@cases(100, fast=16)
+@cases(100, fast=6)
 def test_altered_presets(preset, tmp_path, survives, number):
     table = tomllib.loads(Path(preset).read_text(encoding="utf-8"))
     table |= {"seeds": [0], "data": {"dataset": "omniglot", "size": 16, "held_out": 2}}
@@ -176,7 +176,7 @@ def argument_list(number: int, places: dict[str, str]) -> list[str]:
     return [*shlex.split(command), *extra, *given]
 
 
-@cases(80, fast=16)
+@cases(80, fast=6)
 def test_odd_argument_lists(run, preset, tmp_path, monkeypatch, survives, number):
     monkeypatch.chdir(tmp_path)
     places = {"checkpoint": "run/checkpoints/npair-seed0/best.pt", "preset": preset, "run": "run"}

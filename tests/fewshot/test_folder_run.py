@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import fewshot.measurement
+import fewshot.performance.backbones
 from fewshot.cli import main
 
 PRESET = """
@@ -181,7 +181,7 @@ def test_backbones_are_listed_with_their_sizes(call, tmp_path):
 
 
 def test_backbones_are_measured_into_a_file(call, tmp_path, monkeypatch):
-    monkeypatch.setattr(fewshot.measurement, "_SECONDS", 0)
+    monkeypatch.setattr(fewshot.performance.backbones, "_SECONDS", 0)
     names = "conv4-32,torchvision:resnet18"
     options = ["--size", 32, "--batch", 2, "--backbone", names, "--measure", "--output", "rates.csv", "--device", "cpu"]
     code, _, err = call("backbones", *options)

@@ -181,11 +181,11 @@ def test_a_module_that_a_learner_file_imports_counts(preset, toy_banks, tmp_path
 
 def test_code_that_trains_or_scores_counts_and_code_that_shows_does_not():
     core = {path.relative_to(ROOT).as_posix() for path in provenance._core()}
-    counted = {"training", "evaluation", "gradients", "augmentation", "learners/base", "backbones/conv4"}
+    counted = {"training", "evaluation", "recording", "augmentation", "learners/base", "backbones/conv4"}
     assert {f"fewshot/{name}.py" for name in counted} | {"episodes/sampler.py", "episodes/batches.py"} <= core
     own = {path.name for path in provenance._modules(find_learner("prototypical")[0]).values()}
     assert own == {"prototypical.py", "episodic.py", "losses.py"}
-    shown = {"cli.py", "report.py", "figures.py", "tables.py", "comparison.py", "run_folder.py", "sheets.py"}
+    shown = {"cli.py", "page.py", "figures.py", "tables.py", "comparison.py", "run_folder.py", "sheets.py"}
     assert not shown & {*own, *(Path(name).name for name in core)}
 
 
@@ -270,6 +270,7 @@ def test_what_two_processes_add_to_one_folder_is_all_there(preset, toy_banks, tm
     row = {"dataset": "toy", "split": "test", "variant": "", "backbone": "conv4", "way": 5, "shot": 1, "query": 3}
     row |= {"episodes": 2, "seed": 0, "accuracy": 50.0, "ci95": 1.0, "ci95_open": 1.0, "protocol": "random"}
     row |= {"image_size": 16, "transductive": False, "text": False, "external": False, "collapsed": False}
+    row |= {"train_seconds": 1.0, "eval_seconds": 1.0}
     for name in ("npair", "siamese", "nca"):
         folder = RunFolder(tmp_path / "run", load_config(preset, [name]), toy_banks, device, resume=bool(evaluation))
         evaluation.append((name, folder))

@@ -17,11 +17,12 @@ import torch
 from conftest import refusal
 
 from baselines import published
-from fewshot import checkpoints, figures, report_data
+from fewshot import checkpoints
 from fewshot.benchmark import run_benchmark
 from fewshot.comparison import compare
 from fewshot.config import load_config
-from fewshot.report import write_report
+from fewshot.report import data as report_data
+from fewshot.report import figures, write_report
 
 
 class Page(HTMLParser):
@@ -62,9 +63,9 @@ def run(preset, toy_banks, tmp_path_factory) -> Path:
 def quick(toy_banks):
     """The toy images stand for every data set, and maps are small; a patch to go on from."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fewshot.report_data.load_dataset", lambda name, split, **_: toy_banks[split])
-        patch.setattr("fewshot.report_data.MAP_CLASSES", 3)
-        patch.setattr("fewshot.report_data.MAP_IMAGES", 5)
+        patch.setattr("fewshot.report.data.load_dataset", lambda name, split, **_: toy_banks[split])
+        patch.setattr("fewshot.report.data.MAP_CLASSES", 3)
+        patch.setattr("fewshot.report.data.MAP_IMAGES", 5)
         yield patch
 
 
@@ -80,7 +81,9 @@ def written(run, quick, tmp_path_factory) -> Path:
 def copy(run, quick, tmp_path):
     """The same run, to change; drawing, which takes time, is left out of its report."""
     with quick.context() as patch:
-        patch.setattr("fewshot.figures.drawn", lambda figure, form: b'<svg xmlns="http://www.w3.org/2000/svg"></svg>')
+        patch.setattr(
+            "fewshot.report.figures.drawn", lambda figure, form: b'<svg xmlns="http://www.w3.org/2000/svg"></svg>'
+        )
         yield Path(shutil.copytree(run, tmp_path / "run"))
 
 
@@ -159,8 +162,8 @@ def test_names_are_text_and_never_code(run, quick, toy_banks, tmp_path):
     names = tuple(f"<script>alert({number})</script>$x_1$\x1b\udcff" for number in range(toy_banks["test"].classes))
     bank = dataclasses.replace(toy_banks["test"], class_names=names)
     with quick.context() as patch:
-        patch.setattr("fewshot.report_data.load_dataset", lambda *_, **__: bank)
-        patch.setattr("fewshot.report.Picture.png", b"")
+        patch.setattr("fewshot.report.data.load_dataset", lambda *_, **__: bank)
+        patch.setattr("fewshot.report.page.Picture.png", b"")
         page = Page(write_report(run, output=tmp_path))
     assert page.tags.count("script") == 1
     assert any("<script>alert(" in alt for alt in page.alts)
@@ -223,7 +226,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_published_numbers_stand_beside_ours(copy, quick):
     with quick.context() as patch:
-        patch.setattr("fewshot.report.compare", lambda results: compare(results, literature()))
+        patch.setattr("fewshot.report.page.compare", lambda results: compare(results, literature()))
         page = report(copy)
     assert "comparable results; " in page.text
     assert "Beside published results, 5-way 1-shot" in page.alts

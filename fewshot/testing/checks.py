@@ -1,4 +1,4 @@
-"""The promises of a learner, each one small check on tiny banks; what is shared of them is `fewshot/specimen.py`.
+"""The promises of a learner, each one small check on tiny banks; what is shared of them is `specimen.py` beside it.
 
 Every check goes through the public contract alone (`loss`, `embed`, `episode_scores`), so that learners of every kind
 are checked the same way. Scores are compared to within half a percent of their range, which is what solvers in float32
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from episodes import Episodes, InputError
 from fewshot import checkpoints
-from fewshot.gradients import Operations, computed, recordable
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described, learning_from
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options
-from fewshot.specimen import (
+from fewshot.recording import Operations, computed, recordable
+from fewshot.testing.specimen import (
     QUERY,
     SHOT,
     WAY,

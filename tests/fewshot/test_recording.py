@@ -12,9 +12,9 @@ from episodes.batches import batches_from
 from fewshot import gradients
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation
-from fewshot.gradients import Recorded, computed, gradients_of, recordable
 from fewshot.learners import find_learner, learner_names
-from fewshot.training import fitted, train
+from fewshot.recording import Recorded, computed, gradients_of, recordable
+from fewshot.training import clamped, train
 
 BANK = toy_bank(classes=12, images=6, size=16)
 
@@ -22,7 +22,7 @@ BANK = toy_bank(classes=12, images=6, size=16)
 def made(name, variant=""):
     """A learner on a small network, and its batches' numbers."""
     cls, named = find_learner(name)
-    settings = fitted(Training(), cls, BANK)
+    settings = clamped(Training(), cls, BANK)
     torch.manual_seed(0)
     learner = cls(make_backbone("conv4-32", 1, 16), BANK.classes, variant or named).train()
     batches = batches_from(settings.batches)

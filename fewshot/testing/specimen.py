@@ -1,5 +1,6 @@
 """Specimen: a learner under examination, made, trained a little and scored on tiny banks."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -86,16 +87,16 @@ class Specimen:
     @functools.cached_property
     def batches(self) -> Batches:
         """The smallest training batches that the learner accepts, of a few that are tried."""
-        learner, usual = self.build(), vars(self.cls.batches)
-        fewer = {name: min(number, _FEW[name]) for name, number in usual.items()}
-        *attempts, last = fewer, {**fewer, **{"images": usual["images"]}} if "images" in usual else usual, usual
-        for attempt in attempts:
-            try:
-                learner.check_batches(batches := type(self.cls.batches)(**attempt))
-            except InputError:
-                continue
-            return batches
-        return type(self.cls.batches)(**last)
+        learner, usual = self.build(), self.cls.batches
+        fewer = {name: min(number, _FEW[name]) for name, number in vars(usual).items()}
+        attempts = [dataclasses.replace(usual, **fewer)]
+        if "images" in fewer:  # few classes, of which as many images as usual
+            attempts.append(dataclasses.replace(attempts[0], images=usual.images))
+        for batches in attempts:
+            with contextlib.suppress(InputError):
+                learner.check_batches(batches)
+                return batches
+        return usual
 
     @property
     def stages(self) -> tuple[float, ...]:

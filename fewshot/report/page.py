@@ -13,11 +13,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from episodes import ImageBank
-from fewshot import figures, tables
+from fewshot import tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
 from fewshot.protocols.sheets import protocol_sheets
-from fewshot.report_data import (
+from fewshot.report import figures
+from fewshot.report.data import (
     LeftOut,
     Model,
     Run,
@@ -258,7 +259,7 @@ def _embeddings(models: list[Model], bank: ImageBank, absent: list[str]) -> Sect
 def _page(run: Run, sections: list[Section], missing: list[str]) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fewshot"),
+        loader=jinja2.PackageLoader("fewshot.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

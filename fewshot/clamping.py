@@ -1,4 +1,4 @@
-"""Settings that the data can fill: fewer classes, images and steps where there are fewer, each told."""
+"""Settings clamped to the data: fewer classes, images and steps if the data have fewer; each change is logged."""
 
 import logging
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from episodes import ImageBank, ListedEpisodes
 from fewshot.config import Config, Evaluation, Generalised, Training, Validation
 from fewshot.learners.registry import find_learner
-from fewshot.training import fitted
+from fewshot.training import clamped
 
 log = logging.getLogger("fewshot")
 
 
-def fitted_config(config: Config, banks: dict[str, ImageBank]) -> Config:
+def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
     """The configuration with no more classes and images a batch or an episode than there are; says what it changed."""
     learners = {}
     for spec, settings in config.learner.items():
@@ -22,7 +22,7 @@ def fitted_config(config: Config, banks: dict[str, ImageBank]) -> Config:
     return config.model_copy(update={"learner": learners, "validation": validation, "evaluation": evaluation})
 
 
-def fitted_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
+def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
     """The shots that leave images for queries, or else the most that do; with a single image they stay, and are
     refused later."""
     fewest = int(bank.sizes.min())
@@ -43,7 +43,7 @@ def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBan
 
 
 def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
-    new = fitted(settings, find_learner(spec)[0], bank)
+    new = clamped(settings, find_learner(spec)[0], bank)
     options, images = settings.options, new.batches.get("images", 0)
     if 1 < images <= options.get("shot", 0):  # some must be left for queries
         options = {**options, "shot": images - 1}
@@ -75,7 +75,7 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
         found = {"ways": ways, "shots": shots, "query": query, "episodes": episodes, "seed": listed.seed}
         return evaluation.model_copy(update=found)
     if "generalised" in evaluation.protocols:
-        evaluation = evaluation.model_copy(update={"generalised": fitted_generalised(evaluation.generalised, bank)})
+        evaluation = evaluation.model_copy(update={"generalised": clamped_generalised(evaluation.generalised, bank)})
     fewest = int(bank.sizes.min())
     if bank.classes < 2 or fewest < 2:
         return evaluation
@@ -85,12 +85,10 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
 
 
-def _changed(what: str, settings: Any, bank: ImageBank, **fitted: Any) -> Any:
-    """The settings with what fits the bank; says which ones that changes."""
-    for name, value in fitted.items():
+def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:
+    """The settings with the clamped values; says which ones that changes."""
+    there = f"there are {bank.classes} classes for {bank.split}, the smallest of {int(bank.sizes.min())} images"
+    for name, value in clamped.items():
         if value != getattr(settings, name):
-            log.warning(
-                "%s: %s = %s, not %s: there are %d classes for %s, the smallest of %d images",
-                *(what, name, value, getattr(settings, name), bank.classes, bank.split, int(bank.sizes.min())),
-            )
-    return settings.model_copy(update=fitted)
+            log.warning("%s: %s = %s, not %s: %s", what, name, value, getattr(settings, name), there)
+    return settings.model_copy(update=clamped)

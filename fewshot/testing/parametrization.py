@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fewshot.checks import BROKEN, CHECKS, LEFT_OUT, Check
 from fewshot.learners.base import Learner
-from fewshot.specimen import BACKBONE, Specimen, specimens
+from fewshot.testing.checks import BROKEN, CHECKS, LEFT_OUT, Check
+from fewshot.testing.specimen import BACKBONE, Specimen, specimens
 
 if TYPE_CHECKING:
     import pytest

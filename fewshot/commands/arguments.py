@@ -1,0 +1,111 @@
+"""What the arguments of several commands share: their types, and the parsers that commands take over."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from episodes.datasets import short_name
+from episodes.errors import unknown_name
+from fewshot.config import PROTOCOLS
+
+DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
+EVERY = "'all' for every learner of the suite that can run here"
+LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
+PROTOCOL = f"of {', '.join(PROTOCOLS)}"
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what a command adds its parser to
+
+
+def data_folder() -> argparse.ArgumentParser:
+    """The argument of every command that reads data sets."""
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--data", metavar="DIR", help="the folder of the data sets (default: $FEWSHOT_DATA)")
+    return data
+
+
+def run_settings() -> argparse.ArgumentParser:
+    """The arguments of every command that trains: what on, how, and into which folder."""
+    run = argparse.ArgumentParser(add_help=False, parents=[data_folder()])
+    run.add_argument(
+        "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
+    )
+    run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
+    run.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
+    run.add_argument("--output", type=path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
+    run.add_argument("--seed", type=seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
+    run.add_argument(
+        "--held-out", type=int, metavar="K", help="images a base class kept from training (default: the preset's)"
+    )
+    run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
+    return run
+
+
+def seeds(text: str) -> list[int]:
+    """Training seeds with commas between them, each from 0 to 2**63 - 1."""
+    numbers = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+    if len(numbers) != len(text.split(",")) or max(numbers) >= 2**63:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on, nor several with commas")
+    return numbers
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not (text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {most:,}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    return _whole(text, 1, 2**31 - 1)
+
+
+def several(text: str) -> int:
+    """A whole number from 2 on."""
+    return _whole(text, 2, 2**31 - 1)
+
+
+def counts(text: str) -> list[int]:
+    """As many whole numbers as there are between the commas, each once."""
+    return list(dict.fromkeys(count(part.strip()) for part in text.split(",")))
+
+
+def number(text: str) -> int:
+    """A whole number from 0 on."""
+    return _whole(text, 0, 10**18)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 to 4,096."""
+    return _whole(text, 1, 4096)
+
+
+def names_of(what: str) -> Callable[[str], list[str]]:
+    """The type of an argument that names several of `what`, with commas."""
+
+    def names(text: str) -> list[str]:
+        found = [name.strip() for name in text.split(",") if name.strip()]
+        if not found:
+            raise argparse.ArgumentTypeError(f"name at least one {what}")
+        return found
+
+    return names
+
+
+def path(text: str) -> Path:
+    """A path that is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def check_protocol(name: str) -> None:
+    """InputError if there is no protocol of that name."""
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, PROTOCOLS)
+
+
+def default_folder(preset: str, dataset: str) -> Path:
+    """The folder of a run if none was chosen: results/PRESET-DATASET."""
+    return Path("results") / f"{Path(preset).stem}-{short_name(dataset)}"

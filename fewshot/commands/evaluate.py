@@ -1,0 +1,147 @@
+"""fewshot evaluate: evaluate a checkpoint on one protocol."""
+
+import argparse
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from episodes import ImageBank, InputError, ListedEpisodes, load_dataset
+from episodes.datasets import full_name
+from fewshot import checkpoints, tables
+from fewshot.benchmark import build_learner, open_interval
+from fewshot.clamping import clamped_generalised, with_held_out
+from fewshot.commands import arguments
+from fewshot.config import evaluation_from
+from fewshot.devices import choose_device, placed, prepare
+from fewshot.evaluation import evaluate
+from fewshot.learners import Learner, find_learner
+from fewshot.learners.base import EmbeddedBank
+from fewshot.models import about_of, check_fits
+from fewshot.protocols.rows import check_protocols, measure
+from fewshot.protocols.sheets import protocol_sheets
+
+
+def declare(commands: arguments.Commands) -> None:
+    """The arguments of `fewshot evaluate`."""
+    parser = commands.add_parser(
+        "evaluate", parents=[arguments.data_folder()], help="evaluate a checkpoint on one protocol"
+    )
+    parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
+    parser.add_argument(
+        "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
+    )
+    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
+    parser.add_argument(
+        "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several)"
+    )
+    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
+    parser.add_argument("--episodes", type=int, metavar="E", help="how many (default: 10000; generalised: 2000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    parser.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
+    parser.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Rebuild the learner of a checkpoint, measure it and print the table."""
+    arguments.check_protocol(options.protocol)
+    content = checkpoints.load(options.checkpoint)
+    about = about_of(content, options.checkpoint)
+    if ".py:" in about["learner"] and not options.learner:
+        raise InputError(
+            f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
+        )
+    bank = _load(options, about, options.split, options.dataset)
+    cls, variant = find_learner(options.learner or about["learner"])
+    if cls.name != about["name"] or (variant and variant != about["variant"]):
+        raise InputError(f"{options.checkpoint} is of the learner {about['learner']}, not of {options.learner}")
+    if bank.images.shape[1] != about["channels"]:
+        raise InputError(
+            f"{options.checkpoint} was trained on images of {about['channels']} channels, and those of {bank.name} have"
+            f" {bank.images.shape[1]}"
+        )
+    check_fits(cls, about, options.checkpoint)
+    learner = build_learner(cls, about)
+    checkpoints.restore(learner, content, options.checkpoint)
+    if options.dataset and full_name(options.dataset) != about["dataset"]:
+        learner.external = True  # classes that are tested may be among those it was trained on
+    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
+    if options.protocol == "episodes":
+        tables.show(tables.sheets(_evaluate_episodes(options, about, learner, bank)), console)
+    else:
+        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, about, learner, bank)), console)
+
+
+def _evaluate_episodes(
+    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
+    """The one row of a checkpoint's accuracy."""
+    settings = {"ways": [options.way], "query": options.query, "seed": options.seed}
+    settings |= {"shots": [1 if options.shot is None else options.shot]}
+    settings |= {} if options.episodes is None else {"episodes": options.episodes}
+    wanted = evaluation_from(settings)
+    (way,), (shot,), query = wanted.ways, wanted.shots, wanted.query
+    accuracies = evaluate(learner, bank, way, shot, query, wanted.episodes, wanted.seed, options.device)
+    if bank.listed:
+        listed = ListedEpisodes(bank)
+        way, shot, query = listed.way, listed.shot, listed.query
+    row = {
+        **_model(about, learner),
+        "dataset": bank.dataset,
+        "split": bank.split,
+        "way": way,
+        "shot": shot,
+        "query": query,
+        "episodes": len(accuracies.values),
+        "accuracy": accuracies.percent.mean,
+        "ci95": accuracies.percent.ci95,
+        "ci95_open": open_interval(accuracies, bank).ci95,
+        "protocol": bank.protocol,
+    }
+    return pd.DataFrame([row])
+
+
+def _evaluate_protocol(
+    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
+    """The rows of a checkpoint of another protocol than episodes."""
+    if options.protocol == "verification" and options.split == "validation":
+        raise InputError("verification chooses its threshold on validation classes: take --split test")
+    if options.protocol == "generalised" and options.split == "train":
+        raise InputError("generalised needs classes that are not trained on: take --split test or validation")
+    settings = {"way": options.way, "query": options.query}
+    settings |= {} if options.shot is None else {"shots": [options.shot]}
+    settings |= {} if options.episodes is None else {"episodes": options.episodes}
+    wanted = evaluation_from({"protocols": [options.protocol], "seed": options.seed, "generalised": settings})
+    if options.protocol == "generalised" and options.shot is None:
+        wanted = wanted.model_copy(update={"generalised": clamped_generalised(wanted.generalised, bank)})
+    banks = {"test": bank}
+    if options.protocol == "verification":
+        banks["validation"] = _load(options, about, "validation", options.dataset)
+    if options.protocol == "generalised" and about.get("held_out"):
+        banks = with_held_out({**banks, "train": _load(options, about, "train")}, about["held_out"])
+    check_protocols(wanted, banks)
+    device = choose_device(options.device)
+    prepare(device)
+    learner.to(device)
+    data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
+    return pd.DataFrame(measure(options.protocol, learner, data, wanted, _model(about, learner)))
+
+
+def _model(about: dict[str, Any], learner: Learner) -> dict[str, Any]:
+    """What the rows of a checkpoint say of it."""
+    return {
+        "learner": learner.name,
+        "variant": learner.variant,
+        "backbone": about["settings"]["backbone"],
+        "seed": about["seed"],
+        "image_size": about["size"],
+        **{column: getattr(learner, column) for column in tables.LEAGUE},
+    }
+
+
+def _load(options: argparse.Namespace, about: dict[str, Any], split: str, dataset: str | None = None) -> ImageBank:
+    return load_dataset(dataset or about["dataset"], split, data=options.data, size=about["size"])

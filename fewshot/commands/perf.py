@@ -1,0 +1,36 @@
+"""fewshot perf: measure speed and memory beside other packages."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from fewshot.commands import arguments
+
+
+def declare(commands: arguments.Commands) -> None:
+    """The arguments of `fewshot perf`."""
+    parser = commands.add_parser(
+        "perf", parents=[arguments.data_folder()], help="measure speed and memory beside other packages"
+    )
+    parser.add_argument(
+        "--only",
+        type=arguments.names_of("part"),
+        metavar="PART[,PART]",
+        help="sampling, evaluation, training, growth, profile, target (default: all but target, which trains on"
+        " Omniglot for a quarter of an hour)",
+    )
+    parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
+    parser.add_argument(
+        "--output", type=arguments.path, default=Path("results/perf"), metavar="DIR", help="(default: results/perf)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the measurements that the folder holds")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Measure, and write the tables and figures."""
+    from fewshot.performance import measure  # other commands need not wait for its libraries
+
+    measure(options.output, options.only, quick=options.quick, resume=options.resume, data=options.data)
+    print(f"Written to {options.output}: perf.md, perf.csv, environment.json and figures")

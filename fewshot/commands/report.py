@@ -1,0 +1,27 @@
+"""fewshot report: write a run as one page with figures."""
+
+import argparse
+
+from rich.console import Console
+
+from fewshot.commands import arguments
+
+
+def declare(commands: arguments.Commands) -> None:
+    """The arguments of `fewshot report`."""
+    parser = commands.add_parser(
+        "report", parents=[arguments.data_folder()], help="write a run as one page with figures, report.html"
+    )
+    parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--output", type=arguments.path, metavar="DIR", help="where to (default: into the run's folder)"
+    )
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Write the page and its figures."""
+    from fewshot.report import write_report  # its libraries take a second to load, which other commands need not wait
+
+    path = write_report(options.run, options.data, options.output)
+    print(f"Written to {path}; its figures, for papers, to {path.parent / 'figures'}")

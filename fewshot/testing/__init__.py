@@ -1,0 +1,5 @@
+"""The promises of a learner as checks, for `fewshot check` and for the tests of packages that bring learners."""
+
+from fewshot.testing.parametrization import parametrize_with_checks
+
+__all__ = ["parametrize_with_checks"]
