@@ -30,14 +30,7 @@ from episodes.inspection import draw_episode, find_twins, intact
 from episodes.twins import twin_groups
 from fewshot import checkpoints, comparison, tables
 from fewshot.backbones import backbone_listing
-from fewshot.benchmark import (
-    build_learner,
-    check_trainings_free,
-    open_data,
-    open_interval,
-    run_benchmark,
-    train_learner,
-)
+from fewshot.benchmark import check_trainings_free, open_data, open_interval, run_benchmark, train_learner
 from fewshot.config import PROTOCOLS, evaluation_from, load_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
@@ -48,7 +41,7 @@ from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import missing, suite_learners
 from fewshot.measurement import measure_backbones
-from fewshot.models import about_of, check_fits
+from fewshot.models import ModelSpec
 from fewshot.protocols.rows import check_protocols, measure
 from fewshot.protocols.sheets import protocol_sheets
 from fewshot.run_folder import check_free, find_runs, read_results, read_sheets
@@ -325,34 +318,34 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     _check_protocol(options.protocol)
     content = checkpoints.load(options.checkpoint)
-    about = about_of(content, options.checkpoint)
-    if ".py:" in about["learner"] and not options.learner:
+    spec = ModelSpec.from_checkpoint(content, options.checkpoint)
+    if ".py:" in spec.asked and not options.learner:
         raise InputError(
-            f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
+            f"{options.checkpoint} is of the learner {spec.asked}: if you trust that file, name it with --learner"
         )
-    bank = _load(options, about, options.split, options.dataset)
-    cls, variant = find_learner(options.learner or about["learner"])
-    if cls.name != about["name"] or (variant and variant != about["variant"]):
-        raise InputError(f"{options.checkpoint} is of the learner {about['learner']}, not of {options.learner}")
-    if bank.images.shape[1] != about["channels"]:
+    bank = _load(options, spec, options.split, options.dataset)
+    cls, variant = find_learner(options.learner or spec.asked)
+    if cls.name != spec.learner or (variant and variant != spec.variant):
+        raise InputError(f"{options.checkpoint} is of the learner {spec.asked}, not of {options.learner}")
+    if bank.images.shape[1] != spec.channels:
         raise InputError(
-            f"{options.checkpoint} was trained on images of {about['channels']} channels, and those of {bank.name} have"
+            f"{options.checkpoint} was trained on images of {spec.channels} channels, and those of {bank.name} have"
             f" {bank.images.shape[1]}"
         )
-    check_fits(cls, about, options.checkpoint)
-    learner = build_learner(cls, about)
+    spec.check_fits(cls, options.checkpoint)
+    learner = spec.build(cls)
     checkpoints.restore(learner, content, options.checkpoint)
-    if options.dataset and full_name(options.dataset) != about["dataset"]:
+    if options.dataset and full_name(options.dataset) != spec.dataset:
         learner.external = True  # classes that are tested may be among those it was trained on
-    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
+    print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
     if options.protocol == "episodes":
-        tables.show(tables.sheets(_evaluate_episodes(options, about, learner, bank)), console)
+        tables.show(tables.sheets(_evaluate_episodes(options, spec, learner, bank)), console)
     else:
-        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, about, learner, bank)), console)
+        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, spec, learner, bank)), console)
 
 
 def _evaluate_episodes(
-    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+    options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank
 ) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
     settings = {"ways": [options.way], "query": options.query, "seed": options.seed}
@@ -365,7 +358,7 @@ def _evaluate_episodes(
         listed = ListedEpisodes(bank)
         way, shot, query = listed.way, listed.shot, listed.query
     row = {
-        **_model(about, learner),
+        **_model(spec, learner),
         "dataset": bank.dataset,
         "split": bank.split,
         "way": way,
@@ -381,7 +374,7 @@ def _evaluate_episodes(
 
 
 def _evaluate_protocol(
-    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
+    options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank
 ) -> pd.DataFrame:
     """The rows of a checkpoint of another protocol than episodes."""
     if options.protocol == "verification" and options.split == "validation":
@@ -396,31 +389,31 @@ def _evaluate_protocol(
         wanted = wanted.model_copy(update={"generalised": fitted_generalised(wanted.generalised, bank)})
     banks = {"test": bank}
     if options.protocol == "verification":
-        banks["validation"] = _load(options, about, "validation", options.dataset)
-    if options.protocol == "generalised" and about.get("held_out"):
-        banks = with_held_out({**banks, "train": _load(options, about, "train")}, about["held_out"])
+        banks["validation"] = _load(options, spec, "validation", options.dataset)
+    if options.protocol == "generalised" and spec.held_out:
+        banks = with_held_out({**banks, "train": _load(options, spec, "train")}, spec.held_out)
     check_protocols(wanted, banks)
     device = choose_device(options.device)
     prepare(device)
     learner.to(device)
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
-    return pd.DataFrame(measure(options.protocol, learner, data, wanted, _model(about, learner)))
+    return pd.DataFrame(measure(options.protocol, learner, data, wanted, _model(spec, learner)))
 
 
-def _model(about: dict[str, Any], learner: Learner) -> dict[str, Any]:
+def _model(spec: ModelSpec, learner: Learner) -> dict[str, Any]:
     """What the rows of a checkpoint say of it."""
     return {
         "learner": learner.name,
         "variant": learner.variant,
-        "backbone": about["settings"]["backbone"],
-        "seed": about["seed"],
-        "image_size": about["size"],
+        "backbone": spec.backbone,
+        "seed": spec.seed,
+        "image_size": spec.size,
         **{column: getattr(learner, column) for column in tables.LEAGUE},
     }
 
 
-def _load(options: argparse.Namespace, about: dict[str, Any], split: str, dataset: str | None = None) -> ImageBank:
-    return load_dataset(dataset or about["dataset"], split, data=options.data, size=about["size"])
+def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:
+    return load_dataset(dataset or spec.dataset, split, data=options.data, size=spec.size)
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:

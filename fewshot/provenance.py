@@ -26,7 +26,7 @@ _SUITE = ("baselines", "episodes", "fewshot")
 _CORE = (
     *(f"episodes/{name}.py" for name in ("bank", "batches", "sampler", "texts")),
     *(f"fewshot/{name}.py" for name in ("augmentation", "benchmark", "devices", "evaluation", "gradients")),
-    *(f"fewshot/{name}.py" for name in ("statistics", "training", "learners/base")),
+    *(f"fewshot/{name}.py" for name in ("models", "plan", "statistics", "training", "learners/base")),
     "fewshot/backbones/*.py",
 )
 _NEITHER = {  # modules that learners import and that neither train nor score

@@ -13,13 +13,12 @@ import torch
 from episodes import Episodes, ImageBank, InputError, load_dataset
 from episodes.sampler import sampler_of
 from fewshot import checkpoints, tables
-from fewshot.benchmark import build_learner
 from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.figures import LEARNER, Style, learner_styles
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank
-from fewshot.models import about_of, check_fits
+from fewshot.models import ModelSpec
 from fewshot.records import Damaged, read_environment, read_history
 from fewshot.run_folder import read_protocols, read_results
 
@@ -96,18 +95,17 @@ def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
     """
     models: dict[tuple[str, ...], Model] = {}
     problems = dict.fromkeys(run.styles, "there is no checkpoint of it that can be read")
-    for path, content in _checkpoints(run):
-        about, name = content["about"], path.parent.name
-        key = _key(about)
+    for path, spec, content in _checkpoints(run):
+        name, key = path.parent.name, spec.row[:3]
         if key in models or f"{name}/{way}way{shot}shot" not in run.accuracies:
             continue
-        if ".py:" in about["learner"]:
+        if ".py:" in spec.asked:
             problems[key] = "it comes from a file, and a report runs no files"
             continue
         try:
-            cls, _ = find_learner(about["learner"])
-            check_fits(cls, about, path)
-            learner = build_learner(cls, about)
+            cls, _ = find_learner(spec.asked)
+            spec.check_fits(cls, path)
+            learner = spec.build(cls)
             checkpoints.restore(learner, content, path)
         except InputError as error:
             problems[key] = str(error)
@@ -120,24 +118,19 @@ def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
     return [models[key] for key in run.styles if key in models], told
 
 
-def _checkpoints(run: Run) -> list[tuple[Path, dict[str, Any]]]:
+def _checkpoints(run: Run) -> list[tuple[Path, ModelSpec, dict[str, Any]]]:
     """The best checkpoint of each model, in the order of the tables and of the seeds; LeftOut where there is none."""
     found = []
     for path in sorted(run.folder.glob("checkpoints/*/best.pt")):
         with contextlib.suppress(InputError):  # of a damaged one
             content = checkpoints.load(path)
-            content["about"] = about_of(content, path)
-            if _key(content["about"]) in run.styles:
-                found.append((path, content))
+            spec = ModelSpec.from_checkpoint(content, path)
+            if spec.row[:3] in run.styles:
+                found.append((path, spec, content))
     if not found:
         raise LeftOut("the run's folder holds no checkpoints")
     order = list(run.styles)
-    return sorted(found, key=lambda one: (order.index(_key(one[1]["about"])), one[1]["about"]["seed"]))
-
-
-def _key(about: dict[str, Any]) -> tuple[str, ...]:
-    """A learner's values of LEARNER from what its checkpoint says."""
-    return about["name"], about["variant"], about["settings"]["backbone"]
+    return sorted(found, key=lambda one: (order.index(one[1].row[:3]), one[1].seed))
 
 
 def chosen_cell(run: Run) -> tuple[int, int]:

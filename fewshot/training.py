@@ -1,6 +1,5 @@
 """Training one learner on base classes, choosing its checkpoint on validation classes."""
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -27,6 +26,7 @@ from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.gradients import gradients_of
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
+from fewshot.models import ModelSpec
 from fewshot.pretraining import of_base_classes
 from fewshot.provenance import RENEWED, told
 
@@ -63,7 +63,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     folder: Path | None = None,
-    about: dict[str, Any] | None = None,
+    spec: ModelSpec | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Trained:
@@ -73,9 +73,9 @@ def train(
 
     folder  where last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv go; None:
             nowhere
-    about   what the checkpoints should say of the learner, besides its weights
-    resume  go on from folder/last.pt where there is one, InputError if it is of another `about`; the result is the
-            same as without the interruption
+    spec    what the checkpoints say of the model, besides its weights
+    resume  go on from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the same as
+            without the interruption
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. It sees no test images: it is not given any.
@@ -86,7 +86,7 @@ def train(
     learner.to(chosen)
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
     labels = train_bank.labels.to(chosen) if learner.supervised else torch.arange(len(train_bank), device=chosen)
-    if learner.text:
+    if learner.text and not learner.class_names:  # made by hand: ModelSpec.build gives the names that it has
         learner.class_names = class_texts(train_bank)
     settings = fitted(settings, learner, train_bank)
     batches = batches_from(settings.batches)
@@ -100,7 +100,7 @@ def train(
     torch.manual_seed(seed)
     if settings.steps == 0:
         _show_base(learner, train_bank)
-    run = _Run(learner, settings, folder, about or {})
+    run = _Run(learner, settings, folder, spec)
     if resume:
         run.restore()
     began = time.perf_counter() - run.seconds
@@ -185,19 +185,6 @@ def _warn_of_collapse(name: str, accuracy: float, guessing: float) -> None:
     )
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
-    """What differs between two `about`s; settings that an older version did not know count as their defaults.
-
-    Of code and packages that an older version did not note, it is not known that they are the same: they differ.
-    """
-    different = {key for key in now if (before.get(key) or "") != (now[key] or "")}
-    if "settings" in different and "settings" in before:
-        with contextlib.suppress(ValueError):  # of settings that this version refuses, and so of others
-            old, new = (Training.model_validate(about["settings"]) for about in (before, now))
-            different -= {"settings"} if old == new else set()
-    return different
-
-
 class _Progress(BaseModel):
     """How far a training had come, as last.pt holds it."""
 
@@ -212,8 +199,9 @@ class _Progress(BaseModel):
 class _Run:
     """What changes while a learner trains, and its checkpoints: last.pt has all of it, best.pt the weights to keep."""
 
-    def __init__(self, learner: Learner, settings: Training, folder: Path | None, about: dict[str, Any]) -> None:
-        self.learner, self.folder, self.about, self.steps = learner, folder, about, settings.steps
+    def __init__(self, learner: Learner, settings: Training, folder: Path | None, spec: ModelSpec | None) -> None:
+        self.learner, self.folder, self.spec, self.steps = learner, folder, spec, settings.steps
+        self.about = spec.to_checkpoint() if spec else {}
         self.optimizer = _optimizer(learner, settings)
         self.schedule = _schedule(self.optimizer, settings)
         self.step, self.seconds = 0, 0.0
@@ -229,9 +217,11 @@ class _Run:
             return
         path = self.folder / "last.pt"
         state = checkpoints.load(path)
-        changed = changes(state["about"], self.about)
+        before = ModelSpec.from_checkpoint(state, path) if self.spec else None
+        changed = self.spec.changes(before) if self.spec and before else set()
         if changed and changed <= set(RENEWED):
-            log.warning("%s is of %s: this training begins anew", path, told(state["about"], self.about))
+            then, now = ({name: about.get(name) for name in RENEWED} for about in (state["about"], self.about))
+            log.warning("%s is of %s: this training begins anew", path, told(then, now))
             return
         if changed:
             raise InputError(
