@@ -18,7 +18,7 @@ from episodes.locks import locked
 from episodes.sampler import sampler_of
 from fewshot import checkpoints, provenance
 from fewshot.config import Config, Evaluation
-from fewshot.devices import choose_device, describe, placed, prepare, training_precision
+from fewshot.devices import choose_device, describe, placed, prepare
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import writing
 from fewshot.fitting import fitted_config, with_held_out
@@ -29,9 +29,9 @@ from fewshot.models import ModelSpec, model_name
 from fewshot.plan import Planned, plan
 from fewshot.protocols.generalised import NotComparable
 from fewshot.protocols.rows import check_protocols, measure
+from fewshot.records import array_name, row_of
 from fewshot.run_folder import RunFolder
 from fewshot.statistics import Estimate, over_classes
-from fewshot.tables import LEAGUE
 from fewshot.training import train
 
 log = logging.getLogger("fewshot")
@@ -132,7 +132,7 @@ def _measure(
     learner, spec, wanted = trained.learner, model.spec, folder.config.evaluation
     images = {split: bank.checksum for split, bank in banks.items()}
     data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}
-    columns = {**_columns(spec, learner), "collapsed": trained.collapsed}
+    columns = {**row_of(spec, learner), "collapsed": trained.collapsed}
     for protocol in protocols:
         accuracies = None
         if protocol == "episodes":
@@ -166,7 +166,7 @@ def _episode_rows(
     for sampler in samplers:
         result = run_episodes(learner, data, sampler, episodes)
         log.info("%s: %d-way %d-shot %.2f ± %.2f", spec.label, sampler.way, sampler.shot, *result.percent)
-        accuracies[f"{spec.name}/{sampler.way}way{sampler.shot}shot"] = result.values
+        accuracies[array_name(spec.name, sampler.way, sampler.shot)] = result.values
         rows.append(
             {
                 **columns,
@@ -296,19 +296,6 @@ def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: 
     renewed = {name: getattr(before, name) for name in provenance.RENEWED}
     spec = model.spec.model_copy(update=renewed)
     return _Trained(learner.to(device), seconds, content.get("collapsed", False) is True, spec)
-
-
-def _columns(spec: ModelSpec, learner: Learner) -> dict[str, Any]:
-    """What the rows of a model say of it."""
-    device = next((parameter.device for parameter in learner.parameters()), torch.device("cpu"))
-    return {
-        **dict(zip(("learner", "variant", "backbone", "seed"), spec.row)),
-        "image_size": spec.size,
-        **{column: getattr(learner, column) for column in LEAGUE},
-        "device": describe(device),
-        "precision": str(training_precision(spec.settings.precision, device)).removeprefix("torch."),
-        "torch": torch.__version__,
-    }
 
 
 def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -> dict[str, ImageBank]:

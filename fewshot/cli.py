@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -44,6 +44,7 @@ from fewshot.measurement import measure_backbones
 from fewshot.models import ModelSpec
 from fewshot.protocols.rows import check_protocols, measure
 from fewshot.protocols.sheets import protocol_sheets
+from fewshot.records import row_of
 from fewshot.run_folder import check_free, find_runs, read_results, read_sheets
 
 if TYPE_CHECKING:
@@ -344,9 +345,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, spec, learner, bank)), console)
 
 
-def _evaluate_episodes(
-    options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank
-) -> pd.DataFrame:
+def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
     settings = {"ways": [options.way], "query": options.query, "seed": options.seed}
     settings |= {"shots": [1 if options.shot is None else options.shot]}
@@ -358,7 +357,7 @@ def _evaluate_episodes(
         listed = ListedEpisodes(bank)
         way, shot, query = listed.way, listed.shot, listed.query
     row = {
-        **_model(spec, learner),
+        **row_of(spec, learner),
         "dataset": bank.dataset,
         "split": bank.split,
         "way": way,
@@ -373,9 +372,7 @@ def _evaluate_episodes(
     return pd.DataFrame([row])
 
 
-def _evaluate_protocol(
-    options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank
-) -> pd.DataFrame:
+def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
     """The rows of a checkpoint of another protocol than episodes."""
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
@@ -397,19 +394,7 @@ def _evaluate_protocol(
     prepare(device)
     learner.to(device)
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
-    return pd.DataFrame(measure(options.protocol, learner, data, wanted, _model(spec, learner)))
-
-
-def _model(spec: ModelSpec, learner: Learner) -> dict[str, Any]:
-    """What the rows of a checkpoint say of it."""
-    return {
-        "learner": learner.name,
-        "variant": learner.variant,
-        "backbone": spec.backbone,
-        "seed": spec.seed,
-        "image_size": spec.size,
-        **{column: getattr(learner, column) for column in tables.LEAGUE},
-    }
+    return pd.DataFrame(measure(options.protocol, learner, data, wanted, row_of(spec, learner)))
 
 
 def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:
@@ -425,7 +410,7 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
         _show_comparison(found, console, options.all)
         return
     writers = {
-        ".csv": lambda: found.round(4).to_csv(index=False),
+        ".csv": lambda: comparison.printed(found).to_csv(index=False),
         ".md": lambda: tables.markdown(comparison.sheets(found, every=True)),
         ".tex": lambda: tables.latex(comparison.sheets(found, every=True)),
     }

@@ -26,11 +26,12 @@ from fewshot.files import replace_text, replacing, writing
 from fewshot.protocols.rows import COLUMNS
 from fewshot.protocols.sheets import protocol_sheets
 from fewshot.provenance import key_of
-from fewshot.records import Damaged, read_environment, read_episodes, read_object, read_rows, unlike_episodes
+from fewshot.record_files import Damaged, read_environment, read_episodes, read_object, read_rows, unlike_episodes
+from fewshot.records import CELL, LATER, LEARNER, MODEL
+from fewshot.records import COLUMNS as EPISODE_COLUMNS
 
-_LEARNER = ["learner", "variant", "backbone"]
 # columns that older runs lack, and what holds there
-_LATER = {"ci95_open": np.nan, "text": False, "external": False, **tables.LATER}
+_LATER = {"ci95_open": np.nan, "text": False, "external": False, **LATER}
 _LATER_OF = {"retrieval": {"nmi_std": np.nan}}  # more such columns of the other protocols
 
 log = logging.getLogger("fewshot")
@@ -79,7 +80,7 @@ class RunFolder:
 
     def _read(self) -> None:
         """Take what the folder holds: other processes may have added to it."""
-        self.results = pd.DataFrame(columns=tables.COLUMNS)
+        self.results = pd.DataFrame(columns=EPISODE_COLUMNS)
         self._accuracies: dict[str, np.ndarray] = {}
         with _reading(self.path):
             if (self.path / "results.csv").exists():
@@ -182,7 +183,7 @@ class RunFolder:
             self._read()
             self._parts[key] = dict(parts)
             if protocol == "episodes":
-                self.results = _with_rows(self.results, pd.DataFrame(rows, columns=tables.COLUMNS))
+                self.results = _with_rows(self.results, pd.DataFrame(rows, columns=EPISODE_COLUMNS))
                 self._accuracies.update(accuracies or {})
             else:
                 new = pd.DataFrame(rows, columns=COLUMNS[protocol])
@@ -293,7 +294,7 @@ def find_runs(path: Path) -> list[Path]:
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """What results.csv and episodes.npz hold; a column that runs did not always have is filled where it is missing."""
-    results = read_rows(path / "results.csv", tables.COLUMNS, _LATER)
+    results = read_rows(path / "results.csv", EPISODE_COLUMNS, _LATER)
     return results, read_episodes(path / "episodes.npz")
 
 
@@ -310,7 +311,7 @@ def _read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for protocol, columns in COLUMNS.items():
         if (path / f"{protocol}.csv").exists():
-            later = {**tables.LATER, **_LATER_OF.get(protocol, {})}
+            later = {**LATER, **_LATER_OF.get(protocol, {})}
             found[protocol] = read_rows(path / f"{protocol}.csv", columns, later)
     return found
 
@@ -325,11 +326,11 @@ def _sheets(
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """Both together, new rows in place of older ones of the same model, way and shot; learners as they came."""
-    cell = ["seed", *(name for name in ("way", "shot") if name in new)]
+    cell = [*(name for name in CELL if name in new)]
     together = pd.concat([before, new]) if len(before) else new
-    together = together.drop_duplicates([*_LEARNER, *cell], keep="last")
-    place = together.groupby(_LEARNER, sort=False).ngroup()
-    together = together.assign(place=place).sort_values(["place", *cell], kind="stable")
+    together = together.drop_duplicates([*MODEL, *cell], keep="last")
+    place = together.groupby(LEARNER, sort=False).ngroup()
+    together = together.assign(place=place).sort_values(["place", "seed", *cell], kind="stable")
     return together.drop(columns="place").reset_index(drop=True)
 
 

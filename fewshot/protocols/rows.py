@@ -12,10 +12,10 @@ from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.protocols.generalised import generalise
 from fewshot.protocols.retrieval import retrieve
 from fewshot.protocols.verification import draw_pairs, verify
+from fewshot.records import LATER, LEAGUE, MODEL
 from fewshot.statistics import Estimate
-from fewshot.tables import LATER, LEAGUE
 
-_MODEL = ["dataset", "split", "learner", "variant", "backbone", "seed"]
+_MODEL = ["dataset", "split", *MODEL]
 _ABOUT = ["eval_seconds", "protocol", "image_size", *LEAGUE, "device", "precision", "torch", *LATER]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from fewshot.protocols.generalised import SUPPORT
+from fewshot.records import ALIKE, labels, marks_of
 from fewshot.statistics import over_seeds
-from fewshot.tables import MODEL, PRINTED, Sheet, labels, marks_of, remarks
+from fewshot.tables import PRINTED, Sheet, remarks
 
 OVER_SEEDS = (
     "± is the 95 % interval over training seeds (Student's t): it covers another training run, on the same questions"
@@ -124,7 +125,7 @@ def _sheet(
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the training seeds of each learner put together, where there are several: Student's t intervals."""
-    keys = [*MODEL, *(["shot"] if "shot" in rows else [])]
+    keys = [*ALIKE, *(["shot"] if "shot" in rows else [])]
     measures = [name.removesuffix("_ci95") for name in rows if name.endswith("_ci95")]
     found = []
     for _, trained in rows.groupby(keys, sort=False):

@@ -11,7 +11,7 @@ import torch
 from conftest import refusal, toy_bank
 
 import fewshot.benchmark
-from fewshot import tables
+from fewshot import records, tables
 from fewshot.benchmark import open_data, run_benchmark
 from fewshot.config import load_config
 from fewshot.learners.npair import NPair
@@ -297,7 +297,8 @@ def test_shots_that_leave_no_queries_are_left_out_and_told(path, monkeypatch, ca
 def of_two(protocol: str, **more) -> pd.DataFrame:
     """Rows of two learners, the first better by a point in every measure."""
     common = {"dataset": "toy", "split": "test", "variant": "", "backbone": "conv4", "seed": 0, "pairs": 500, **more}
-    common |= {"protocol": "random", "image_size": 16, **dict.fromkeys(tables.LEAGUE, False), "images": 60, "nmi": 50.0}
+    common |= {"protocol": "random", "image_size": 16, "images": 60, "nmi": 50.0}
+    common |= dict.fromkeys(records.LEAGUE, False)
     common |= {"way": 5, "query": 15, "episodes": 100, "base_classes": 64, "base_known": "weights"}
     widths = [name for name in COLUMNS[protocol] if name.endswith("_ci95")]
     values = {**dict.fromkeys(widths, 1.0), **{name.removesuffix("_ci95"): 80.0 for name in widths}}
