@@ -3,23 +3,19 @@
 import contextlib
 import itertools
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 
-from episodes import EpisodeSampler, ImageBank, InputError, MissingData, load_dataset
+from episodes import ImageBank, InputError, MissingData, load_dataset
 from episodes.datasets import SPLITS, full_name
 from episodes.locks import locked
-from episodes.sampler import sampler_of
 from fewshot import checkpoints, provenance
-from fewshot.config import Config, Evaluation
+from fewshot.config import Config
 from fewshot.devices import choose_device, describe, placed, prepare
-from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import writing
 from fewshot.fitting import fitted_config, with_held_out
 from fewshot.freshness import check_same, mark, parts_of, tell_stale, waiting
@@ -27,11 +23,10 @@ from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec, model_name
 from fewshot.plan import Planned, plan
-from fewshot.protocols.generalised import NotComparable
-from fewshot.protocols.rows import check_protocols, measure
-from fewshot.records import array_name, row_of
+from fewshot.protocols.base import NotComparable, Task
+from fewshot.protocols.registry import check_protocols, measure
+from fewshot.records import row_of
 from fewshot.run_folder import RunFolder
-from fewshot.statistics import Estimate, over_classes
 from fewshot.training import train
 
 log = logging.getLogger("fewshot")
@@ -82,7 +77,6 @@ def run_benchmark(
     # all are made before any training, so that a wish that cannot be met is told at once
     check_protocols(wanted, banks)
     models = plan(config, banks["train"], banks["validation"])
-    samplers = _samplers(wanted, banks["test"])
     folder = RunFolder(path, config, banks, chosen, resume)
     with folder.logged():
         test = placed(banks["test"], chosen)
@@ -103,98 +97,32 @@ def run_benchmark(
                 if protocols:
                     home = folder.checkpoints(model.spec.name)
                     trained = _obtain(model, banks, home, chosen, resume=resume, keep=keep, progress=progress)
-                    _measure(model, trained, protocols, data, samplers, folder)
+                    _measure(model, trained, protocols, data, folder)
                     worked = True
         if not worked:
             log.info("All of it was finished earlier: remove %s to run it again", path)
     return folder.results
 
 
-def _samplers(wanted: Evaluation, test: ImageBank) -> list[EpisodeSampler]:
-    """The test episodes of each way and shot; none where only other protocols are wanted."""
-    return [
-        sampler_of(test, way, shot, wanted.query, wanted.seed)
-        for way in wanted.ways
-        for shot in wanted.shots
-        if "episodes" in wanted.protocols
-    ]
-
-
 def _measure(
-    model: Planned,
-    trained: "_Trained",
-    protocols: Sequence[str],
-    banks: dict[str, ImageBank],
-    samplers: Sequence[EpisodeSampler],
-    folder: RunFolder,
+    model: Planned, trained: "_Trained", protocols: Sequence[str], banks: dict[str, ImageBank], folder: RunFolder
 ) -> None:
     """Measure a trained model by each of the protocols, and add the rows to the folder as they come."""
     learner, spec, wanted = trained.learner, model.spec, folder.config.evaluation
     images = {split: bank.checksum for split, bank in banks.items()}
     data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}
-    columns = {**row_of(spec, learner), "collapsed": trained.collapsed}
+    columns = {**row_of(spec, learner), "collapsed": trained.collapsed, "train_seconds": round(trained.seconds, 2)}
+    task = Task(learner, data, wanted, model.shots, columns, spec.label)
     for protocol in protocols:
-        accuracies = None
-        if protocol == "episodes":
-            here = [one for one in samplers or _samplers(wanted, banks["test"]) if one.shot in model.shots]
-            rows, accuracies = _episode_rows(
-                spec, columns, learner, data["test"], here, wanted.episodes, trained.seconds
-            )
-        else:
-            try:
-                rows = measure(protocol, learner, data, wanted, columns)
-            except NotComparable as error:
-                log.warning("%s is left out of %s: %s", spec.label, protocol, error)
-                continue
-            log.info("%s: %s measured", spec.label, protocol)
+        try:
+            rows, arrays = measure(protocol, task)
+        except NotComparable as error:
+            log.warning("%s is left out of %s: %s", spec.label, protocol, error)
+            continue
+        log.info("%s: %s measured", spec.label, protocol)
         now, parts = (parts_of(model, one, protocol, wanted, images) for one in (spec, trained.spec))
         kept = provenance.mark(parts, now)
-        folder.add(protocol, rows, accuracies, model=spec.name, parts=parts, kept=kept)
-
-
-def _episode_rows(
-    spec: ModelSpec,
-    columns: dict[str, Any],
-    learner: Learner,
-    data: EmbeddedBank,
-    samplers: list[EpisodeSampler],
-    episodes: int,
-    train_seconds: float,
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The tidy rows of one model's episodes, and the accuracy of each of them."""
-    test, rows, accuracies = data.bank, [], {}
-    for sampler in samplers:
-        result = run_episodes(learner, data, sampler, episodes)
-        log.info("%s: %d-way %d-shot %.2f ± %.2f", spec.label, sampler.way, sampler.shot, *result.percent)
-        accuracies[array_name(spec.name, sampler.way, sampler.shot)] = result.values
-        rows.append(
-            {
-                **columns,
-                "dataset": test.dataset,
-                "protocol": test.protocol,
-                "split": test.split,
-                "way": sampler.way,
-                "shot": sampler.shot,
-                "query": sampler.query,
-                "episodes": episodes,
-                "accuracy": round(result.percent.mean, 4),
-                "ci95": round(result.percent.ci95, 4),
-                "ci95_open": round(open_interval(result, test).ci95, 4),
-                "train_seconds": round(train_seconds, 2),
-                "eval_seconds": round(result.seconds, 2),
-            }
-        )
-    return rows, accuracies
-
-
-def open_interval(result: Accuracies, test: ImageBank) -> Estimate:
-    """The interval for another test set, in percent; nan where the protocol lists its episodes instead of drawing them.
-
-    Turned copies of one class are counted as one.
-    """
-    if test.listed:
-        return Estimate(result.percent.mean, math.nan)
-    return over_classes(100 * result.values, result.classes, np.arange(test.classes) // test.turns)
+        folder.add(protocol, rows, arrays, model=spec.name, parts=parts, kept=kept)
 
 
 def train_learner(

@@ -30,7 +30,7 @@ from episodes.inspection import draw_episode, find_twins, intact
 from episodes.twins import twin_groups
 from fewshot import checkpoints, comparison, tables
 from fewshot.backbones import backbone_listing
-from fewshot.benchmark import check_trainings_free, open_data, open_interval, run_benchmark, train_learner
+from fewshot.benchmark import check_trainings_free, open_data, run_benchmark, train_learner
 from fewshot.config import PROTOCOLS, evaluation_from, load_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
@@ -42,8 +42,10 @@ from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import missing, suite_learners
 from fewshot.measurement import measure_backbones
 from fewshot.models import ModelSpec
-from fewshot.protocols.rows import check_protocols, measure
-from fewshot.protocols.sheets import protocol_sheets
+from fewshot.protocols.base import Task
+from fewshot.protocols.episodes import open_interval
+from fewshot.protocols.registry import PROTOCOLS as BY_NAME
+from fewshot.protocols.registry import check_protocols, measure, protocol_sheets
 from fewshot.records import row_of
 from fewshot.run_folder import check_free, find_runs, read_results, read_sheets
 
@@ -339,7 +341,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     if options.dataset and full_name(options.dataset) != spec.dataset:
         learner.external = True  # classes that are tested may be among those it was trained on
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
-    if options.protocol == "episodes":
+    if BY_NAME[options.protocol].by_shot:
         tables.show(tables.sheets(_evaluate_episodes(options, spec, learner, bank)), console)
     else:
         tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, spec, learner, bank)), console)
@@ -394,7 +396,8 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     prepare(device)
     learner.to(device)
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
-    return pd.DataFrame(measure(options.protocol, learner, data, wanted, row_of(spec, learner)))
+    task = Task(learner, data, wanted, (), row_of(spec, learner), spec.label)
+    return pd.DataFrame(measure(options.protocol, task)[0])
 
 
 def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:

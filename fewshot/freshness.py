@@ -8,9 +8,10 @@ import pandas as pd
 
 from episodes import InputError
 from fewshot import checkpoints, provenance
-from fewshot.config import PROTOCOLS, Evaluation
+from fewshot.config import Evaluation
 from fewshot.models import ModelSpec
 from fewshot.plan import Planned
+from fewshot.protocols.registry import PROTOCOLS
 from fewshot.run_folder import RunFolder
 
 log = logging.getLogger("fewshot")
@@ -23,7 +24,7 @@ _Said = Callable[[dict[str, Any] | None, dict[str, Any]], str]  # provenance.tol
 
 def rows_of(model: Planned, folder: RunFolder, protocol: str) -> pd.DataFrame | None:
     """The rows of a model and a protocol; None if some are missing, or if the protocol tests another model."""
-    if not (model.first or protocol == "episodes"):
+    if not (model.first or PROTOCOLS[protocol].by_shot):
         return None
     return folder.rows(protocol, *model.spec.row, model.shots)
 
@@ -35,7 +36,7 @@ def waiting(model: Planned, folder: RunFolder, wanted: Sequence[str], keep: bool
     for protocol in PROTOCOLS:
         rows = rows_of(model, folder, protocol)
         if rows is None:
-            again = protocol in wanted and (model.first or protocol == "episodes")
+            again = protocol in wanted and (model.first or PROTOCOLS[protocol].by_shot)
         else:
             again = not keep and bool((rows["kept"] != "").any())
         if again:
@@ -50,10 +51,7 @@ def parts_of(
 
     spec: of the training, that of the model or an earlier one; images: the checksums of the images by split.
     """
-    if protocol == "episodes":
-        settings = {**evaluation.model_dump(include={"ways", "query", "episodes"}), "shots": list(model.shots)}
-    else:
-        settings = getattr(evaluation, protocol).model_dump() if hasattr(evaluation, protocol) else {}
+    settings = PROTOCOLS[protocol].settings(evaluation, model.shots)
     about = spec.to_checkpoint()
     return {
         **{name: about[name] for name in _PARTS},
@@ -92,7 +90,7 @@ def mark(folder: RunFolder, models: Sequence[Planned], images: Mapping[str, str]
 
     def judge(protocol: str, row: pd.Series) -> str:
         known = row["learner"], row["variant"], row["backbone"], row["seed"]
-        model = by_shot.get((*known, row["shot"])) if protocol == "episodes" else first.get(known)
+        model = by_shot.get((*known, row["shot"])) if PROTOCOLS[protocol].by_shot else first.get(known)
         if model is not None:
             return _difference(model, folder, protocol, row["key"], images, provenance.mark)
         shared = {"code": code, "packages": provenance.shared_packages(protocol)}

@@ -58,9 +58,8 @@ def suite_code() -> str:
 
 
 def protocol_code(protocol: str) -> str:
-    """A digest of the code of a protocol other than episodes, which have none of their own."""
-    own = () if protocol == "episodes" else ("rows", "similarity", protocol)
-    return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in own}) if own else ""
+    """A digest of the code of a protocol."""
+    return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in ("base", "similarity", protocol)})
 
 
 def learner_code(cls: type) -> str:

@@ -16,7 +16,7 @@ from episodes import ImageBank
 from fewshot import figures, records, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
-from fewshot.protocols.sheets import protocol_sheets
+from fewshot.protocols.registry import protocol_sheets
 from fewshot.report_data import (
     LeftOut,
     Model,

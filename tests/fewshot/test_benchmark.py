@@ -22,12 +22,13 @@ from baselines import published
 from episodes import EpisodeSampler, ImageBank, InputError, MissingData
 from fewshot import checkpoints
 from fewshot.backbones import make_backbone
-from fewshot.benchmark import open_data, open_interval, run_benchmark, train_learner
+from fewshot.benchmark import open_data, run_benchmark, train_learner
 from fewshot.comparison import compare
 from fewshot.config import Training, load_config
 from fewshot.evaluation import Accuracies
 from fewshot.learners.prototypical import Prototypical
 from fewshot.models import ModelSpec
+from fewshot.protocols.episodes import open_interval
 from fewshot.statistics import over_classes, paired
 
 COLUMNS = (
