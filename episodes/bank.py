@@ -35,6 +35,8 @@ class ImageBank:
     turns        so many classes in a row show the same images, turned: they are not independent of each other
     listed       whether the protocol lists its episodes, instead of drawing them: each group is one, the first image
                  of each of its classes the support, the others the queries
+    fit          how pictures of other shapes became squares: 'crop' to the middle, 'squash' whole; '' if unknown
+    inverted     whether dark became bright; None if unknown
     """
 
     images: Tensor
@@ -48,6 +50,8 @@ class ImageBank:
     checksum: str = ""
     turns: int = 1
     listed: bool = False
+    fit: str = ""
+    inverted: bool | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.offsets) - 1
@@ -148,7 +152,8 @@ class Contents(NamedTuple):
     class_names, group_names  one each a class
     fill                      gets the uint8 array (N, C, H, W) of the file to come, and writes every image into it,
                               sorted by class
-    about                     the other fields of the ImageBank: dataset, protocol, split, source, turns, listed
+    about                     the other fields of the ImageBank: dataset, protocol, split, source, turns, listed, fit,
+                              inverted
     """
 
     shape: tuple[int, int, int]

@@ -62,7 +62,7 @@ def contents(
     classes: Mapping[str, Sequence[Picture]],
     groups: Mapping[str, str],
     size: int,
-    about: dict[str, str],
+    about: dict[str, Any],
     shape: Callable[[Image.Image, int], Image.Image] = cropped,
 ) -> Contents:
     """A bank of the pictures of each class, as `size` x `size` RGB, squares made by `shape`.
@@ -88,6 +88,7 @@ def contents(
             for count in as_completed([pool.submit(decode, i) for i in range(0, len(pictures), _TOGETHER)]):
                 bar.update(count.result())
 
+    about = {**about, "fit": "squash" if shape is squashed else "crop", "inverted": False}
     names = list(classes)
     sizes = [len(classes[name]) for name in names]
     return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about)

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from baselines import NOT_RUNNABLE, published
-from fewshot.tables import CHALLENGE, MODEL, Sheet, labels, summarised
+from fewshot.records import ALIKE, CELL, labels, summarised
+from fewshot.tables import CHALLENGE, Sheet
 
 _PUBLISHED = [
     "published_protocol",
@@ -20,9 +21,9 @@ _PUBLISHED = [
     "note",
 ]
 COLUMNS = [
-    *["run", *MODEL, "way", "shot", "label", "accuracy", "ci95", "interval", "episodes_ci95"],
+    *["run", *ALIKE, *CELL, "label", "accuracy", "ci95", "interval", "episodes_ci95"],
     *_PUBLISHED,
-    *["reckoned_ci95", "reckoned_from", "decimals", "difference", "difference_ci95", "verdict", "reason"],
+    *["reckoned_ci95", "reckoned_from", "decimals", "difference", "difference_ci95", "verdict", "reasons"],
 ]
 _ASSUMED = 1000  # published episodes where their number is not stated
 _NOTE = (
@@ -48,8 +49,8 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     seeds = 0 for one training. theirs is reckoned_ci95: the published_ci95 (reckoned_from 'interval'), else
     1.96 s / sqrt(n) with our standard deviation s over the episodes, and n the published_episodes ('episodes') or, if
     these are not stated, 1,000 ('assumed'). The verdict is 'above' or 'below' where the difference is larger than that,
-    'within' where it is not. Rows that were measured otherwise are 'not comparable', and the reason says why; among
-    them are those of other splits of the data set, whose published_protocol is another one.
+    'within' if it is not. Rows that were measured otherwise are 'not comparable', and the list of reasons says why;
+    some of them are of other splits of the data set, whose published_protocol is another one.
     """
     ours = summarised(results)
     theirs = published() if literature is None else literature
@@ -77,11 +78,17 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     widths = np.sqrt(rows["episodes_ci95"] ** 2 + seeds**2 + rows["reckoned_ci95"] ** 2)
     widths += 0.5 * 10.0 ** -rows["decimals"]
     rows["difference"], rows["difference_ci95"] = rows["accuracy"] - rows["published"], widths
-    rows["reason"] = [_reason(row) for row in rows.to_dict("records")]
+    rows["reasons"] = [_reasons(row) for row in rows.to_dict("records")]
     sides = [rows["difference"] > widths, rows["difference"] < -widths]
     verdicts = pd.Series(np.select(sides, ["above", "below"], "within"), index=rows.index, dtype=object)
-    rows["verdict"] = verdicts.where(rows["reason"] == "", "not comparable")
+    rows["verdict"] = verdicts.where(rows["reasons"].map(len) == 0, "not comparable")
     return rows.reindex(columns=COLUMNS)
+
+
+def printed(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `compare` for a csv file: numbers with four decimals, the reasons as one text."""
+    reasons = comparison["reasons"].map("; ".join)
+    return comparison.round(4).assign(reasons=reasons).rename(columns={"reasons": "reason"})
 
 
 def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
@@ -140,7 +147,8 @@ def _sheet(rows: pd.DataFrame, ours: pd.DataFrame, caption: str, note: str) -> S
     cells = rows.pivot(index="number", columns="label", values="cell").reindex(rows["number"].unique())[columns]
     theirs = rows.drop_duplicates("number").set_index("number")
     words = theirs[["source", "published_backbone"]].set_axis(["source", "backbone"], axis=1).replace("", "–")
-    reasons = rows.groupby("number")["reason"].agg(lambda several: " / ".join(dict.fromkeys(several)))
+    told = rows["reasons"].map("; ".join)
+    reasons = told.groupby(rows["number"]).agg(lambda several: " / ".join(dict.fromkeys(several)))
     if reasons.any():
         words["why not comparable"] = reasons
     cells = pd.concat([words, theirs[["printed"]].set_axis(["published"], axis=1), cells], axis=1).fillna("–")
@@ -159,14 +167,14 @@ def _nearest(rows: pd.DataFrame) -> pd.DataFrame:
         number=number,
         other_split=rows["published_protocol"] != rows["protocol"],
         other_kind=kinds[0] != kinds[1],
-        reasons=rows["reason"].str.count("; "),
+        count=rows["reasons"].map(len),
         lower=-rows["published"],
-    ).sort_values(["other_split", "other_kind", "reasons", "lower"], kind="stable")
+    ).sort_values(["other_split", "other_kind", "count", "lower"], kind="stable")
     return rows[number.isin(ranked["number"].unique()[:_MOST])]
 
 
-def _reason(row: dict) -> str:
-    """Why two numbers must not be compared, '' where they may; the weightiest reason first."""
+def _reasons(row: dict) -> list[str]:
+    """Why two numbers must not be compared, the weightiest reason first; none if they may be."""
     theirs_transductive = row["league"] == "transductive"
     size, wanted = row["published_size"], row["image_size"]
     # the challenge sets people, programs and networks the same trials: it compares whole systems
@@ -179,7 +187,7 @@ def _reason(row: dict) -> str:
         "" if whole_systems else _backbone_reason(row["published_backbone"], row["backbone"]),
         "" if whole_systems or pd.isna(size) or size == wanted else f"{size}x{size} pixels, ours {wanted}x{wanted}",
     ]
-    return "; ".join(filter(None, reasons))
+    return list(filter(None, reasons))
 
 
 def _knowledge_reasons(row: dict) -> list[str]:

@@ -1,67 +1,180 @@
-"""What one trained model is, as its checkpoint says it: one strict model of `about`, and what of it fits a class."""
+"""ModelSpec: what one trained model is, in memory and in its checkpoint, and how its learner is built from it."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from episodes import ImageBank, class_texts
 from episodes.errors import InputError
-from fewshot.backbones import find_backbone
+from fewshot.backbones import find_backbone, make_backbone
 from fewshot.config import Seed, Training, Validation
 from fewshot.learners.base import Learner
-from fewshot.learners.registry import checked_options
+from fewshot.learners.registry import checked_options, split_backbone
+
+_IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call otherwise
+_COVERED = {"class_names", "fit", "inverted", "shot"}  # by other fields: the checksums of the images, the settings
 
 
-class About(BaseModel):
-    """What a checkpoint of bench or train says of its model, besides the weights.
+class ModelSpec(BaseModel):
+    """One model: everything that its weights depend on besides the machine, and what its learner is built from.
 
-    learner     as it was asked for, with name and variant as the class has them
-    data        checksums of the images that it trained and was validated on
-    classes     that it was made for: base classes, or base images where it learns without labels
-    source      a digest of the file the learner comes from, '' for one of the suite
-    weights     a digest of the file its backbone started from, '' for none
+    asked         the learner as it was asked for: NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without
+    learner       its name, as tables have it; variant: one of its class's, '' if the class has none
+    shot          the one test shot that the model is for, 0 if it is for all
+    dataset       the full name of the data set that it was trained on
+    held_out      images of each base class that were kept from training
+    data          the checksums of the images that it was trained and validated on
+    channels, size, fit, inverted   how its images were prepared: see ImageBank, which has the last two
+    classes       how many base classes it was made for, or base images if it learns without labels
+    class_names   the texts of the base classes (episodes.class_texts); empty in checkpoints of older versions
+    settings      of its training; validation: the episodes that chose its checkpoint
+    weights       a digest of the file that its backbone started from, '' for none
+    base_weights  whether these weights are proven to come from the images of its own base classes alone
+    source, code, packages   what trained it: see fewshot/provenance.py; empty in checkpoints of older versions
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
 
+    asked: Annotated[str, Field(min_length=1)]
     learner: Annotated[str, Field(min_length=1)]
-    name: Annotated[str, Field(min_length=1)]
     variant: str
     seed: Seed
+    shot: Annotated[int, Field(ge=0, le=10_000)] = 0
     dataset: Annotated[str, Field(min_length=1)]
-    channels: Annotated[int, Field(ge=1, le=16)]
-    size: Annotated[int, Field(ge=1, le=1024)]
-    classes: Annotated[int, Field(ge=1, le=2_000_000)]
-    settings: Training
-    validation: Validation = Validation()
     held_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     data: list[str] = []
-    source: str = ""
+    channels: Annotated[int, Field(ge=1, le=16)]
+    size: Annotated[int, Field(ge=1, le=1024)]
+    fit: str = ""
+    inverted: bool | None = None
+    classes: Annotated[int, Field(ge=1, le=2_000_000)]
+    class_names: tuple[str, ...] = ()
+    settings: Training
+    validation: Validation = Validation()
     weights: str = ""
+    base_weights: bool = False
+    source: str = ""
+    code: str = ""
+    packages: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, learner: type[Learner], bank: ImageBank, settings: Training, **more: Any) -> "ModelSpec":
+        """A model of the class `learner` for the base classes of `bank`, trained with `settings`.
+
+        more: other fields; by default the first variant and seed 0.
+        """
+        known = {
+            "asked": learner.name,
+            "learner": learner.name,
+            "variant": learner.variants[0],
+            "seed": 0,
+            "dataset": bank.dataset,
+            "channels": bank.images.shape[1],
+            "size": bank.images.shape[2],
+            "fit": bank.fit,
+            "inverted": bank.inverted,
+            "classes": bank.classes if learner.supervised else len(bank),
+            "class_names": class_texts(bank),
+            "settings": Training.model_validate(settings.model_dump(include=set(Training.model_fields))),
+        }
+        return cls(**{**known, **more})
+
+    @classmethod
+    def from_checkpoint(cls, content: dict[str, Any], path: Path) -> "ModelSpec":
+        """The model that the checkpoint `path` of this content holds; fields that older versions did not write have
+        their defaults. InputError if bench and train do not write such a content."""
+        about = content["about"]
+        try:
+            renamed = {field: about[name] for field, name in _IN_CHECKPOINT.items() if name in about}
+            return cls.model_validate({**about, "asked": None, "learner": None, **renamed})
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, (_IN_CHECKPOINT.get(first["loc"][0], first["loc"][0]), *first["loc"][1:])))
+            raise InputError(
+                f"{path} does not say what learner it is of ({place}: {first['msg'].lower()}): it was not written by"
+                " bench or train, or has been altered since"
+            ) from error
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """What a checkpoint says of the model, as plain data: the content under its key 'about'."""
+        return {_IN_CHECKPOINT.get(name, name): value for name, value in self.model_dump().items()}
+
+    @property
+    def backbone(self) -> str:
+        return self.settings.backbone
+
+    @property
+    def row(self) -> tuple[str, str, str, int]:
+        """What its rows are known by: learner, variant, backbone and seed."""
+        return self.learner, self.variant, self.backbone, self.seed
+
+    @property
+    def name(self) -> str:
+        """'siamese-koch-seed0': of its folder and of its arrays; with the backbone if that was asked for."""
+        return model_name(self.asked, self.learner, self.variant, self.shot, self.seed)
+
+    @property
+    def label(self) -> str:
+        """'siamese (koch), seed 0': what messages call it."""
+        variant = f" ({self.variant})" if self.variant else ""
+        return ", ".join([f"{self.learner}{variant}", *_marks(self.asked, self.shot), f"seed {self.seed}"])
+
+    @property
+    def saw_other_data(self) -> bool:
+        """Whether it started from weights that nothing proves to come from its own base classes alone."""
+        return bool(self.weights) and not self.base_weights
+
+    def build(self, cls: type[Learner]) -> Learner:
+        """A fresh learner of class `cls`, with the weights that its seed gives and the names of its base classes.
+
+        The learner is external if its class is, or if the model started from weights of other data. InputError if the
+        class cannot be made with these options.
+        """
+        torch.manual_seed(self.seed)
+        backbone = make_backbone(self.backbone, self.channels, self.size)
+        options = self.settings.options
+        try:
+            learner = cls(backbone, self.classes, variant=self.variant, **options)
+        except TypeError as error:
+            if error.__traceback__ and error.__traceback__.tb_next is not None:  # raised inside of the __init__
+                raise
+            raise InputError(
+                f"{cls.name} cannot be made ({error}): its __init__ must take backbone, classes, variant='' and the"
+                f" options {options}"
+            ) from error
+        learner.external = learner.external or self.saw_other_data
+        if learner.text:
+            learner.class_names = self.class_names
+        return learner
+
+    def check_fits(self, cls: type[Learner], path: Path) -> None:
+        """InputError if no learner of class `cls` can be built from the checkpoint `path` of this model."""
+        try:
+            if self.variant:
+                cls.check_variant(self.variant)
+            find_backbone(self.backbone)
+            checked_options(cls, self.settings.options)
+        except InputError as error:
+            raise InputError(f"{path} does not fit {cls.name}: {error}") from error
+
+    def changes(self, before: "ModelSpec") -> set[str]:
+        """What differs between this model and `before`, by the names that checkpoints have for it.
+
+        Code and packages that an older version did not write are unknown, and so differ.
+        """
+        fields = [name for name in type(self).model_fields if name not in _COVERED]
+        return {_IN_CHECKPOINT.get(name, name) for name in fields if getattr(self, name) != getattr(before, name)}
 
 
-def about_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the checkpoint `path` of that content says of its model, with all keys of About; InputError where it is not
-    as bench and train write it."""
-    try:
-        about = About.model_validate(content["about"])
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "about"
-        raise InputError(
-            f"{path} does not say what learner it is of ({place}: {first['msg'].lower()}): it was not written by bench"
-            " or train, or has been altered since"
-        ) from error
-    return {**content["about"], **about.model_dump()}
+def model_name(asked: str, learner: str, variant: str, shot: int, seed: int) -> str:
+    """The name of a model: see ModelSpec, whose fields these are."""
+    return "-".join([learner, *filter(None, [variant]), *_marks(asked, shot), f"seed{seed}"])
 
 
-def check_fits(cls: type[Learner], about: dict[str, Any], path: Path) -> None:
-    """InputError where a learner of class `cls` cannot be made of what the checkpoint `path` says."""
-    try:
-        if about["variant"]:
-            cls.check_variant(about["variant"])
-        find_backbone(about["settings"]["backbone"])
-        checked_options(cls, about["settings"]["options"])
-    except InputError as error:
-        raise InputError(f"{path} does not fit {cls.name}: {error}") from error
+def _marks(asked: str, shot: int) -> list[str]:
+    """What tells a model from others of its learner: a backbone that was asked for, the one shot that it is for."""
+    backbone = split_backbone(asked)[1].replace(":", "-")
+    return [*filter(None, [backbone]), *([f"{shot}shot"] if shot else [])]

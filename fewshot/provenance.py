@@ -34,6 +34,8 @@ _CORE = (
     "fewshot/devices.py",
     "fewshot/evaluation.py",
     "fewshot/learners/base.py",
+    "fewshot/models.py",
+    "fewshot/plan.py",
     "fewshot/recording.py",
     "fewshot/statistics.py",
     "fewshot/training.py",
@@ -75,9 +77,8 @@ def suite_code() -> str:
 
 
 def protocol_code(protocol: str) -> str:
-    """A digest of the code of a protocol other than episodes, which have none of their own."""
-    own = () if protocol == "episodes" else ("rows", "similarity", protocol)
-    return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in own}) if own else ""
+    """A digest of the code of a protocol."""
+    return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in ("base", "similarity", protocol)})
 
 
 def learner_code(cls: type) -> str:

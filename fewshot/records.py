@@ -1,26 +1,65 @@
-"""The rows of a run as files hold them: what each column may be, and readers that refuse what is not so."""
+"""A record of a result: the columns of its row, what tells rows apart, what its model is called, and its array.
 
-import csv
-import io
-import json
+Everything that writes, reads or shows rows takes these from here.
+"""
+
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
-from fewshot import tables
-from fewshot.files import check_regular, read_text
+from fewshot.devices import describe, training_precision
+from fewshot.statistics import over_seeds
 
-_MODEL = ["learner", "variant", "backbone", "seed", "way", "shot"]  # what tells rows apart, of those that there are
-_SAME = ["dataset", "split", "protocol", "image_size", "query", "episodes"]  # in all rows of a run
-_ROUNDED = 1e-4  # percent: rows hold four decimals
+if TYPE_CHECKING:
+    from fewshot.learners.base import Learner
+    from fewshot.models import ModelSpec
 
+LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
+MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
+CELL = ["way", "shot"]  # what tells the rows of one model apart, of the protocols that have them
+LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
+ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]  # what the trainings of one learner share
+RUN = ["dataset", "split", "protocol", "image_size", "query", "episodes"]  # what all rows of a file share
+LATER = {
+    "collapsed": False,
+    "kept": "",
+    "key": "",
+    "model": "",
+}  # columns that older files lack, and their values there
 
-class Damaged(ValueError):
-    """A file is not as the suite writes it; the text says which, where, and what is wrong."""
+COLUMNS = [
+    "dataset",
+    "split",
+    "learner",
+    "variant",
+    "backbone",
+    "way",
+    "shot",
+    "query",
+    "episodes",
+    "seed",
+    "accuracy",
+    "ci95",
+    "ci95_open",
+    "train_seconds",
+    "eval_seconds",
+    "protocol",
+    "image_size",
+    "transductive",
+    "text",
+    "external",
+    "device",
+    "precision",
+    "torch",
+    "collapsed",
+    "kept",
+    "key",
+    "model",
+]
 
 
 class Kind(NamedTuple):
@@ -68,7 +107,9 @@ _NUMBER = _number(-math.inf, math.inf, "a number")
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["dataset", "split", "learner", "backbone"], _NAME),
-    **dict.fromkeys(["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key"], _TEXT),
+    **dict.fromkeys(
+        ["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key", "model"], _TEXT
+    ),
     **dict.fromkeys(["transductive", "text", "external", "collapsed"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},
@@ -86,114 +127,114 @@ def kind_of(column: str) -> Kind:
     return _WIDTH if column.endswith(("_ci95", "_std")) else _KINDS[column]
 
 
-def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None = None) -> pd.DataFrame:
-    """The tidy rows of a csv file, at least one: `columns`, each of its kind, in this order.
+def row_of(spec: "ModelSpec", learner: "Learner") -> dict[str, Any]:
+    """What all rows of a model say of it; `learner`, which was built from `spec`, knows its leagues and its device."""
+    device = next((parameter.device for parameter in learner.parameters()), torch.device("cpu"))
+    return {
+        **dict(zip(MODEL, spec.row)),
+        "image_size": spec.size,
+        **{column: getattr(learner, column) for column in LEAGUE},
+        "device": describe(device),
+        "precision": str(training_precision(spec.settings.precision, device)).removeprefix("torch."),
+        "torch": torch.__version__,
+        "model": spec.name,
+    }
 
-    later: columns that older files lack, and what holds there. Raises Damaged where a cell is not of its column's kind,
-    a row is cut off, two rows are of one model, way and shot, or rows are not of one data set and protocol.
+
+def array_name(model: str, way: int, shot: int) -> str:
+    """What the accuracies of a model's episodes are called in episodes.npz: 'npair-seed0/5way1shot'."""
+    return f"{model}/{way}way{shot}shot"
+
+
+def array_of(row: pd.Series, accuracies: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The accuracies of the episodes that a row of the results is the mean of; None if they are not there."""
+    names = [array_name(model, row["way"], row["shot"]) for model in model_names(row)]
+    return next((accuracies[name] for name in names if name in accuracies), None)
+
+
+def model_names(row: pd.Series) -> list[str]:
+    """What the model of a row is called: its arrays, and the folder of its checkpoints.
+
+    Rows of older versions do not say it: they may mean a model with its backbone in the name, or with the one shot that
+    it is for, the fullest name first.
     """
-    table = _read_cells(path)
-    missing = {name: value for name, value in (later or {}).items() if name not in table}
-    if table.keys() | missing.keys() != set(columns):
-        raise Damaged(f"{path.name} has other columns: {', '.join(table)}")
-    rows = _of_kinds(path.name, table).assign(**missing)[list(columns)]
-    if rows.empty:
-        raise Damaged(f"{path.name} holds no rows")
-    repeated = rows.duplicated([name for name in _MODEL if name in rows])
-    if repeated.any():
-        raise Damaged(f"line {2 + int(repeated.argmax())} of {path.name} is of the same model as one before")
-    for name in [name for name in _SAME if name in rows and rows[name].nunique() > 1]:
-        raise Damaged(f"the rows of {path.name} are not of one {name}: {', '.join(map(str, rows[name].unique()))}")
-    return rows
+    model = row.get("model")
+    if isinstance(model, str) and model:
+        return [model]
+    backbone, shot = row["backbone"].replace(":", "-"), f"{row['shot']}shot"
+    return [
+        "-".join(filter(None, [row["learner"], row["variant"], *marks, f"seed{row['seed']}"]))
+        for marks in ([backbone, shot], [backbone], [shot], [])
+    ]
 
 
-def read_history(path: Path) -> pd.DataFrame:
-    """The validations of one training, as training.csv holds them; Damaged, OSError where it holds none."""
-    rows = _of_kinds(path.name, _read_cells(path))
-    if rows.empty or not {"step", "loss", "accuracy", "ci95", "seconds"} <= set(rows):
-        raise Damaged(f"{path.name} holds no validations")
-    return rows
+def summarised(results: pd.DataFrame) -> pd.DataFrame:
+    """The tidy rows of runs with training seeds put together: ALIKE, way, shot and the columns below, in percent.
+
+    accuracy        the mean over the trainings
+    ci95, interval  'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that
+                    of the papers
+    seeds           how many trainings
+    episodes_ci95   which episodes are drawn: the papers' half-width, of several trainings its root mean square, which
+                    that of their mean cannot be wider than
+    spread          the standard deviation over the episodes that goes with it
+    """
+
+    def together(rows: pd.DataFrame) -> pd.Series:
+        several = len(rows) > 1
+        mean, ci95 = over_seeds(rows["accuracy"].to_numpy()) if several else rows[["accuracy", "ci95"]].iloc[0]
+        return pd.Series(
+            {
+                "accuracy": mean,
+                "ci95": ci95,
+                "interval": "seeds" if several else "episodes",
+                "seeds": len(rows),
+                "episodes_ci95": np.sqrt((rows["ci95"] ** 2).mean()),
+                "spread": np.sqrt((rows["ci95"] ** 2 * rows["episodes"]).mean()) / 1.96,
+                **marks_of(rows),
+            }
+        )
+
+    kept = results.drop_duplicates([*ALIKE, *CELL, "seed"], keep="last")
+    return kept.groupby([*ALIKE, *CELL], sort=False).apply(together, include_groups=False).reset_index()
 
 
-def read_episodes(path: Path) -> dict[str, np.ndarray]:
-    """The accuracies (E,) of every episode by 'NAME/5way1shot', in episodes.npz; Damaged where there are none."""
-    check_regular(path)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except OSError:
-        raise
-    except Exception as error:  # bytes that are no archive of arrays can fail anywhere in zip, zlib and numpy
-        raise Damaged(f"{path.name} cannot be read as arrays ({type(error).__name__})") from error
+def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
+    """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, where there are several.
+
+    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'; so are
+    trainings that collapsed, and rows that were kept though their code or packages have changed.
+    """
+    several = seeds and results["seed"].nunique() > 1
+    families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
+    backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
+    backbones |= families.nunique() > 1
+    said = _said(results, MODEL if several else LEARNER)
+    found = []
+    for row, has_several in zip(results.itertuples(), backbones):
+        label = f"{row.learner} ({row.variant})" if row.variant else row.learner
+        label += f", {row.backbone}" if has_several else ""
+        label += f", seed {row.seed}" if several else ""
+        marks = [mark for column, mark in LEAGUE.items() if getattr(row, column)]
+        marks += said[row.Index]
+        found.append(f"{label} [{', '.join(marks)}]" if marks else label)
+    return pd.Series(found, index=results.index, dtype=object)
 
 
-def unlike_episodes(rows: pd.DataFrame, accuracies: dict[str, np.ndarray]) -> list[str]:
-    """Why each of the `rows` is not the mean of its episodes, '' where it is."""
-    return [_unlike(row, tables.array_of(row, accuracies)) for _, row in rows.iterrows()]
+def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """The columns collapsed and kept of several rows put together; rows that do not have them have no marks."""
+    kept = [one for one in rows.get("kept", ()) if isinstance(one, str) and one]
+    return {
+        "collapsed": any(isinstance(one, bool | np.bool_) and one for one in rows.get("collapsed", ())),
+        "kept": ", ".join(dict.fromkeys(kept)),
+    }
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of ours holds; Damaged if it holds none."""
-    try:
-        found = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path.name} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise Damaged(f"{path.name} holds no object")
-    return found
-
-
-def read_environment(path: Path) -> dict[str, Any]:
-    """What a run depends on besides its configuration, as environment.json holds it; Damaged where it does not."""
-    found = read_object(path)
-    data = found.get("data")
-    if not (isinstance(data, dict) and all(isinstance(split, dict) for split in data.values())):
-        raise Damaged(f"{path.name} does not say what data the run is on")
-    return found
-
-
-def _unlike(row: pd.Series, values: np.ndarray | None) -> str:
-    cell = f"{row['learner']}, {row['way']}-way {row['shot']}-shot, seed {row['seed']}"
-    if values is None:
-        return f"episodes.npz lacks the episodes of {cell}"
-    if values.shape != (row["episodes"],) or values.dtype.kind != "f":
-        return f"episodes.npz holds {values.shape} of {values.dtype}, not {row['episodes']:,} accuracies, of {cell}"
-    if not ((values >= 0) & (values <= 1)).all():  # false for nan, too
-        return f"episodes.npz holds accuracies of {cell} that are not between 0 and 1"
-    mean = 100 * float(values.mean())
-    if abs(mean - row["accuracy"]) > _ROUNDED:
-        return f"results.csv says {row['accuracy']} % of {cell}, but the mean of its episodes is {mean:.4f} %"
-    return ""
-
-
-def _read_cells(path: Path) -> dict[str, list[str]]:
-    """The texts of a csv file by column; Damaged where it is no table."""
-    try:
-        head, *lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    except (ValueError, csv.Error) as error:
-        raise Damaged(f"{path.name} cannot be read as a table: {error}") from error
-    if len(set(head)) < len(head):
-        raise Damaged(f"{path.name} names a column twice")
-    for number, line in enumerate(lines, 2):
-        if len(line) != len(head):
-            raise Damaged(f"line {number} of {path.name} has {len(line)} cells, and its head {len(head)}")
-    return {name: [line[place] for line in lines] for place, name in enumerate(head)}
-
-
-def _of_kinds(file: str, table: dict[str, list[str]]) -> pd.DataFrame:
-    return pd.DataFrame({name: _column(file, name, cells) for name, cells in table.items()})
-
-
-def _column(file: str, name: str, cells: list[str]) -> pd.Series:
-    """The values of one column of a file; Damaged for a cell that is not of its kind."""
-    try:
-        kind = kind_of(name)
-    except KeyError:
-        raise Damaged(f"{file} has a column that there is not: {name}") from None
-    values = []
-    for number, cell in enumerate(cells, 2):
-        try:
-            values.append(kind.read(cell))
-        except (ValueError, KeyError):
-            raise Damaged(f"line {number} of {file} has {name} = {cell[:80]!r}, which is not {kind.about}") from None
-    return pd.Series(values, dtype=None if values and not isinstance(values[0], str) else object)
+def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
+    """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
+    said = {}
+    for _, rows in results.groupby(model, sort=False, dropna=False):
+        found = marks_of(rows)
+        words = ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
+        said |= dict.fromkeys(rows.index, words)
+    return said

@@ -18,20 +18,19 @@ import torch
 from episodes import ImageBank, InputError
 from episodes.locks import locked
 from fewshot import tables
-from fewshot.comparison import compare
-from fewshot.comparison import sheets as comparison_sheets
-from fewshot.config import PROTOCOLS, Config, read_config
+from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, replacing, writing
-from fewshot.protocols.rows import COLUMNS
-from fewshot.protocols.sheets import protocol_sheets
+from fewshot.protocols.base import Protocol
+from fewshot.protocols.registry import PROTOCOLS
 from fewshot.provenance import key_of
-from fewshot.records import Damaged, read_environment, read_episodes, read_object, read_rows, unlike_episodes
+from fewshot.record_files import Damaged, read_environment, read_episodes, read_object, read_rows
+from fewshot.records import CELL, LATER, LEARNER, MODEL
 
-_LEARNER = ["learner", "variant", "backbone"]
 # columns that older runs lack, and what holds there
-_LATER = {"ci95_open": np.nan, "text": False, "external": False, **tables.LATER}
-_LATER_OF = {"retrieval": {"nmi_std": np.nan}}  # more such columns of the other protocols
+_LATER = {"text": False, "external": False, **LATER}
+
+_EPISODES = PROTOCOLS["episodes"]
 
 log = logging.getLogger("fewshot")
 
@@ -39,7 +38,6 @@ log = logging.getLogger("fewshot")
 class RunFolder:
     """The files of the run at `path`: results/README.md says what is in them.
 
-    results  the tidy rows of all learners whose episodes are finished, also those of earlier calls
     Raises InputError where the folder cannot be written, or holds a run that `config` and `banks` do not continue.
     """
 
@@ -54,9 +52,7 @@ class RunFolder:
             if (path / "config.toml").exists():
                 with _reading(path):
                     config = self._joined(config, environment["data"], resume)
-            elif found := [
-                name for name in ("results.csv", *(f"{one}.csv" for one in COLUMNS)) if (path / name).exists()
-            ]:
+            elif found := [one.table for one in PROTOCOLS.values() if (path / one.table).exists()]:
                 raise InputError(
                     f"{path} holds {found[0]} without the config.toml that says of what settings: bring that back, or"
                     " choose another folder with --output"
@@ -79,13 +75,12 @@ class RunFolder:
 
     def _read(self) -> None:
         """Take what the folder holds: other processes may have added to it."""
-        self.results = pd.DataFrame(columns=tables.COLUMNS)
-        self._accuracies: dict[str, np.ndarray] = {}
+        self._rows: dict[str, pd.DataFrame] = {}
+        self._arrays: dict[str, dict[str, np.ndarray]] = {}
         with _reading(self.path):
-            if (self.path / "results.csv").exists():
-                self.results, self._accuracies = _read(self.path)
-                self._leave_out_unlike()
-            self._protocols = _read_protocols(self.path)
+            for name, protocol in PROTOCOLS.items():
+                if (self.path / protocol.table).exists():
+                    self._rows[name], self._arrays[name] = _whole(protocol, *_read(protocol, self.path))
             keys = self.path / "keys.json"
             parts = read_object(keys) if keys.exists() else {}
         self._parts: dict[str, dict[str, Any]] = {
@@ -104,12 +99,10 @@ class RunFolder:
                 self._read()
             yield
 
-    def _leave_out_unlike(self) -> None:
-        """Take out rows that are not the mean of their episodes, as where a run was killed while it wrote them."""
-        reasons = unlike_episodes(self.results, self._accuracies)
-        for why in filter(None, reasons):
-            log.warning("%s: this is run again", why)
-        self.results = self.results[[not why for why in reasons]].reset_index(drop=True)
+    @property
+    def results(self) -> pd.DataFrame:
+        """The tidy rows of all learners whose episodes are finished, also those of earlier calls."""
+        return self._rows.get(_EPISODES.name, pd.DataFrame(columns=list(_EPISODES.columns)))
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
@@ -131,13 +124,12 @@ class RunFolder:
     def rows(
         self, protocol: str, learner: str, variant: str, backbone: str, seed: int, shots: Sequence[int]
     ) -> pd.DataFrame | None:
-        """The rows of a model and a protocol; of episodes, those of these shots. None where some are missing."""
-        rows = self.results if protocol == "episodes" else self._protocols.get(protocol, pd.DataFrame())
+        """The rows of a model and a protocol, of these shots if it tests by shot; None if some are missing."""
+        rows = self._rows.get(protocol, pd.DataFrame())
         if not len(rows):
             return None
-        wanted = {"learner": learner, "variant": variant, "backbone": backbone, "seed": seed}
-        rows = rows[(rows[list(wanted)] == list(wanted.values())).all(axis=1)]
-        if protocol == "episodes":
+        rows = rows[(rows[MODEL] == [learner, variant, backbone, seed]).all(axis=1)]
+        if PROTOCOLS[protocol].by_shot:
             return rows[rows["shot"].isin(shots)] if set(shots) <= set(rows["shot"]) else None
         return rows if len(rows) else None
 
@@ -153,7 +145,7 @@ class RunFolder:
         with self._alone():
             self._read()
             changed = []
-            for protocol, rows in {"episodes": self.results, **self._protocols}.items():
+            for protocol, rows in self._rows.items():
                 said = [judge(protocol, row) for _, row in rows.iterrows()]
                 if list(rows["kept"]) != said:
                     changed.append(protocol)
@@ -165,7 +157,7 @@ class RunFolder:
         self,
         protocol: str,
         rows: list[dict[str, Any]],
-        accuracies: Mapping[str, np.ndarray] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
         *,
         model: str,
         parts: Mapping[str, Any],
@@ -173,20 +165,17 @@ class RunFolder:
     ) -> None:
         """Add the rows of one model and protocol, in place of older ones, and bring all files up to date.
 
-        accuracies: of episodes. model: what its folder is called. parts: what the rows depend on, of which they keep
-        the key. kept: what they are marked with.
+        arrays: what the protocol keeps of each trial. model: what its folder is called. parts: what the rows depend on,
+        of which they keep the key. kept: what they are marked with.
         """
         key = key_of(parts)
         rows = [{**row, "key": key, "kept": kept} for row in rows]
         with self._alone():
             self._read()
             self._parts[key] = dict(parts)
-            if protocol == "episodes":
-                self.results = _with_rows(self.results, pd.DataFrame(rows, columns=tables.COLUMNS))
-                self._accuracies.update(accuracies or {})
-            else:
-                new = pd.DataFrame(rows, columns=COLUMNS[protocol])
-                self._protocols[protocol] = _with_rows(self._protocols.get(protocol, new[:0]), new)
+            new = pd.DataFrame(rows, columns=list(PROTOCOLS[protocol].columns))
+            self._rows[protocol] = _with_rows(self._rows.get(protocol, new[:0]), new)
+            self._arrays.setdefault(protocol, {}).update(arrays or {})
             with writing(self.path):
                 self._write_environment(model)
                 replace_text(self.path / "keys.json", json.dumps(self._parts, indent=1) + "\n")
@@ -203,54 +192,53 @@ class RunFolder:
     def _write(self, protocol: str) -> None:
         """The files that the rows of `protocol` are in; its csv file last, since it says what is finished."""
         with writing(self.path):
-            sheets = _sheets(self.results, self._accuracies, self._protocols)
-            replace_text(self.path / "results.md", tables.markdown(sheets))
-            replace_text(self.path / "results.tex", tables.latex(sheets))
-            if protocol == "episodes":
-                self._write_episodes()
-            else:
-                replace_text(self.path / f"{protocol}.csv", self._protocols[protocol].to_csv(index=False))
-
-    def _write_episodes(self) -> None:
-        with replacing(self.path / "episodes.npz") as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(file, **self._accuracies)
-        pairs = tables.differences(self.results, self._accuracies)
-        replace_text(self.path / "differences.csv", pairs.to_csv(index=False, float_format="%.6g"))
-        comparison = compare(self.results, run=self.path.resolve().name)
-        replace_text(self.path / "comparison.md", tables.markdown(comparison_sheets(comparison, every=True)))
-        replace_text(self.path / "results.csv", self.results.to_csv(index=False))
+            made = _sheets(self._rows, self._arrays)
+            replace_text(self.path / "results.md", tables.markdown(made))
+            replace_text(self.path / "results.tex", tables.latex(made))
+            kind, rows, arrays = PROTOCOLS[protocol], self._rows[protocol], self._arrays[protocol]
+            if kind.arrays:
+                with replacing(self.path / kind.arrays) as unfinished, unfinished.open("wb") as file:
+                    np.savez_compressed(file, **arrays)
+            for name, text in kind.files(rows, arrays, self.path.resolve().name).items():
+                replace_text(self.path / name, text)
+            replace_text(self.path / kind.table, rows.to_csv(index=False))
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
-        """The configuration of the run that is there with the learners of `config` added."""
-        other = "choose another folder with --output"
+        """The configuration of the run that is there with the learners, seeds and protocols of `config` added."""
         check_free(self.path, resume)
         earlier = read_config(self.path / "config.toml")
-        for part in ("data", "evaluation", "validation"):
-            before, now = (getattr(one, part).model_dump() for one in (earlier, config))
-            both = set(earlier.evaluation.protocols) & set(config.evaluation.protocols)
-            for name in before:
-                compared = name != "protocols" and (name not in PROTOCOLS or name in both)
-                if compared and before[name] != now[name]:
-                    raise InputError(
-                        f"{self.path} holds a run with {name} = {before[name]} in [{part}], not {now[name]}: {other}"
-                    )
-        for spec in sorted(earlier.learner.keys() & config.learner.keys()):
-            if earlier.learner[spec] != config.learner[spec]:
-                raise InputError(f"{self.path} holds a run of {spec} with other settings: {other}")
+        _check_continues(self.path, earlier, config)
         environment = self.path / "environment.json"
         if environment.exists() and read_environment(environment)["data"] != data:
-            raise InputError(f"{self.path} holds a run on other images of {config.data.dataset}: {other}")
-        finished = earlier.evaluation
-        evaluation = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
-        together = {*finished.protocols, *config.evaluation.protocols}
-        evaluation["protocols"] = [name for name in PROTOCOLS if name in together]
-        return config.model_copy(
-            update={
-                "seeds": sorted({*earlier.seeds, *config.seeds}),
-                "learner": {**earlier.learner, **config.learner},
-                "evaluation": config.evaluation.model_copy(update=evaluation),
-            }
-        )
+            raise InputError(
+                f"{self.path} holds a run on other images of {config.data.dataset}: choose another one with --output"
+            )
+        finished, new = earlier.evaluation, config.evaluation
+        kept = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
+        names = [name for name in PROTOCOLS if name in (*finished.protocols, *new.protocols)]
+        together = {
+            "seeds": sorted({*earlier.seeds, *config.seeds}),
+            "learner": {**earlier.learner, **config.learner},
+            "evaluation": new.model_copy(update={**kept, "protocols": names}),
+        }
+        return config.model_copy(update=together)
+
+
+def _check_continues(path: Path, earlier: Config, config: Config) -> None:
+    """InputError if a run of `config` differs from the run of `earlier` in a setting that all of its rows share."""
+    other = "choose another folder with --output"
+    shared = set(earlier.evaluation.protocols) & set(config.evaluation.protocols)
+    ignored = {"protocols", *PROTOCOLS} - shared  # settings of protocols that only one of the runs has
+    for part in ("data", "evaluation", "validation"):
+        before, now = (getattr(one, part).model_dump() for one in (earlier, config))
+        for name in before:
+            if before[name] != now[name] and (part != "evaluation" or name not in ignored):
+                raise InputError(
+                    f"{path} holds a run with {name} = {before[name]} in [{part}], not {now[name]}: {other}"
+                )
+    for asked in sorted(earlier.learner.keys() & config.learner.keys()):
+        if earlier.learner[asked] != config.learner[asked]:
+            raise InputError(f"{path} holds a run of {asked} with other settings: {other}")
 
 
 def check_free(path: Path, resume: bool) -> None:
@@ -267,20 +255,23 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     if not (path / "results.csv").is_file():
         raise InputError(f"{path} holds no results of a run: name a folder that 'fewshot bench' has written")
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
-        return _read_whole(path)
+        return _read_exactly(_EPISODES, path)
 
 
 def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
-    """The rows of verification, retrieval and generalised, of those that were run; InputError where damaged."""
+    """The rows of the protocols besides episodes, of those that were run; InputError if damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
-        return _read_protocols(path)
+        others = [one for one in PROTOCOLS.values() if one is not _EPISODES and (path / one.table).exists()]
+        return {one.name: _read_exactly(one, path)[0] for one in others}
 
 
 def read_sheets(path: Path) -> list[tables.Sheet]:
-    """The tables of the run in `path`, those of results.md; InputError where that is a damaged one."""
+    """The tables of the run in `path`, those of results.md; InputError if that is a damaged one."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
-        results, accuracies = _read_whole(path) if (path / "results.csv").exists() else (pd.DataFrame(), {})
-        return _sheets(results, accuracies, _read_protocols(path))
+        there = [one for one in PROTOCOLS.values() if (path / one.table).exists()]
+        found = {one.name: _read_exactly(one, path) for one in there}
+    rows, arrays = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
+    return _sheets(rows, arrays)
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -291,45 +282,43 @@ def find_runs(path: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """What results.csv and episodes.npz hold; a column that runs did not always have is filled where it is missing."""
-    results = read_rows(path / "results.csv", tables.COLUMNS, _LATER)
-    return results, read_episodes(path / "episodes.npz")
+def _read(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The rows and arrays of a protocol; a column that runs did not always have is filled if it is missing."""
+    rows = read_rows(path / protocol.table, protocol.columns, {**_LATER, **protocol.later})
+    return rows, read_episodes(path / protocol.arrays) if protocol.arrays else {}
 
 
-def _read_whole(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """As _read; Damaged where a row is not the mean of its episodes."""
-    results, accuracies = _read(path)
-    for why in filter(None, unlike_episodes(results, accuracies)):
+def _read_exactly(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """As _read; Damaged if a row contradicts its arrays."""
+    rows, arrays = _read(protocol, path)
+    for why in filter(None, protocol.unlike(rows, arrays)):
         raise Damaged(why)
-    return results, accuracies
+    return rows, arrays
 
 
-def _read_protocols(path: Path) -> dict[str, pd.DataFrame]:
-    """The rows of the other protocols, of those that were run."""
-    found = {}
-    for protocol, columns in COLUMNS.items():
-        if (path / f"{protocol}.csv").exists():
-            later = {**tables.LATER, **_LATER_OF.get(protocol, {})}
-            found[protocol] = read_rows(path / f"{protocol}.csv", columns, later)
-    return found
+def _whole(
+    protocol: Protocol, rows: pd.DataFrame, arrays: dict[str, np.ndarray]
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The rows that do not contradict their arrays, as they do if a run was killed while it wrote them."""
+    reasons = protocol.unlike(rows, arrays)
+    for why in filter(None, reasons):
+        log.warning("%s: this is run again", why)
+    return rows[[not why for why in reasons]].reset_index(drop=True), arrays
 
 
-def _sheets(
-    results: pd.DataFrame, accuracies: Mapping[str, np.ndarray], protocols: Mapping[str, pd.DataFrame]
-) -> list[tables.Sheet]:
-    """All tables of a run, those of the episodes first."""
-    made = tables.sheets(results, accuracies) if len(results) else []
-    return made + [sheet for name in COLUMNS if name in protocols for sheet in protocol_sheets(name, protocols[name])]
+def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[tables.Sheet]:
+    """All tables of a run, by protocol."""
+    there = [name for name in PROTOCOLS if len(rows.get(name, ()))]
+    return [sheet for name in there for sheet in PROTOCOLS[name].sheets(rows[name], arrays.get(name, {}))]
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """Both together, new rows in place of older ones of the same model, way and shot; learners as they came."""
-    cell = ["seed", *(name for name in ("way", "shot") if name in new)]
+    cell = [*(name for name in CELL if name in new)]
     together = pd.concat([before, new]) if len(before) else new
-    together = together.drop_duplicates([*_LEARNER, *cell], keep="last")
-    place = together.groupby(_LEARNER, sort=False).ngroup()
-    together = together.assign(place=place).sort_values(["place", *cell], kind="stable")
+    together = together.drop_duplicates([*MODEL, *cell], keep="last")
+    place = together.groupby(LEARNER, sort=False).ngroup()
+    together = together.assign(place=place).sort_values(["place", "seed", *cell], kind="stable")
     return together.drop(columns="place").reset_index(drop=True)
 
 

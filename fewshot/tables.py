@@ -1,7 +1,7 @@
 """The results of a run as tables for readers: terminal, Markdown, LaTeX. All made by pandas from the tidy rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,40 +10,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from fewshot.statistics import all_pairs, over_seeds, proportion, ranks
+from fewshot.records import ALIKE, CELL, array_of, labels, marks_of, summarised
+from fewshot.statistics import all_pairs, proportion, ranks
 
-COLUMNS = [
-    "dataset",
-    "split",
-    "learner",
-    "variant",
-    "backbone",
-    "way",
-    "shot",
-    "query",
-    "episodes",
-    "seed",
-    "accuracy",
-    "ci95",
-    "ci95_open",
-    "train_seconds",
-    "eval_seconds",
-    "protocol",
-    "image_size",
-    "transductive",
-    "text",
-    "external",
-    "device",
-    "precision",
-    "torch",
-    "collapsed",
-    "kept",
-    "key",
-]
-LATER = {"collapsed": False, "kept": "", "key": ""}  # columns that the rows of older runs lack, and what holds there
-LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
-MODEL = ["dataset", "protocol", "learner", "variant", "backbone", "image_size", *LEAGUE]
-_CELL = [*MODEL, "way", "shot"]
 CHALLENGE = "lake-oneshot"  # the protocol whose trials are counted, one by one
 INTERVAL = (
     "± is the 95 % interval over the episodes (1.96 standard errors): it covers which episodes are drawn from these"
@@ -121,7 +90,7 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
     each = _by_protocol(results, accuracies or {}, seeds=True)
     note = ". ".join([INTERVAL, *remarks(results)])
     made = [_sheet(results, "", caption(results), results["accuracy"], results["ci95"], note, each)]
-    repeated = results[results.groupby(_CELL)["seed"].transform("nunique") > 1]
+    repeated = results[results.groupby([*ALIKE, *CELL])["seed"].transform("nunique") > 1]
     if len(repeated):
         over, arrays = summarised(repeated).assign(seed=0), _by_protocol(repeated, accuracies or {})
         text = f"{caption(results)}, mean of {over['seeds'].max()} training seeds"
@@ -135,37 +104,6 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
     if (results["protocol"] == CHALLENGE).any():
         made.insert(0, _errors(results, each))
     return made
-
-
-def summarised(results: pd.DataFrame) -> pd.DataFrame:
-    """The tidy rows of runs with training seeds put together: MODEL, way, shot and the columns below, in percent.
-
-    accuracy        the mean over the trainings
-    ci95, interval  'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that
-                    of the papers
-    seeds           how many trainings
-    episodes_ci95   which episodes are drawn: the papers' half-width, of several trainings its root mean square, which
-                    that of their mean cannot be wider than
-    spread          the standard deviation over the episodes that goes with it
-    """
-
-    def together(rows: pd.DataFrame) -> pd.Series:
-        several = len(rows) > 1
-        mean, ci95 = over_seeds(rows["accuracy"].to_numpy()) if several else rows[["accuracy", "ci95"]].iloc[0]
-        return pd.Series(
-            {
-                "accuracy": mean,
-                "ci95": ci95,
-                "interval": "seeds" if several else "episodes",
-                "seeds": len(rows),
-                "episodes_ci95": np.sqrt((rows["ci95"] ** 2).mean()),
-                "spread": np.sqrt((rows["ci95"] ** 2 * rows["episodes"]).mean()) / 1.96,
-                **marks_of(rows),
-            }
-        )
-
-    kept = results.drop_duplicates([*_CELL, "seed"], keep="last")
-    return kept.groupby(_CELL, sort=False).apply(together, include_groups=False).reset_index()
 
 
 def markdown(made: Sequence[Sheet]) -> str:
@@ -230,69 +168,10 @@ def differences(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> 
     return pairs[["way", "shot", *pairs.columns.drop(["way", "shot"])]]
 
 
-def array_of(row: pd.Series, accuracies: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The accuracies of the episodes that a row of the results is the mean of; None where they are not there.
-
-    Their names are those of the models: some have their backbone in it, some the one shot that they are for.
-    """
-    names = [f"{name}/{row['way']}way{row['shot']}shot" for name in model_names(row)]
-    return next((accuracies[name] for name in names if name in accuracies), None)
-
-
-def model_names(row: pd.Series) -> list[str]:
-    """What the model of a row may be called, the fullest name first: of its arrays and of its checkpoints' folder."""
-    backbone, shot = row["backbone"].replace(":", "-"), f"{row['shot']}shot"
-    return [
-        "-".join(filter(None, [row["learner"], row["variant"], *marks, f"seed{row['seed']}"]))
-        for marks in ([backbone, shot], [backbone], [shot], [])
-    ]
-
-
-def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
-    """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, where there are several.
-
-    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'; so are
-    trainings that collapsed, and rows that were kept though their code or packages have changed.
-    """
-    several = seeds and results["seed"].nunique() > 1
-    families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
-    backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
-    backbones |= families.nunique() > 1
-    said = _said(results, ["learner", "variant", "backbone", *(["seed"] if several else [])])
-    found = []
-    for row, has_several in zip(results.itertuples(), backbones):
-        label = f"{row.learner} ({row.variant})" if row.variant else row.learner
-        label += f", {row.backbone}" if has_several else ""
-        label += f", seed {row.seed}" if several else ""
-        marks = [mark for column, mark in LEAGUE.items() if getattr(row, column)]
-        marks += said[row.Index]
-        found.append(f"{label} [{', '.join(marks)}]" if marks else label)
-    return pd.Series(found, index=results.index, dtype=object)
-
-
 def remarks(results: pd.DataFrame) -> list[str]:
     """The sentences that explain the marks of models that collapsed, or were kept from an earlier state."""
     found = marks_of(results)
     return [text for column, text in {"collapsed": COLLAPSED, "kept": KEPT}.items() if found[column]]
-
-
-def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """The columns collapsed and kept of several rows put together; rows that do not have them have no marks."""
-    kept = [one for one in rows.get("kept", ()) if isinstance(one, str) and one]
-    return {
-        "collapsed": any(isinstance(one, bool | np.bool_) and one for one in rows.get("collapsed", ())),
-        "kept": ", ".join(dict.fromkeys(kept)),
-    }
-
-
-def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
-    """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
-    said = {}
-    for _, rows in results.groupby(model, sort=False, dropna=False):
-        found = marks_of(rows)
-        words = ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
-        said |= dict.fromkeys(rows.index, words)
-    return said
 
 
 def _notes(made: Sequence[Sheet]) -> list[str]:

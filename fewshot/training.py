@@ -1,6 +1,5 @@
 """Training one learner on base classes, choosing its checkpoint on validation classes."""
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -27,6 +26,7 @@ from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
+from fewshot.models import ModelSpec
 from fewshot.pretraining import of_base_classes
 from fewshot.provenance import RENEWED, told
 from fewshot.recording import gradients_of
@@ -64,7 +64,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     folder: Path | None = None,
-    about: dict[str, Any] | None = None,
+    spec: ModelSpec | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Trained:
@@ -73,8 +73,8 @@ def train(
     settings  settings.weights, if given, is the file of weights that the learner's backbone starts from
     folder    gets last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv; None: no
               files are written
-    about     what the checkpoints should say of the learner, besides its weights
-    resume    go on from folder/last.pt if there is one, InputError if it is of another `about`; the result is the same
+    spec      what the checkpoints say of the model, besides its weights
+    resume    go on from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the same
               as without the interruption
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
@@ -94,7 +94,7 @@ def train(
     torch.manual_seed(seed)
     if settings.steps == 0:
         _show_base(learner, train_bank)
-    run = _Run(learner, settings, folder, about or {})
+    run = _Run(learner, settings, folder, spec)
     if resume:
         run.restore()
     following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, chosen)
@@ -175,19 +175,6 @@ def _show_base(learner: Learner, bank: ImageBank) -> None:
     learner.begin_validation(EmbeddedBank(learner, bank.only(drawn.support.flatten().sort().values)))
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
-    """What differs between two `about`s; settings that an older version did not know count as their defaults.
-
-    Of code and packages that an older version did not note, it is not known that they are the same: they differ.
-    """
-    different = {key for key in now if (before.get(key) or "") != (now[key] or "")}
-    if "settings" in different and "settings" in before:
-        with contextlib.suppress(ValueError):  # of settings that this version refuses, and so of others
-            old, new = (Training.model_validate(about["settings"]) for about in (before, now))
-            different -= {"settings"} if old == new else set()
-    return different
-
-
 class _Progress(BaseModel):
     """How far a training had come, as last.pt holds it."""
 
@@ -202,8 +189,9 @@ class _Progress(BaseModel):
 class _Run:
     """What changes while a learner trains, and its checkpoints: last.pt has all of it, best.pt the weights to keep."""
 
-    def __init__(self, learner: Learner, settings: Training, folder: Path | None, about: dict[str, Any]) -> None:
-        self.learner, self.folder, self.about, self.steps = learner, folder, about, settings.steps
+    def __init__(self, learner: Learner, settings: Training, folder: Path | None, spec: ModelSpec | None) -> None:
+        self.learner, self.folder, self.spec, self.steps = learner, folder, spec, settings.steps
+        self.about = spec.to_checkpoint() if spec else {}
         self.name = " ".join(filter(None, [learner.name, learner.variant]))
         self.optimizer = _optimizer(learner, settings)
         self.schedule = _schedule(self.optimizer, settings)
@@ -222,9 +210,11 @@ class _Run:
             return
         path = self.folder / "last.pt"
         state = checkpoints.load(path)
-        changed = changes(state["about"], self.about)
+        before = ModelSpec.from_checkpoint(state, path) if self.spec else None
+        changed = self.spec.changes(before) if self.spec and before else set()
         if changed and changed <= set(RENEWED):
-            log.warning("%s is of %s: this training begins anew", path, told(state["about"], self.about))
+            then, now = ({name: about.get(name) for name in RENEWED} for about in (state["about"], self.about))
+            log.warning("%s is of %s: this training begins anew", path, told(then, now))
             return
         if changed:
             raise InputError(

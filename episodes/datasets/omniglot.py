@@ -90,6 +90,8 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
             "split": split,
             "source": " and ".join(str(f.path) for f in files.values()),
             "turns": turns,
+            "fit": "squash",
+            "inverted": True,
         },
     )
     return cached_bank(f"omniglot-{protocol}-{split}-{size}-{fingerprint}", lambda: contents)

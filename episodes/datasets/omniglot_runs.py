@@ -35,7 +35,15 @@ def contents(files: ImageFiles, size: int, prepare: Callable[[Image.Image], Imag
         names,
         [name.partition("/")[0] for name in names],
         fill,
-        {"dataset": "omniglot", "protocol": "lake-oneshot", "split": "test", "source": str(files.path), "listed": True},
+        {
+            "dataset": "omniglot",
+            "protocol": "lake-oneshot",
+            "split": "test",
+            "source": str(files.path),
+            "listed": True,
+            "fit": "squash",
+            "inverted": True,
+        },
     )
 
 

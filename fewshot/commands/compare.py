@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         show_comparison(found, console, options.all)
         return
     writers = {
-        ".csv": lambda: found.round(4).to_csv(index=False),
+        ".csv": lambda: comparison.printed(found).to_csv(index=False),
         ".md": lambda: tables.markdown(comparison.sheets(found, every=True)),
         ".tex": lambda: tables.latex(comparison.sheets(found, every=True)),
     }

@@ -1,7 +1,6 @@
 """fewshot evaluate: evaluate a checkpoint on one protocol."""
 
 import argparse
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -9,7 +8,6 @@ from rich.console import Console
 from episodes import ImageBank, InputError, ListedEpisodes, load_dataset
 from episodes.datasets import full_name
 from fewshot import checkpoints, tables
-from fewshot.benchmark import build_learner, open_interval
 from fewshot.clamping import clamped_generalised, with_held_out
 from fewshot.commands import arguments
 from fewshot.config import evaluation_from
@@ -17,9 +15,11 @@ from fewshot.devices import choose_device, placed, prepare
 from fewshot.evaluation import evaluate
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank
-from fewshot.models import about_of, check_fits
-from fewshot.protocols.rows import check_protocols, measure
-from fewshot.protocols.sheets import protocol_sheets
+from fewshot.models import ModelSpec
+from fewshot.protocols.base import Task
+from fewshot.protocols.episodes import open_interval
+from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, protocol_sheets
+from fewshot.records import row_of
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -49,35 +49,33 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Rebuild the learner of a checkpoint, measure it and print the table."""
     arguments.check_protocol(options.protocol)
     content = checkpoints.load(options.checkpoint)
-    about = about_of(content, options.checkpoint)
-    if ".py:" in about["learner"] and not options.learner:
+    spec = ModelSpec.from_checkpoint(content, options.checkpoint)
+    if ".py:" in spec.asked and not options.learner:
         raise InputError(
-            f"{options.checkpoint} is of the learner {about['learner']}: if you trust that file, name it with --learner"
+            f"{options.checkpoint} is of the learner {spec.asked}: if you trust that file, name it with --learner"
         )
-    bank = _load(options, about, options.split, options.dataset)
-    cls, variant = find_learner(options.learner or about["learner"])
-    if cls.name != about["name"] or (variant and variant != about["variant"]):
-        raise InputError(f"{options.checkpoint} is of the learner {about['learner']}, not of {options.learner}")
-    if bank.images.shape[1] != about["channels"]:
+    bank = _load(options, spec, options.split, options.dataset)
+    cls, variant = find_learner(options.learner or spec.asked)
+    if cls.name != spec.learner or (variant and variant != spec.variant):
+        raise InputError(f"{options.checkpoint} is of the learner {spec.asked}, not of {options.learner}")
+    if bank.images.shape[1] != spec.channels:
         raise InputError(
-            f"{options.checkpoint} was trained on images of {about['channels']} channels, and those of {bank.name} have"
+            f"{options.checkpoint} was trained on images of {spec.channels} channels, and those of {bank.name} have"
             f" {bank.images.shape[1]}"
         )
-    check_fits(cls, about, options.checkpoint)
-    learner = build_learner(cls, about)
+    spec.check_fits(cls, options.checkpoint)
+    learner = spec.build(cls)
     checkpoints.restore(learner, content, options.checkpoint)
-    if options.dataset and full_name(options.dataset) != about["dataset"]:
+    if options.dataset and full_name(options.dataset) != spec.dataset:
         learner.external = True  # classes that are tested may be among those it was trained on
-    print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
-    if options.protocol == "episodes":
-        tables.show(tables.sheets(_evaluate_episodes(options, about, learner, bank)), console)
+    print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
+    if PROTOCOLS[options.protocol].by_shot:
+        tables.show(tables.sheets(_evaluate_episodes(options, spec, learner, bank)), console)
     else:
-        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, about, learner, bank)), console)
+        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, spec, learner, bank)), console)
 
 
-def _evaluate_episodes(
-    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
-) -> pd.DataFrame:
+def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
     settings = {"ways": [options.way], "query": options.query, "seed": options.seed}
     settings |= {"shots": [1 if options.shot is None else options.shot]}
@@ -89,7 +87,7 @@ def _evaluate_episodes(
         listed = ListedEpisodes(bank)
         way, shot, query = listed.way, listed.shot, listed.query
     row = {
-        **_model(about, learner),
+        **row_of(spec, learner),
         "dataset": bank.dataset,
         "split": bank.split,
         "way": way,
@@ -104,9 +102,7 @@ def _evaluate_episodes(
     return pd.DataFrame([row])
 
 
-def _evaluate_protocol(
-    options: argparse.Namespace, about: dict[str, Any], learner: Learner, bank: ImageBank
-) -> pd.DataFrame:
+def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
     """The rows of a checkpoint of another protocol than episodes."""
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
@@ -120,28 +116,17 @@ def _evaluate_protocol(
         wanted = wanted.model_copy(update={"generalised": clamped_generalised(wanted.generalised, bank)})
     banks = {"test": bank}
     if options.protocol == "verification":
-        banks["validation"] = _load(options, about, "validation", options.dataset)
-    if options.protocol == "generalised" and about.get("held_out"):
-        banks = with_held_out({**banks, "train": _load(options, about, "train")}, about["held_out"])
+        banks["validation"] = _load(options, spec, "validation", options.dataset)
+    if options.protocol == "generalised" and spec.held_out:
+        banks = with_held_out({**banks, "train": _load(options, spec, "train")}, spec.held_out)
     check_protocols(wanted, banks)
     device = choose_device(options.device)
     prepare(device)
     learner.to(device)
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
-    return pd.DataFrame(measure(options.protocol, learner, data, wanted, _model(about, learner)))
+    task = Task(learner, data, wanted, (), row_of(spec, learner), spec.label)
+    return pd.DataFrame(measure(options.protocol, task)[0])
 
 
-def _model(about: dict[str, Any], learner: Learner) -> dict[str, Any]:
-    """What the rows of a checkpoint say of it."""
-    return {
-        "learner": learner.name,
-        "variant": learner.variant,
-        "backbone": about["settings"]["backbone"],
-        "seed": about["seed"],
-        "image_size": about["size"],
-        **{column: getattr(learner, column) for column in tables.LEAGUE},
-    }
-
-
-def _load(options: argparse.Namespace, about: dict[str, Any], split: str, dataset: str | None = None) -> ImageBank:
-    return load_dataset(dataset or about["dataset"], split, data=options.data, size=about["size"])
+def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:
+    return load_dataset(dataset or spec.dataset, split, data=options.data, size=spec.size)

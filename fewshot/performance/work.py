@@ -23,6 +23,7 @@ from fewshot.evaluation import evaluate, run_episodes
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank, computing_in, learning_from
 from fewshot.learners.prototypical import Prototypical
+from fewshot.models import ModelSpec
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
 from fewshot.recording import gradients_of
@@ -248,13 +249,8 @@ def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Trai
     config = load_config("quick", [f"{name}@{backbone}"])
     cls, variant = find_learner(name)
     settings = clamped(next(iter(config.learner.values())), cls, bank)
-    torch.manual_seed(0)
-    network = make_backbone(settings.backbone, bank.images.shape[1], bank.images.shape[2])
-    classes = bank.classes if cls.supervised else len(bank)
-    learner = cls(network, classes, variant, **settings.options)
-    if learner.text:
-        learner.class_names = bank.class_names
-    return learner, settings
+    spec = ModelSpec.of(cls, bank, settings, variant=variant or cls.variants[0])
+    return spec.build(cls), settings
 
 
 def _training(learner: Learner, settings: Training, bank: ImageBank, device: torch.device) -> Iterator[Tensor]:

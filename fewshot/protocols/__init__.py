@@ -1,5 +1,6 @@
-"""Test protocols beside N-way K-shot episodes, of everything that embeds images: one module each.
+"""The ways to test trained models, one module each, all with the interface of base.py.
 
+episodes      N-way K-shot: which of N classes does this image show, given K images of each?
 verification  do two images show the same class?
 retrieval     which of all other images show the class of this one?
 generalised   which of all classes, base and novel, does this image show?

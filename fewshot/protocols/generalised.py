@@ -1,25 +1,40 @@
 """Generalised few-shot learning: novel classes beside all base classes, in one label space."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from episodes import EpisodeSampler, InputError
+from episodes import EpisodeSampler, ImageBank, InputError
+from fewshot.config import Evaluation
 from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.protocols.base import FIRST, LAST, Arrays, NotComparable, Protocol, Row, Task, in_columns, with_widths
+from fewshot.protocols.sheets import images_text, sheet_of, with_seeds
 from fewshot.protocols.similarity import measuring, rounding_of, scores_apart, scores_embeddings
+from fewshot.records import labels
 from fewshot.statistics import Estimate, over_episodes
+from fewshot.tables import Sheet
 
 _CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # scores worked on at once
 _IMAGES = {"cpu": 1 << 14, "cuda": 1 << 21}  # images of the episodes worked on at once
 SUPPORT = 20  # training images of a base class that stand for it, at most
-
-
-class NotComparable(InputError):
-    """A learner's scores for base and for novel classes cannot be put side by side."""
+_SPLITS = ("test", "train", "held_out")
+_HEADINGS = {
+    "harmonic": "harmonic mean of novel and base",
+    "novel": "queries of novel classes",
+    "base": "queries of base classes",
+    "all": "all queries",
+}
+_NOTE = (
+    "Generalised: a query may be of any class, base or novel, and the queries of base classes are images that training"
+    " has not seen. Base classes are known by their trained weights where the learner has some, else by up to"
+    f" {SUPPORT} training images each. ± is the 95 % interval over the episodes: it covers which episodes are drawn for"
+    " this one trained model"
+)
 
 
 class BaseScores(NamedTuple):
@@ -212,3 +227,54 @@ def _has_base_logits(learner: Learner) -> bool:
 def _check_finite(learner: Learner, scores: Tensor) -> None:
     if not scores.isfinite().all():
         raise InputError(f"the scores of {learner.name} are not all finite numbers")
+
+
+class GeneralisedProtocol(Protocol):
+    """Episodes of novel classes beside all base classes."""
+
+    name = "generalised"
+    columns = (
+        *FIRST,
+        *("way", "shot", "query", "episodes", "base_classes", "base_known"),
+        *with_widths("novel", "base", "all", "harmonic"),
+        *LAST,
+    )
+
+    def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
+        super().check(wanted, banks)
+        if "held_out" not in banks:
+            raise InputError(
+                "generalised asks about images of base classes that training has not seen, and none were held out:"
+                " train with held_out = 5 in [data], or --held-out 5, into a folder of its own"
+            )
+        for shot in wanted.generalised.shots:
+            EpisodeSampler(banks["test"], wanted.generalised.way, shot, wanted.generalised.query, wanted.seed)
+
+    def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
+        settings, (test, train, last) = task.wanted.generalised.model_dump(), map(task.data.get, _SPLITS)
+        found, known = generalise(task.learner, test, train, last, **settings, seed=task.wanted.seed)
+        about = {**settings, "base_classes": train.bank.classes, "base_known": known}
+        return [{**about, "shot": joint.shot, **in_columns(joint.percent)} for joint in found], {}
+
+    def sheets(self, rows: pd.DataFrame, arrays: Arrays) -> list[Sheet]:
+        return with_seeds(rows, _NOTE, _sheets)
+
+
+PROTOCOL = GeneralisedProtocol()
+
+
+def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
+    row = rows.iloc[0]
+    common = (
+        f"{images_text(rows)}: accuracy in percent among {row['base_classes']:,} base and {row['way']} novel classes,"
+        f" over {row['episodes']:,} episodes of {row['query']} queries a novel class and as many of base classes{seeds}"
+    )
+    shots = sorted(rows["shot"].unique())
+    rows = rows.assign(label=labels(rows))
+    made = []
+    for measure, text in _HEADINGS.items():
+        columns = {f"{shot}-shot": rows[rows["shot"] == shot].set_index("label") for shot in shots}
+        cells = {name: (one[measure], one[f"{measure}_ci95"]) for name, one in columns.items()}
+        title = f"Generalised, {text}"
+        made.append(sheet_of(title, f"{common}, {text}", rows["label"].unique(), cells, note))
+    return made

@@ -2,22 +2,35 @@
 
 import dataclasses
 import warnings
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from episodes import InputError
 from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task, in_columns, with_widths
+from fewshot.protocols.sheets import images_text, measure_sheet, with_seeds
 from fewshot.protocols.similarity import Similarity, measuring, similarity_of
 from fewshot.statistics import Estimate, over_classes
+from fewshot.tables import Sheet
 
 _CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # similarities worked on at once
 RANKS = (1, 2, 4, 8)
 _PASSES = 50  # of k-means, at most
 _FEW = 100  # classes, up to which one start of k-means is quick and may be far off
+_RECALLS = [f"recall{k}" for k in RANKS]
+_HEADINGS = {**{f"recall{k}": f"Recall@{k}" for k in RANKS}, "map_at_r": "mAP@R", "nmi": "NMI"}
+_STARTS = "std of NMI over starts"
+_NOTE = (
+    "Retrieval: every test image is a query among all others. mAP@R after Musgrave et al. (2020). ± is the 95 %"
+    " interval over the classes of the queries: it covers other classes, among the images of this test set, for this"
+    " one trained model; NMI, of k-means with as many clusters as classes, has none. The clusters are the best of many"
+    " starts of k-means if there are few classes; the std over those starts is how far NMI of one start would be off"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,3 +191,32 @@ def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) ->
         found.append(normalized_mutual_info_score(labels, fitted.labels_))
     spread = np.std(found, ddof=1) if len(found) > 1 else np.nan
     return float(found[np.argmin(inertias)]), float(spread)
+
+
+class RetrievalProtocol(Protocol):
+    """Every test image among all others; it has nothing to set."""
+
+    name = "retrieval"
+    columns = (*FIRST, "images", "similarity", *with_widths(*_RECALLS, "map_at_r"), "nmi", "nmi_std", *LAST)
+    later: ClassVar[Row] = {"nmi_std": np.nan}
+
+    def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
+        found = retrieve(task.learner, task.data["test"], task.wanted.seed)
+        measures = {**dict(zip(_RECALLS, found.recall.values())), "map_at_r": found.map_at_r}
+        about = {"images": len(task.data["test"].bank), "similarity": found.similarity}
+        return [{**about, "nmi": round(found.nmi, 4), "nmi_std": round(found.nmi_std, 4), **in_columns(measures)}], {}
+
+    def sheets(self, rows: pd.DataFrame, arrays: Arrays) -> list[Sheet]:
+        return with_seeds(rows, _NOTE, _sheets)
+
+
+PROTOCOL = RetrievalProtocol()
+
+
+def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
+    text = f"{images_text(rows)}: percent, over {rows['images'].iloc[0]:,} queries{seeds}"
+    if rows["nmi_std"].isna().all():
+        return [measure_sheet(rows, "Retrieval", text, _HEADINGS, note)]
+    sheet = measure_sheet(rows, "Retrieval", text, {**_HEADINGS, "nmi_std": _STARTS}, note)
+    sheet.best[_STARTS] = False  # it says how sure NMI is, not how good a learner is
+    return [sheet]

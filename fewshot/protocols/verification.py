@@ -1,19 +1,32 @@
 """Verification: do two images show the same class? Balanced pairs of test classes, the same for every learner."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from episodes import EpisodeSampler, ImageBank, InputError
+from fewshot.config import Evaluation
 from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task, in_columns, with_widths
+from fewshot.protocols.sheets import images_text, measure_sheet, with_seeds
 from fewshot.protocols.similarity import Similarity, measuring, rounding_of, similarity_of
 from fewshot.statistics import Estimate, over_classes
+from fewshot.tables import Sheet
 
 _CHUNK = 4096  # pairs compared at once
 FALSE_ACCEPTS = 0.01  # at which true accepts are counted
+_HEADINGS = {"auc": "ROC AUC", "eer": "equal error rate", "accuracy": "accuracy", "tar": "true accepts at 1 %"}
+_NOTE = (
+    "Verification: do two images show the same class? ± is the 95 % interval for another test set of as many classes"
+    " with images of their own, for this one trained model and its threshold; the threshold of the accuracy was chosen"
+    " on pairs of validation classes. A pair's score is the learner's own where a class's score depends on its own"
+    " support alone, else the cosine of the embeddings"
+)
 
 
 class Pairs(NamedTuple):
@@ -188,3 +201,33 @@ def _placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     others = np.sort(others)
     below, up_to = (np.searchsorted(others, scores, side=side) for side in ("left", "right"))
     return (below + up_to) / (2 * len(others))
+
+
+class VerificationProtocol(Protocol):
+    """The same balanced pairs for every learner."""
+
+    name = "verification"
+    columns = (*FIRST, "pairs", "similarity", *with_widths(*_HEADINGS), "threshold", *LAST)
+
+    def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
+        super().check(wanted, banks)
+        for split in ("test", "validation"):
+            draw_pairs(banks[split], 1, wanted.seed)
+
+    def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
+        pairs = task.wanted.verification.pairs
+        found = verify(task.learner, task.data["test"], task.data["validation"], pairs, task.wanted.seed)
+        measures = {name: getattr(found, name) for name in _HEADINGS}
+        about = {"pairs": pairs, "similarity": found.similarity, "threshold": float(f"{found.threshold:.6g}")}
+        return [{**about, **in_columns(measures)}], {}
+
+    def sheets(self, rows: pd.DataFrame, arrays: Arrays) -> list[Sheet]:
+        return with_seeds(rows, _NOTE, _sheets)
+
+
+PROTOCOL = VerificationProtocol()
+
+
+def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
+    text = f"{images_text(rows)}: percent, over {rows['pairs'].iloc[0]:,} pairs of one class and as many of two{seeds}"
+    return [measure_sheet(rows, "Verification", text, _HEADINGS, note, lowest=("eer",))]

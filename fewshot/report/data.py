@@ -12,15 +12,15 @@ import torch
 
 from episodes import Episodes, ImageBank, InputError, load_dataset
 from episodes.sampler import sampler_of
-from fewshot import checkpoints, tables
-from fewshot.benchmark import build_learner
+from fewshot import checkpoints
 from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import EmbeddedBank
-from fewshot.models import about_of, check_fits
-from fewshot.records import Damaged, read_environment, read_history
-from fewshot.report.figures import LEARNER, Style, learner_styles
+from fewshot.models import ModelSpec
+from fewshot.record_files import Damaged, read_environment, read_history
+from fewshot.records import LEARNER, array_name, labels, model_names
+from fewshot.report.figures import Style, learner_styles
 from fewshot.run_folder import read_protocols, read_results
 
 MAP_CLASSES, MAP_IMAGES = 12, 20  # of an embedding map
@@ -67,7 +67,7 @@ def read_run(folder: Path) -> Run:
     except (OSError, Damaged) as error:
         raise InputError(f"the run in {folder} is damaged ({error}): copy it again, or run it again") from error
     learners = results[LEARNER].itertuples(index=False, name=None)
-    styles = learner_styles(dict(zip(learners, tables.labels(results, seeds=False))))
+    styles = learner_styles(dict(zip(learners, labels(results, seeds=False))))
     config, protocols = read_config(folder / "config.toml"), read_protocols(folder)
     return Run(folder, results, config, styles, accuracies, protocols, environment)
 
@@ -78,7 +78,7 @@ def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
         raise LeftOut("the run's folder holds no checkpoints")
     histories: dict[str, tuple[tuple[str, ...], pd.DataFrame]] = {}
     for _, row in run.results.iterrows():
-        for name in tables.model_names(row):
+        for name in model_names(row):
             with contextlib.suppress(OSError, ValueError):  # as if it were not there
                 history = read_history(run.folder / "checkpoints" / name / "training.csv")
                 histories.setdefault(name, (tuple(row[LEARNER]), history))
@@ -96,18 +96,17 @@ def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
     """
     models: dict[tuple[str, ...], Model] = {}
     problems = dict.fromkeys(run.styles, "there is no checkpoint of it that can be read")
-    for path, content in _checkpoints(run):
-        about, name = content["about"], path.parent.name
-        key = _key(about)
-        if key in models or f"{name}/{way}way{shot}shot" not in run.accuracies:
+    for path, spec, content in _checkpoints(run):
+        name, key = path.parent.name, spec.row[:3]
+        if key in models or array_name(name, way, shot) not in run.accuracies:
             continue
-        if ".py:" in about["learner"]:
+        if ".py:" in spec.asked:
             problems[key] = "it comes from a file, and a report runs no files"
             continue
         try:
-            cls, _ = find_learner(about["learner"])
-            check_fits(cls, about, path)
-            learner = build_learner(cls, about)
+            cls, _ = find_learner(spec.asked)
+            spec.check_fits(cls, path)
+            learner = spec.build(cls)
             checkpoints.restore(learner, content, path)
         except InputError as error:
             problems[key] = str(error)
@@ -120,24 +119,19 @@ def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
     return [models[key] for key in run.styles if key in models], told
 
 
-def _checkpoints(run: Run) -> list[tuple[Path, dict[str, Any]]]:
+def _checkpoints(run: Run) -> list[tuple[Path, ModelSpec, dict[str, Any]]]:
     """The best checkpoint of each model, in the order of the tables and of the seeds; LeftOut where there is none."""
     found = []
     for path in sorted(run.folder.glob("checkpoints/*/best.pt")):
         with contextlib.suppress(InputError):  # of a damaged one
             content = checkpoints.load(path)
-            content["about"] = about_of(content, path)
-            if _key(content["about"]) in run.styles:
-                found.append((path, content))
+            spec = ModelSpec.from_checkpoint(content, path)
+            if spec.row[:3] in run.styles:
+                found.append((path, spec, content))
     if not found:
         raise LeftOut("the run's folder holds no checkpoints")
     order = list(run.styles)
-    return sorted(found, key=lambda one: (order.index(_key(one[1]["about"])), one[1]["about"]["seed"]))
-
-
-def _key(about: dict[str, Any]) -> tuple[str, ...]:
-    """A learner's values of LEARNER from what its checkpoint says."""
-    return about["name"], about["variant"], about["settings"]["backbone"]
+    return sorted(found, key=lambda one: (order.index(one[1].row[:3]), one[1].seed))
 
 
 def chosen_cell(run: Run) -> tuple[int, int]:
@@ -164,7 +158,7 @@ def choose_episodes(run: Run, way: int, shot: int) -> dict[str, int]:
 
     The highest, the median and the lowest mean; of equal ones the first. Fewer than three episodes give fewer.
     """
-    values = [array for name, array in run.accuracies.items() if name.endswith(f"/{way}way{shot}shot")]
+    values = [array for name, array in run.accuracies.items() if name.endswith(array_name("", way, shot))]
     means = np.round(np.mean(values, axis=0), 9)  # equal shares are equal, whatever the order of the sum
     wanted = {"easy": means.max(), "typical": np.sort(means)[(len(means) - 1) // 2], "hard": means.min()}
     chosen: dict[str, int] = {}
@@ -265,7 +259,7 @@ def panel_of(comparison: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         told += f"; {len(theirs) - len(comparable)} others cannot be compared."
     else:
         inductive = theirs[theirs["league"] == "inductive"]
-        best_last = ["other_kind", "reasons", "family", "accuracy"]
+        best_last = ["other_kind", "count", "family", "accuracy"]
         shown = inductive.sort_values(best_last, ascending=[True, True, False, False], kind="stable")[:_NEAREST]
         told = f"No published result can be compared with ours; hollow, the nearest of {len(theirs)} and what differs."
     own = pd.DataFrame(
@@ -287,7 +281,7 @@ def panel_of(comparison: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         label=labels,
         printed=[_printed(mean, half) for mean, half in zip(shown["accuracy"], shown["ci95"])],
         learner=None,
-        note=["; ".join(filter(None, notes)) for notes in zip(variants, shown["reason"])],
+        note=["; ".join(filter(None, [variant, *reasons])) for variant, reasons in zip(variants, shown["reasons"])],
     )
     return pd.concat([own, shown[own.columns]], ignore_index=True), told
 
@@ -304,14 +298,12 @@ def _published_once(comparison: pd.DataFrame) -> pd.DataFrame:
     kinds = [comparison[name].str.partition("-")[0] for name in ("published_backbone", "backbone")]
     rows = comparison.assign(
         comparable=comparison["verdict"] != "not comparable",
-        reasons=[reason.count(", ") + 1 if reason else 0 for reason in comparison["reason"]],
+        count=comparison["reasons"].map(len),
         other_kind=kinds[0] != kinds[1],
         family=[any(name in text for name in names) for text in texts],
     )
     identity = ["method", "published_variant", "published_backbone", "published_size", "source", "published_protocol"]
-    rows = rows.sort_values(["other_kind", "reasons"], kind="stable").drop_duplicates(
-        [*identity, "league", "published"]
-    )
+    rows = rows.sort_values(["other_kind", "count"], kind="stable").drop_duplicates([*identity, "league", "published"])
     rows = rows.sort_index().drop(columns=["accuracy", "ci95"])
     return rows.rename(columns={"published": "accuracy", "published_ci95": "ci95"})
 

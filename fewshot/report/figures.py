@@ -18,10 +18,9 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from fewshot.tables import summarised
+from fewshot.records import LEARNER, summarised
 
 INK, MUTED, RULE, PAPER = "#1f2328", "#656d76", "#dfe3e8", "#ffffff"  # a page may have its own in their place
-LEARNER = ["learner", "variant", "backbone"]  # the columns that tell learners apart
 
 # Okabe and Ito's colours, told apart by the colour-blind too; yellow darker, to be seen on white, and grey for black
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900", "#7F868E")

@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from episodes import ImageBank
-from fewshot import tables
+from fewshot import records, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
-from fewshot.protocols.sheets import protocol_sheets
+from fewshot.protocols.registry import protocol_sheets
 from fewshot.report import figures
 from fewshot.report.data import (
     LeftOut,
@@ -130,7 +130,7 @@ def _accuracy(run: Run) -> Section:
         )
     pictures = []
     for way, rows in run.results.groupby("way"):
-        said = "; ".join(_spoken(run, learner, own) for learner, own in rows.groupby(figures.LEARNER, sort=False))
+        said = "; ".join(_spoken(run, learner, own) for learner, own in rows.groupby(records.LEARNER, sort=False))
         figure = figures.accuracy_by_shot(rows, f"{way}-way", run.styles)
         pictures.append(Picture(f"accuracy-{way}way", figure, f"Accuracy against shot, {way}-way: {said}"))
     return Section("shots", "Accuracy against shot", [told], pictures)
@@ -203,7 +203,7 @@ def _episodes(run: Run, models: list[Model], bank: ImageBank, absent: list[str])
         for model in models:
             predicted = predict(model.learner, bank, episode, run.config.evaluation.seed)
             share = (predicted == np.arange(way)[:, None]).mean()
-            if abs(share - run.accuracies[f"{model.name}/{way}way{shot}shot"][number]) > 1e-9:
+            if abs(share - run.accuracies[records.array_name(model.name, way, shot)][number]) > 1e-9:
                 changed.add(model.style.label)
             answers.append(figures.Answers(model.style, predicted, 100 * share))
         names = [bank.class_names[index] for index in episode.classes[0, :_WAYS]]
@@ -297,11 +297,11 @@ def _tables(run: Run) -> list[dict[str, Any]]:
 
 def _styled(run: Run, results: pd.DataFrame, sheets: list[tables.Sheet]) -> list[dict[str, Any]]:
     """`sheets` of `results` with the learners' styles; None for one that has no episodes, and so none."""
-    learners = list(results[figures.LEARNER].itertuples(index=False, name=None))
+    learners = list(results[records.LEARNER].itertuples(index=False, name=None))
     styles = {
         label: run.styles.get(learner)
         for seeds in (False, True)
-        for label, learner in zip(tables.labels(results, seeds), learners)
+        for label, learner in zip(records.labels(results, seeds), learners)
     }
     made = []
     for sheet in sheets:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from episodes import Episodes, EpisodeSampler, ImageBank, InputError, class_texts
+from episodes import Episodes, EpisodeSampler, ImageBank, InputError
 from episodes.batches import Batches
-from fewshot.benchmark import build_learner
 from fewshot.config import Training
 from fewshot.learners.base import EmbeddedBank, Learner
 from fewshot.learners.registry import default_options, find_learner, missing, split_backbone
+from fewshot.models import ModelSpec
 
 BACKBONE = "conv4-32-linear"  # the quickest one that has batch norm
 WAY, SHOT, QUERY, EPISODES = 5, 3, 2, 3  # of the episodes that are scored: no two sizes of a score are the same
@@ -73,16 +73,7 @@ class Specimen:
     def build(self, seed: int = 0) -> Learner:
         """A fresh learner with its default options."""
         settings = Training(backbone=self.backbone, options=default_options(self.cls))
-        bank = self.train_bank
-        about = {
-            "settings": settings.model_dump(),
-            "variant": self.variant,
-            "seed": seed,
-            "channels": bank.images.shape[1],
-            "size": _SIZE,
-            "classes": bank.classes if self.cls.supervised else len(bank),
-        }
-        return build_learner(self.cls, about)
+        return ModelSpec.of(self.cls, self.train_bank, settings, variant=self.variant, seed=seed).build(self.cls)
 
     @functools.cached_property
     def batches(self) -> Batches:
@@ -127,8 +118,6 @@ class Specimen:
 
     def begin(self, learner: Learner) -> None:
         """What the trainer does before the first step."""
-        if learner.text:
-            learner.class_names = class_texts(self.train_bank)
         learner.train()
 
     def ready(self) -> Learner:

@@ -14,11 +14,11 @@ import fewshot.benchmark
 from episodes import InputError, MissingData
 from episodes.datasets import SOURCES
 from fewshot import checkpoints
-from fewshot.benchmark import build_learner
 from fewshot.cli import main
 from fewshot.learners.npair import NPair
 from fewshot.learners.registry import LEARNERS
 from fewshot.learners.siamese import Siamese
+from fewshot.models import ModelSpec
 from fewshot.testing.checks import CHECKS
 
 LEARNER = """
@@ -492,11 +492,12 @@ def test_a_checkpoint_is_not_evaluated_as_something_else(call, checkpoint, toy_b
 
 def test_a_checkpoint_says_enough_to_build_its_learner(checkpoint):
     content = checkpoints.load(checkpoint)
-    learner = build_learner(NPair, content["about"])
+    spec = ModelSpec.from_checkpoint(content, checkpoint)
+    learner = spec.build(NPair)
     checkpoints.restore(learner, content, checkpoint)
     assert (learner.name, learner.backbone.embedding_size) == ("npair", 64)
     with pytest.raises(InputError, match=r"siamese cannot be made .* unexpected keyword argument 'regularisation'"):
-        build_learner(Siamese, content["about"])
+        spec.build(Siamese)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,11 @@ import torch
 from conftest import refusal, toy_bank
 
 import fewshot.benchmark
-from fewshot import tables
+from fewshot import records, tables
 from fewshot.benchmark import open_data, run_benchmark
 from fewshot.config import load_config
 from fewshot.learners.npair import NPair
-from fewshot.protocols.rows import COLUMNS, measure
-from fewshot.protocols.sheets import protocol_sheets
+from fewshot.protocols.registry import PROTOCOLS, measure, protocol_sheets
 
 PRESET = """
 learners = ["npair", "nearest-pixel"]
@@ -109,7 +108,7 @@ def rows(folder, protocol) -> pd.DataFrame:
 def test_each_protocol_has_its_tidy_rows(finished):
     for protocol in OTHERS:
         found = rows(finished, protocol)
-        assert list(found.columns) == COLUMNS[protocol]
+        assert list(found.columns) == list(PROTOCOLS[protocol].columns)
         shots = 2 if protocol == "generalised" else 1
         assert found["learner"].tolist() == ["npair"] * shots + ["nearest-pixel"] * shots
         assert (found[["dataset", "split", "seed", "image_size"]] == ["toy", "test", 0, 16]).all(axis=None)
@@ -297,9 +296,10 @@ def test_shots_that_leave_no_queries_are_left_out_and_told(path, monkeypatch, ca
 def of_two(protocol: str, **more) -> pd.DataFrame:
     """Rows of two learners, the first better by a point in every measure."""
     common = {"dataset": "toy", "split": "test", "variant": "", "backbone": "conv4", "seed": 0, "pairs": 500, **more}
-    common |= {"protocol": "random", "image_size": 16, **dict.fromkeys(tables.LEAGUE, False), "images": 60, "nmi": 50.0}
+    common |= {"protocol": "random", "image_size": 16, "images": 60, "nmi": 50.0}
+    common |= dict.fromkeys(records.LEAGUE, False)
     common |= {"way": 5, "query": 15, "episodes": 100, "base_classes": 64, "base_known": "weights"}
-    widths = [name for name in COLUMNS[protocol] if name.endswith("_ci95")]
+    widths = [name for name in PROTOCOLS[protocol].columns if name.endswith("_ci95")]
     values = {**dict.fromkeys(widths, 1.0), **{name.removesuffix("_ci95"): 80.0 for name in widths}}
     shots = [1, 5] if protocol == "generalised" else [0]
     made = []
@@ -307,7 +307,7 @@ def of_two(protocol: str, **more) -> pd.DataFrame:
         for shot in shots:
             measured = {name: value - off * (not name.endswith("_ci95")) for name, value in values.items()}
             made.append({**common, **measured, "learner": learner, "shot": shot})
-    return pd.DataFrame(made, columns=COLUMNS[protocol])
+    return pd.DataFrame(made, columns=PROTOCOLS[protocol].columns)
 
 
 def bold(sheet: tables.Sheet) -> dict[str, list[str]]:

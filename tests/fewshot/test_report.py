@@ -253,6 +253,20 @@ def test_where_nothing_is_comparable_the_nearest_stand_hollow_with_what_differs(
     assert "No published result can be compared with ours" in told
 
 
+def test_the_nearest_have_the_fewest_reasons_however_long_these_are(run):
+    known = literature().query("way == 5 and shot == 1").iloc[[0] * 10].assign(league="inductive", variant="")
+    known = known.assign(method=[f"method {number}" for number in range(10)], backbone="none", protocol="not-stated")
+    known.iloc[4, known.columns.get_indexer(["backbone", "protocol"])] = (
+        "resnet12",
+        report_data.read_run(run).results["protocol"].iloc[0],
+    )
+    panel, _ = report_data.panel_of(compare(report_data.read_run(run).results, known))
+    notes = panel[panel["learner"].isna()].set_index("label")["note"]
+    (one,) = [note for label, note in notes.items() if "method 4 " in label]
+    assert one == "backbone resnet12, ours conv4"
+    assert set(notes) - {one} == {"split not stated; no network"}
+
+
 def test_episodes_are_the_best_the_median_and_the_worst_and_of_equal_ones_the_first(run):
     read = report_data.read_run(run)
     accuracies = {

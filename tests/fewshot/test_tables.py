@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from fewshot import tables
+from fewshot import records, tables
 from fewshot.statistics import holm, paired
 
 
@@ -23,7 +23,7 @@ def rows(*learners: dict) -> pd.DataFrame:
             for learner in learners
             for shot, mean in zip((1, 5), learner["accuracy"])
         ],
-        columns=tables.COLUMNS,
+        columns=records.COLUMNS,
     )
 
 
@@ -287,14 +287,14 @@ def test_learners_with_one_seed_each_have_no_table_over_seeds_though_the_seeds_d
 
 def test_put_together_one_training_keeps_the_papers_interval_and_several_get_that_over_seeds(three):
     one = rows({"learner": "siamese", "accuracy": (90.0, 95.0)})
-    together = tables.summarised(pd.concat([three, one], ignore_index=True)).set_index(["learner", "shot"])
+    together = records.summarised(pd.concat([three, one], ignore_index=True)).set_index(["learner", "shot"])
     columns = ["accuracy", "ci95", "interval", "seeds"]
     assert together.loc[("siamese", 1), columns].tolist() == [90.0, 0.126, "episodes", 1]
     assert together.loc[("npair", 1), columns].tolist() == [96.0, pytest.approx(2.484138), "seeds", 3]
 
 
 def test_a_row_that_is_there_twice_is_not_taken_for_two_trainings(three):
-    together = tables.summarised(pd.concat([three[:2], three[:2]], ignore_index=True))
+    together = records.summarised(pd.concat([three[:2], three[:2]], ignore_index=True))
     assert together["seeds"].tolist() == [1, 1]
 
 
@@ -467,7 +467,7 @@ def test_one_learner_has_no_differences_but_their_columns(plain):
 def test_the_accuracies_of_a_row_are_found_by_the_name_of_its_model(name, learner):
     row = rows({"learner": "npair", "accuracy": (90.0, 95.0), **learner}).iloc[1]
     values = np.ones(3)
-    assert tables.array_of(row, {f"{name}/5way5shot": values, f"{name}/5way1shot": np.zeros(3)}) is values
+    assert records.array_of(row, {f"{name}/5way5shot": values, f"{name}/5way1shot": np.zeros(3)}) is values
 
 
 def test_of_two_models_the_one_for_the_backbone_and_the_shot_counts():
@@ -475,7 +475,15 @@ def test_of_two_models_the_one_for_the_backbone_and_the_shot_counts():
     names = ["npair-conv4-32-5shot", "npair-conv4-32", "npair-5shot", "npair"]
     for i, name in enumerate(names):
         left = {f"{other}-seed0/5way5shot": np.full(3, other) for other in names[i:]}
-        assert set(tables.array_of(row, left)) == {name}
+        assert set(records.array_of(row, left)) == {name}
+
+
+def test_a_row_that_names_its_model_has_the_array_of_that_model_and_of_no_other():
+    row = rows({"learner": "npair", "accuracy": (90.0, 95.0), "model": "npair-5shot-seed0"}).iloc[1]
+    values = np.ones(3)
+    arrays = {"npair-seed0/5way5shot": np.zeros(3), "npair-5shot-seed0/5way5shot": values}
+    assert records.array_of(row, arrays) is values
+    assert records.array_of(row, {"npair-seed0/5way5shot": np.zeros(3)}) is None
 
 
 @pytest.mark.parametrize(
@@ -484,7 +492,7 @@ def test_of_two_models_the_one_for_the_backbone_and_the_shot_counts():
 )
 def test_the_accuracies_of_another_model_are_not_taken(name):
     row = rows({"learner": "npair", "accuracy": (90.0, 95.0)}).iloc[1]
-    assert tables.array_of(row, {name: np.ones(3)}) is None
+    assert records.array_of(row, {name: np.ones(3)}) is None
 
 
 # what learners are called
@@ -496,7 +504,7 @@ def test_a_backbone_is_named_where_a_learner_has_several():
         {"learner": "npair", "accuracy": (91.0, 96.0), "backbone": "conv4-32"},
         {"learner": "siamese", "accuracy": (89.0, 94.0)},
     )
-    assert tables.labels(results).unique().tolist() == ["npair, conv4", "npair, conv4-32", "siamese"]
+    assert records.labels(results).unique().tolist() == ["npair, conv4", "npair, conv4-32", "siamese"]
 
 
 def test_backbones_are_named_where_they_are_of_several_kinds_and_conv4_linear_is_a_conv4():
@@ -504,9 +512,9 @@ def test_backbones_are_named_where_they_are_of_several_kinds_and_conv4_linear_is
         {"learner": "npair", "accuracy": (90.0, 95.0)},
         {"learner": "imprinted", "accuracy": (91.0, 96.0), "backbone": "conv4-linear"},
     )
-    assert tables.labels(results).unique().tolist() == ["npair", "imprinted"]
+    assert records.labels(results).unique().tolist() == ["npair", "imprinted"]
     results.loc[results["learner"] == "npair", "backbone"] = "resnet12"
-    assert tables.labels(results).unique().tolist() == ["npair, resnet12", "imprinted, conv4-linear"]
+    assert records.labels(results).unique().tolist() == ["npair, resnet12", "imprinted, conv4-linear"]
 
 
 # the one-shot challenge

@@ -15,6 +15,7 @@ from fewshot.backbones import make_backbone
 from fewshot.config import LearnerSettings, Validation
 from fewshot.evaluation import Accuracies
 from fewshot.learners.registry import LEARNERS
+from fewshot.models import ModelSpec
 
 VALIDATION = Validation(way=5, query=3, episodes=20)
 
@@ -30,10 +31,14 @@ def make(name: str = "prototypical", variant: str = ""):
     return LEARNERS[name](make_backbone("conv4", 1, 16), classes, variant)
 
 
-def run(learner, banks, *, seed: int = 0, steps: int = 6, folder=None, resume: bool = False, about=None, **more):
+def run(learner, banks, *, seed: int = 0, steps: int = 6, folder=None, resume: bool = False, spec=None, **more):
     settings = LearnerSettings(**{"steps": steps, "validate_every": 2, "precision": "float32", **more})
     fixed = {"validation": VALIDATION, "device": "cpu", "progress": False}
-    return train(learner, *banks, settings, seed=seed, folder=folder, resume=resume, about=about, **fixed)
+    return train(learner, *banks, settings, seed=seed, folder=folder, resume=resume, spec=spec, **fixed)
+
+
+def spec_of(bank, **fields) -> ModelSpec:
+    return ModelSpec.of(LEARNERS["prototypical"], bank, LearnerSettings(), **fields)
 
 
 def weights(learner) -> torch.Tensor:
@@ -101,10 +106,10 @@ def test_a_finished_training_is_not_repeated(banks, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_another_learner_is_not_resumed(banks, tmp_path):
-    run(make(), banks, folder=tmp_path, about={"learner": "one"})
+    run(make(), banks, folder=tmp_path, spec=spec_of(banks[0], asked="one"))
     before = checkpoints.load(tmp_path / "last.pt")["seconds"]
     with pytest.raises(InputError, match="is of a training with another learner"):
-        run(make(), banks, seed=1, folder=tmp_path, resume=True, about={"learner": "two"})
+        run(make(), banks, seed=1, folder=tmp_path, resume=True, spec=spec_of(banks[0], asked="two"))
     assert checkpoints.load(tmp_path / "last.pt")["seconds"] == before
 
 
@@ -117,11 +122,11 @@ def test_a_checkpoint_of_another_learner_is_not_resumed(banks, tmp_path):
     ],
 )
 def test_a_checkpoint_of_other_code_is_trained_anew_and_that_is_said(banks, tmp_path, caplog, changed, said):
-    about = {"source": "one", "code": "one", "packages": {"torch": "1"}}
-    run(make(), banks, folder=tmp_path, about=about)
+    spec = spec_of(banks[0], source="one", code="one", packages={"torch": "1"})
+    run(make(), banks, folder=tmp_path, spec=spec)
     fresh, other = make(), make()
     run(fresh, banks, seed=1)
-    run(other, banks, seed=1, folder=tmp_path, resume=True, about={**about, **changed})
+    run(other, banks, seed=1, folder=tmp_path, resume=True, spec=spec.model_copy(update=changed))
     assert torch.equal(weights(fresh), weights(other))
     assert f"last.pt is of {said}: this training begins anew" in caplog.text
 

@@ -1,0 +1,97 @@
+"""Which models a run trains and tests: each learner with each training seed, and with its own model for some shots."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from episodes import ImageBank, InputError
+from episodes.batches import batches_from
+from fewshot import provenance
+from fewshot.config import Config
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import find_learner
+from fewshot.models import ModelSpec
+from fewshot.pretraining import of_base_classes
+from fewshot.training import give_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A model of a run, and what it is tested with.
+
+    cls    the class of its learner
+    spec   what its checkpoints say of it
+    shots  the shots of its test episodes
+    first  whether it has the fewest shots of its learner and seed: protocols without shots of their own test this model
+    """
+
+    cls: type[Learner]
+    spec: ModelSpec
+    shots: tuple[int, ...]
+    first: bool
+
+
+def plan(config: Config, train_bank: ImageBank, validation_bank: ImageBank) -> list[Planned]:
+    """All models of a run; InputError if two have one name, or if one cannot train on its batches or has no weights."""
+    models = [
+        model
+        for asked in config.learner
+        for seed in config.seeds
+        for model in _models_of(asked, seed, config, train_bank, validation_bank)
+    ]
+    asked_by_row: dict[tuple[str, ...], str] = {}
+    for model in models:
+        spec = model.spec
+        first = asked_by_row.setdefault(spec.row[:3], spec.asked)
+        if first != spec.asked:
+            raise InputError(f"{first} and {spec.asked} are both called {spec.label}: leave out or rename one")
+        if spec.seed == config.seeds[0]:
+            learner = spec.build(model.cls)
+            learner.check_batches(batches_from(spec.settings.batches))
+            give_weights(learner, spec.settings, train_bank)
+    return models
+
+
+def _models_of(
+    asked: str, seed: int, config: Config, train_bank: ImageBank, validation_bank: ImageBank
+) -> list[Planned]:
+    """The models of one learner and seed: one for each shot that has its own settings, after one for all others."""
+    cls, variant = find_learner(asked)
+    settings, every = config.learner[asked], config.evaluation.shots
+    own = [shot for shot in every if str(shot) in settings.per_shot]
+    rest = tuple(shot for shot in every if shot not in own)
+    found = []
+    for shots in [*([rest] if rest else []), *((shot,) for shot in own)]:
+        single = shots[0] if shots[0] in own else 0
+        chosen = settings.per_shot[str(single)] if single else settings
+        validation = config.validation.model_copy(update={"shot": single}) if single else config.validation
+        spec = ModelSpec.of(
+            cls,
+            train_bank,
+            chosen,
+            asked=asked,
+            variant=variant or cls.variants[0],
+            seed=seed,
+            shot=single,
+            dataset=config.data.dataset,
+            held_out=config.data.held_out,
+            data=[train_bank.checksum, validation_bank.checksum],
+            validation=validation,
+            weights=_digest(chosen.weights),
+            base_weights=bool(chosen.weights) and of_base_classes(chosen.weights, train_bank),
+            source=provenance.learner_code(cls),
+            code=provenance.suite_code(),
+            packages=provenance.packages(cls, chosen.backbone),
+        )
+        found.append(Planned(cls, spec, shots, first=min(every) in shots))
+    return found
+
+
+def _digest(weights: str) -> str:
+    """Of a file of weights: another file under the same name is another training."""
+    if not weights:
+        return ""
+    if not Path(weights).is_file():
+        raise InputError(f"there is no file of weights {weights}")
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,91 @@
+"""N-way K-shot episodes: the accuracy of a model in each of many, with every way and every shot."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from episodes import EpisodeSampler, ImageBank
+from episodes.sampler import sampler_of
+from fewshot import tables
+from fewshot.comparison import compare
+from fewshot.comparison import sheets as comparison_sheets
+from fewshot.config import Evaluation
+from fewshot.evaluation import Accuracies, run_episodes
+from fewshot.protocols.base import Arrays, Protocol, Row, Task
+from fewshot.record_files import unlike_episodes
+from fewshot.records import COLUMNS, array_name
+from fewshot.statistics import Estimate, over_classes
+
+log = logging.getLogger("fewshot")
+
+
+class EpisodeProtocol(Protocol):
+    """Every way with every shot; what episodes.npz keeps are the accuracies of all episodes."""
+
+    name = "episodes"
+    columns = tuple(COLUMNS)
+    later: ClassVar[Row] = {"ci95_open": np.nan}
+    table = "results.csv"
+    arrays = "episodes.npz"
+    by_shot = True
+
+    def settings(self, wanted: Evaluation, shots: Sequence[int]) -> Row:
+        return {**wanted.model_dump(include={"ways", "query", "episodes"}), "shots": list(shots)}
+
+    def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
+        _samplers(wanted, banks["test"], wanted.shots)
+
+    def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
+        data, rows, arrays = task.data["test"], [], {}
+        for sampler in _samplers(task.wanted, data.bank, task.shots):
+            result = run_episodes(task.learner, data, sampler, task.wanted.episodes)
+            log.info("%s: %d-way %d-shot %.2f ± %.2f", task.label, sampler.way, sampler.shot, *result.percent)
+            arrays[array_name(task.columns["model"], sampler.way, sampler.shot)] = result.values
+            row = {
+                "way": sampler.way,
+                "shot": sampler.shot,
+                "query": sampler.query,
+                "episodes": task.wanted.episodes,
+                "accuracy": round(result.percent.mean, 4),
+                "ci95": round(result.percent.ci95, 4),
+                "ci95_open": round(open_interval(result, data.bank).ci95, 4),
+                "eval_seconds": round(result.seconds, 2),
+            }
+            rows.append(row)
+        return rows, arrays
+
+    def sheets(self, rows: pd.DataFrame, arrays: Arrays) -> list[tables.Sheet]:
+        return tables.sheets(rows, arrays)
+
+    def unlike(self, rows: pd.DataFrame, arrays: Arrays) -> list[str]:
+        return unlike_episodes(rows, dict(arrays))
+
+    def files(self, rows: pd.DataFrame, arrays: Arrays, run: str) -> dict[str, str]:
+        pairs = tables.differences(rows, arrays)
+        beside = comparison_sheets(compare(rows, run=run), every=True)
+        return {
+            "differences.csv": pairs.to_csv(index=False, float_format="%.6g"),
+            "comparison.md": tables.markdown(beside),
+        }
+
+
+PROTOCOL = EpisodeProtocol()
+
+
+def open_interval(result: Accuracies, test: ImageBank) -> Estimate:
+    """The interval for another test set, in percent; nan if the data set lists its episodes instead of drawing them.
+
+    Turned copies of one class are counted as one.
+    """
+    if test.listed:
+        return Estimate(result.percent.mean, math.nan)
+    return over_classes(100 * result.values, result.classes, np.arange(test.classes) // test.turns)
+
+
+def _samplers(wanted: Evaluation, test: ImageBank, shots: Sequence[int]) -> list[EpisodeSampler]:
+    """The test episodes of each way and shot."""
+    return [sampler_of(test, way, shot, wanted.query, wanted.seed) for way in wanted.ways for shot in shots]

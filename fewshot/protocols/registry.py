@@ -1,0 +1,41 @@
+"""All protocols by name: a new one is one file, and its name in fewshot/config.py."""
+
+import importlib
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from episodes import ImageBank
+from fewshot.config import PROTOCOLS as NAMES
+from fewshot.config import Evaluation
+from fewshot.protocols.base import Protocol, Row, Task
+from fewshot.tables import Sheet
+
+PROTOCOLS: dict[str, Protocol] = {name: importlib.import_module(f"fewshot.protocols.{name}").PROTOCOL for name in NAMES}
+
+
+def measure(name: str, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
+    """The rows of a protocol, with its columns, and its arrays; measures in percent, NAME_ci95 their half-width.
+
+    InputError if the learner or the images cannot do it.
+    """
+    began = time.perf_counter()
+    protocol, bank = PROTOCOLS[name], task.data["test"].bank
+    common = {**task.columns, "dataset": bank.dataset, "split": bank.split, "protocol": bank.protocol}
+    found, arrays = protocol.measure(task)
+    common["eval_seconds"] = round((time.perf_counter() - began) / max(1, len(found)), 2)
+    return [{column: {**common, **row}.get(column, "") for column in protocol.columns} for row in found], arrays
+
+
+def check_protocols(wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
+    """Raise InputError if the images cannot give one of the protocols, so that it is told before any training."""
+    for name in PROTOCOLS:
+        if name in wanted.protocols:
+            PROTOCOLS[name].check(wanted, dict(banks))
+
+
+def protocol_sheets(name: str, rows: pd.DataFrame) -> list[Sheet]:
+    """The tables of one protocol, from its rows alone."""
+    return PROTOCOLS[name].sheets(rows, {})
