@@ -142,7 +142,7 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
 
 def _equip(learner: Learner, settings: Training, batches: Batches, bank: ImageBank) -> None:
     """Give the learner what it trains with: class names, if it reads them, batches that it accepts, and weights."""
-    if learner.text:
+    if learner.text and not learner.class_names:  # made by hand: ModelSpec.build gives the names that it has
         learner.class_names = class_texts(bank)
     learner.check_batches(batches)
     give_weights(learner, settings, bank)
