@@ -23,10 +23,11 @@ from fewshot import checkpoints, provenance
 from fewshot.backbones import make_backbone
 from fewshot.config import PROTOCOLS, Config, Evaluation, Training, Validation
 from fewshot.devices import choose_device, describe, placed, prepare, training_precision
+from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import writing
 from fewshot.fitting import fitted_config, with_held_out
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import find_learner, split_backbone
 from fewshot.models import about_of
 from fewshot.pretraining import of_base_classes, saw_other_data
@@ -269,7 +270,7 @@ def check_trainings_free(folder: Path, config: Config, resume: bool) -> None:
         backbone = split_backbone(spec)[1].replace(":", "-")
         shots = ["", *(f"{shot}shot" for shot in config.learner[spec].per_shot)]
         for seed, shot in itertools.product(config.seeds, shots):
-            home = folder / _model_name(learner.name, variant or learner.variants[0], backbone, shot, f"seed{seed}")
+            home = folder / _model_name(learner.name, resolved(learner, variant)[0], backbone, shot, f"seed{seed}")
             if (home / "last.pt").exists():
                 raise InputError(
                     f"{home} already holds a training: add --resume to go on with it, or choose another folder with"
@@ -294,7 +295,8 @@ def build_learner(cls: type[Learner], about: dict[str, Any]) -> Learner:
             f"{cls.name} cannot be made ({error}): its __init__ must take backbone, classes, variant='' and the options"
             f" {settings['options']}"
         ) from error
-    learner.external = learner.external or saw_other_data(about)
+    external = learner.traits.external or saw_other_data(about)
+    learner.traits = dataclasses.replace(learner.traits, external=external)
     return learner
 
 
@@ -326,14 +328,14 @@ class _Cell:
         common = {
             "learner": spec,
             "name": learner.name,
-            "variant": variant or learner.variants[0],
+            "variant": resolved(learner, variant)[0],
             "seed": seed,
             "dataset": config.data.dataset,
             "held_out": config.data.held_out,
             "data": [train_bank.checksum, validation_bank.checksum],
             "channels": train_bank.images.shape[1],
             "size": train_bank.images.shape[2],
-            "classes": train_bank.classes if learner.supervised else len(train_bank),
+            "classes": train_bank.classes if resolved(learner, variant)[1].uses_labels else len(train_bank),
             "source": provenance.learner_code(learner),
             "code": provenance.suite_code(),
         }
@@ -385,7 +387,7 @@ class _Cell:
             "backbone": settings["backbone"],
             "seed": self.about["seed"],
             "image_size": self.about["size"],
-            **{column: getattr(learner, column) for column in LEAGUE},
+            **{column: getattr(learner.traits, column) for column in LEAGUE},
             "device": describe(device),
             "precision": str(precision).removeprefix("torch."),
             "torch": torch.__version__,
@@ -409,7 +411,7 @@ class _Cell:
             if not changed or (keep and changed <= set(provenance.RENEWED)):
                 return self._restored(banks["train"], path, content, device)
         learner = build_learner(self.cls, self.about)
-        if learner.trained and self.about["settings"]["steps"]:
+        if learner.traits.trains and self.about["settings"]["steps"]:
             log.info("%s: training %s steps", self.label, f"{self.about['settings']['steps']:,}")
         trained = train(
             learner,
@@ -441,7 +443,7 @@ class _Cell:
         log.info("%s: trained earlier", self.label)
         learner = build_learner(self.cls, self.about)
         checkpoints.restore(learner, content, path)
-        if learner.text:
+        if learner.traits.text:
             learner.class_names = train_bank.class_names
         seconds = 0.0
         with contextlib.suppress(OSError, ValueError, KeyError, IndexError):

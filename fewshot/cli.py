@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import inspect
 import logging
@@ -40,11 +41,11 @@ from fewshot.benchmark import (
 )
 from fewshot.config import PROTOCOLS, evaluation_from, load_config
 from fewshot.devices import choose_device, placed, prepare
+from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, writing
 from fewshot.fitting import fitted_generalised, with_held_out
 from fewshot.learners import Learner, find_learner, learner_names
-from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import missing, suite_learners
 from fewshot.measurement import measure_backbones
@@ -343,7 +344,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     learner = build_learner(cls, about)
     checkpoints.restore(learner, content, options.checkpoint)
     if options.dataset and full_name(options.dataset) != about["dataset"]:
-        learner.external = True  # classes that are tested may be among those it was trained on
+        # classes that are tested may be among those it was trained on
+        learner.traits = dataclasses.replace(learner.traits, external=True)
     print(f"{learner.name} trained on {about['dataset']} with seed {about['seed']}")
     if options.protocol == "episodes":
         tables.show(tables.sheets(_evaluate_episodes(options, about, learner, bank)), console)
@@ -415,7 +417,7 @@ def _model(about: dict[str, Any], learner: Learner) -> dict[str, Any]:
         "backbone": about["settings"]["backbone"],
         "seed": about["seed"],
         "image_size": about["size"],
-        **{column: getattr(learner, column) for column in tables.LEAGUE},
+        **{column: getattr(learner.traits, column) for column in tables.LEAGUE},
     }
 
 
@@ -467,7 +469,7 @@ def _learners(options: argparse.Namespace, console: Console) -> None:
             faults.append(str(error))
             continue
         about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        rows.append((name, ", ".join(cls.variants), cls.paper, _kind(cls), about))
+        rows.append((name, ", ".join(cls.variants), _papers(cls), _kind(cls), about))
     heads = ["learner", "variants", "paper", "kind", "what it does"]
     if options.markdown:
         print(pd.DataFrame(rows, columns=heads).to_markdown(index=False))
@@ -524,15 +526,25 @@ def _promises(spec: str, these: list["Specimen"], results: list[tuple["Specimen"
 def _kind(cls: type[Learner]) -> str:
     """What sets a learner apart from one that trains on labels and scores each query by itself."""
     said = {
-        "untrained": not cls.trained,
-        "no labels": cls.trained and not cls.supervised,
-        "adapts": cls.adapts,
-        "transductive": cls.transductive,
-        "reads names": cls.text,
-        "external data": cls.external,
+        "untrained": lambda traits: not traits.trains,
+        "no labels": lambda traits: traits.trains and not traits.uses_labels,
+        "adapts": lambda traits: traits.fits_episodes,
+        "transductive": lambda traits: traits.transductive,
+        "reads names": lambda traits: traits.text,
+        "no support": lambda traits: not traits.sees_support,
+        "external data": lambda traits: traits.external,
     }
-    # some things hold of some variants alone
-    return ", ".join(word if holds is True else f"{word}: {', '.join(holds)}" for word, holds in said.items() if holds)
+    words = []
+    for word, holds in said.items():
+        variants = [name for name, traits in cls.variants.items() if holds(traits)]
+        if variants:
+            words.append(word if len(variants) == len(cls.variants) else f"{word}: {', '.join(variants)}")
+    return ", ".join(words)
+
+
+def _papers(cls: type[Learner]) -> str:
+    """The publications of a learner's variants, each once."""
+    return ", ".join(dict.fromkeys(traits.paper for traits in cls.variants.values() if traits.paper))
 
 
 def _backbones(options: argparse.Namespace, console: Console) -> None:

@@ -10,7 +10,7 @@ from episodes.errors import InputError
 from fewshot.backbones import find_backbone
 from fewshot.config import Seed, Training, Validation
 from fewshot.learners.base import Learner
-from fewshot.learners.registry import checked_options
+from fewshot.learners.registry import checked_options, traits_of
 
 
 class About(BaseModel):
@@ -59,8 +59,7 @@ def about_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
 def check_fits(cls: type[Learner], about: dict[str, Any], path: Path) -> None:
     """InputError where a learner of class `cls` cannot be made of what the checkpoint `path` says."""
     try:
-        if about["variant"]:
-            cls.check_variant(about["variant"])
+        traits_of(cls, about["variant"])
         find_backbone(about["settings"]["backbone"])
         checked_options(cls, about["settings"]["options"])
     except InputError as error:

@@ -16,9 +16,9 @@ from fewshot import checkpoints, tables
 from fewshot.benchmark import build_learner
 from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
+from fewshot.embedding import EmbeddedBank
 from fewshot.figures import LEARNER, Style, learner_styles
 from fewshot.learners import Learner, find_learner
-from fewshot.learners.base import EmbeddedBank
 from fewshot.models import about_of, check_fits
 from fewshot.records import Damaged, read_environment, read_history
 from fewshot.run_folder import read_protocols, read_results

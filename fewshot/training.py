@@ -23,10 +23,12 @@ from fewshot.augmentation import find_augmentation
 from fewshot.backbones import load_weights
 from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
+from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.gradients import gradients_of
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import lacks_weights, traits_of
 from fewshot.pretraining import of_base_classes
 from fewshot.provenance import RENEWED, told
 
@@ -85,12 +87,15 @@ def train(
     prepare(chosen)
     learner.to(chosen)
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
-    labels = train_bank.labels.to(chosen) if learner.supervised else torch.arange(len(train_bank), device=chosen)
-    if learner.text:
+    labels = (
+        train_bank.labels.to(chosen) if learner.traits.uses_labels else torch.arange(len(train_bank), device=chosen)
+    )
+    if learner.traits.text:
         learner.class_names = class_texts(train_bank)
-    settings = fitted(settings, learner, train_bank)
+    settings = fitted(settings, type(learner), learner.variant, train_bank)
     batches = batches_from(settings.batches)
     learner.check_batches(batches)
+    learner.batches = batches
     give_weights(learner, settings, train_bank)
     way = min(validation.way, validation_bank.classes)
     sampler = EpisodeSampler(validation_bank, way, validation.shot, validation.query, seed=0)
@@ -110,9 +115,9 @@ def train(
     following = batches.following(train_bank, seed, run.step)
     gradients = gradients_of(learner, chosen)
     bar = tqdm(total=settings.steps, initial=run.step, desc=name, unit="step", disable=None if progress else True)
-    with bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
+    with bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
-            learner.begin_step((step - 1) / settings.steps)
+            enter_stage(learner, (step - 1) / settings.steps)
             indices = next(following)
             images = train_bank.batch(indices).to(chosen)
             total += gradients(augment(images), labels[indices.to(chosen)])
@@ -143,13 +148,22 @@ def train(
     return Trained(run.best["step"], run.best["accuracy"], time.perf_counter() - began, table, collapsed)
 
 
-def fitted(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
-    """The settings with the batches and steps that `bank` has images for; the learner's batches where they name none.
+def enter_stage(learner: Learner, done: float) -> None:
+    """Bring the learner into the stage of its training that holds after a share `done` of the steps, in [0, 1)."""
+    stage = sum(done >= share for share in learner.stages)
+    if stage != learner.stage:
+        learner.stage = stage
+        learner.train(learner.training)
 
-    No steps where the learner has nothing to train.
+
+def fitted(settings: Training, cls: type[Learner], variant: str, bank: ImageBank) -> Training:
+    """The settings with the batches and steps that `bank` has images for; the learner's batches if they name none.
+
+    No steps if the variant has nothing to train.
     """
-    batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
-    steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
+    batches = (batches_from(settings.batches) if settings.batches else cls.batches).fitted(bank)
+    most = settings.epochs * len(bank) // len(batches) or settings.steps
+    steps = min(settings.steps, most) if traits_of(cls, variant).trains else 0
     return settings.model_copy(update={"batches": dict(vars(batches)), "steps": steps})
 
 
@@ -160,12 +174,10 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
     """
     if settings.weights:
         load_weights(learner.backbone, Path(settings.weights), settings.backbone)
-        learner.external = learner.external or not of_base_classes(settings.weights, bank)
-    elif learner.external:
-        raise InputError(
-            f"{learner.name} needs pretrained weights: give [learner.{learner.name}] of a preset the line"
-            " weights = 'FILE', a file on this machine"
-        )
+        external = learner.traits.external or not of_base_classes(settings.weights, bank)
+        learner.traits = dataclasses.replace(learner.traits, external=external)
+    elif learner.traits.external:
+        raise InputError(f"{learner.name} {lacks_weights(type(learner))}")
 
 
 def _show_base(learner: Learner, bank: ImageBank) -> None:
@@ -262,7 +274,7 @@ class _Run:
         accuracy, ci95 = accuracies.percent
         self.step = step
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
-        counts = self.learner.complete or step == self.steps
+        counts = self.learner.stage == len(self.learner.stages) or step == self.steps
         if counts and not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
             self.best = {"step": step, "accuracy": accuracy, "learner": _weights(self.learner)}
         if self.folder is not None:

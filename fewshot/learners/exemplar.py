@@ -1,11 +1,13 @@
 """Exemplar networks: each training image is a class of its own, and no label is read."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import instance
 
@@ -25,10 +27,11 @@ class Exemplar(Learner):
     support vector machine to the features of all labelled images, Wu et al. vote among the 200 nearest.
     """
 
-    paper = "Dosovitskiy et al. 2014, Wu et al. 2018"
-    variants = ("memory", "parametric")
+    variants: ClassVar = {
+        "memory": Traits(uses_labels=False, paper="Wu et al. 2018"),
+        "parametric": Traits(uses_labels=False, paper="Dosovitskiy et al. 2014"),
+    }
     batches = ShuffledBatches(size=256)
-    supervised = False
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class Exemplar(Learner):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         embeddings = self.embed(images)
-        drawn = torch.randint(self.classes, (self.others,), device=labels.device)
+        drawn = torch.randint(len(self.vectors), (self.others,), device=labels.device)
         own, others = (functional.normalize(self.vectors[numbers], dim=1) for numbers in (labels, drawn))
         if self.variant == "memory":
             kept = self.momentum * own + (1 - self.momentum) * embeddings.detach()

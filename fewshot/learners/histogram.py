@@ -1,10 +1,12 @@
 """Histogram loss (Ustinova and Lempitsky 2016): the similarities of same and different pairs hardly overlap."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import histogram
 
@@ -17,7 +19,7 @@ class Histogram(Learner):
     direction.
     """
 
-    paper = "Ustinova and Lempitsky 2016"
+    variants: ClassVar = {"": Traits(paper="Ustinova and Lempitsky 2016")}
     batches = ClassBatches(classes=64, images=4)
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "", bins: int = 100) -> None:

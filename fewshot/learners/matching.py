@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches
 from episodes.batches import Batches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, in_parts, split_episodes
 from fewshot.learners.registry import register
 
@@ -27,9 +27,7 @@ class Matching(Learner):
            the sums of the embeddings, so that they do not. Training starts with a context of zero, where fce is basic
     """
 
-    paper = "Vinyals et al. 2016"
-    recordable = ("basic",)  # on a GPU, recording the LSTM of the other one is untried
-    variants = ("basic", "fce")
+    variants = dict.fromkeys(["basic", "fce"], Traits(paper="Vinyals et al. 2016"))
     batches = ClassBatches(classes=60, images=6)
 
     def __init__(
@@ -63,7 +61,7 @@ class Matching(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
+        support, query, targets = split_episodes(self.embed(images), self.batches, self.shot, self.turns)
         return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """N-pair networks (Sohn 2016): each class of a batch against all others at once."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import n_pair
 
@@ -19,8 +21,7 @@ class NPair(Learner):
     embeddings.
     """
 
-    paper = "Sohn 2016"
-    recordable = True
+    variants: ClassVar = {"": Traits(paper="Sohn 2016")}
     batches = ClassBatches(classes=120, images=2)
 
     def __init__(

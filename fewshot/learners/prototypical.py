@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches
 from episodes.batches import Batches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, split_episodes
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
@@ -22,9 +22,7 @@ class Prototypical(Learner):
     cosine     softmax over `scale` times the cosine similarity, which the paper finds worse
     """
 
-    paper = "Snell et al. 2017"
-    recordable = True
-    variants = ("euclidean", "cosine")
+    variants = dict.fromkeys(["euclidean", "cosine"], Traits(paper="Snell et al. 2017"))
     batches = ClassBatches(classes=60, images=6)
 
     def __init__(
@@ -50,7 +48,7 @@ class Prototypical(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
+        support, query, targets = split_episodes(self.embed(images), self.batches, self.shot, self.turns)
         return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

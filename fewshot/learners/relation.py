@@ -1,12 +1,14 @@
 """Relation networks (Sung et al. 2018): a small network learns to compare."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches
 from episodes.batches import Batches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, in_parts, split_episodes
 from fewshot.learners.registry import register
 
@@ -26,10 +28,8 @@ class Relation(Learner):
     not needed to find out that equal means same.
     """
 
-    paper = "Sung et al. 2018"
-    recordable = True
+    variants: ClassVar = {"": Traits(paper="Sung et al. 2018")}
     batches = ClassBatches(classes=20, images=11)
-    compares = True
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Relation(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
+        support, query, targets = split_episodes(self.embed(images), self.batches, self.shot, self.turns)
         relations = self.scores(support, query).sigmoid()
         wanted = targets[:, :, None] == torch.arange(support.shape[1], device=targets.device)
         return functional.mse_loss(relations, wanted.to(relations))
@@ -73,6 +73,10 @@ class Relation(Learner):
         classes, queries = self.of_class(support.mean(2)), self.of_query(query)
         units = classes.shape[1] * queries.shape[1] * queries.shape[2]
         return in_parts(self._relations, units, classes, queries)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """The relation of a and b by the network, which is too slow for each image with all others."""
+        return self.scores(b[:, :, None], a)
 
     def _relations(self, classes: Tensor, queries: Tensor) -> Tensor:
         """Of the first layer's halves (E, N, hidden) and (E, Q, hidden), the module's output (E, Q, N)."""

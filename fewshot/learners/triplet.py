@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches
 from episodes.errors import unknown_name
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, OpenVariants, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import MINING, triplet, triplet_pairs
 
@@ -25,8 +25,9 @@ class Triplet(Learner):
     average, by the squared distance.
     """
 
-    paper = "Schroff et al. 2015"
-    variants = ("squared", "pairs")
+    variants = OpenVariants(
+        dict.fromkeys(["squared", "pairs"], Traits(paper="Schroff et al. 2015")), lambda variant: _check(variant)
+    )
     batches = ClassBatches(classes=60, images=4)
     _margins: ClassVar[dict[str, float]] = {"squared": 0.2, "pairs": 1.0}
 
@@ -42,13 +43,6 @@ class Triplet(Learner):
         self.mining, self.margin = named or mining, margin or self._margins[self.form]
         _check_mining(self.mining)
 
-    @classmethod
-    def check_variant(cls, variant: str) -> None:
-        form, plus, mining = variant.partition("+")
-        super().check_variant(form)
-        if plus:
-            _check_mining(mining)
-
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
 
@@ -58,6 +52,13 @@ class Triplet(Learner):
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         return 2 * query @ support.mean(2).mT - 2  # minus the mean squared distance of vectors of length one
+
+
+def _check(variant: str) -> None:
+    form, _, mining = variant.partition("+")
+    if form not in Triplet.variants:
+        raise unknown_name("variant of triplet", form, Triplet.variants)
+    _check_mining(mining)
 
 
 def _check_mining(mining: str) -> None:

@@ -18,14 +18,15 @@ from episodes.batches import batches_from
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation, load_config
 from fewshot.devices import choose_device, placed, prepare, training_precision
+from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import evaluate, run_episodes
 from fewshot.gradients import gradients_of
 from fewshot.learners import Learner, find_learner
-from fewshot.learners.base import EmbeddedBank, computing_in, learning_from
 from fewshot.learners.prototypical import Prototypical
+from fewshot.learners.registry import traits_of
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
-from fewshot.training import fitted, train
+from fewshot.training import enter_stage, fitted, train
 
 QUERY = 15
 
@@ -246,12 +247,12 @@ def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Trai
     """The learner as the quick preset has it, and its settings."""
     config = load_config("quick", [f"{name}@{backbone}"])
     cls, variant = find_learner(name)
-    settings = fitted(next(iter(config.learner.values())), cls, bank)
+    settings = fitted(next(iter(config.learner.values())), cls, variant, bank)
     torch.manual_seed(0)
     network = make_backbone(settings.backbone, bank.images.shape[1], bank.images.shape[2])
-    classes = bank.classes if cls.supervised else len(bank)
+    classes = bank.classes if traits_of(cls, variant).uses_labels else len(bank)
     learner = cls(network, classes, variant, **settings.options)
-    if learner.text:
+    if learner.traits.text:
         learner.class_names = bank.class_names
     return learner, settings
 
@@ -260,12 +261,13 @@ def _training(learner: Learner, settings: Training, bank: ImageBank, device: tor
     """The losses of training steps without end: those of fewshot.training, without schedule, validation and files."""
     batches = batches_from(settings.batches)
     following = batches.following(bank, 0, 0)
-    labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
+    labels = bank.labels.to(device) if learner.traits.uses_labels else torch.arange(len(bank), device=device)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0, fused=device.type == "cuda")
+    learner.batches = batches
+    enter_stage(learner, 0.0)
     gradients = gradients_of(learner, device)
-    with computing_in(learner.backbone, training_precision("auto", device)), learning_from(learner, batches):
+    with computing_in(learner.backbone, training_precision("auto", device)):
         while True:
-            learner.begin_step(0)
             indices = next(following)
             loss = gradients(bank.batch(indices).to(device), labels[indices.to(device)])
             optimizer.step()

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from episodes import InputError
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner
 from fewshot.protocols.similarity import Similarity, measuring, similarity_of
 from fewshot.statistics import Estimate, over_classes
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from fewshot.config import Evaluation
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner
 from fewshot.protocols.generalised import generalise
 from fewshot.protocols.retrieval import retrieve
 from fewshot.protocols.verification import draw_pairs, verify

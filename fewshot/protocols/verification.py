@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from episodes import EpisodeSampler, ImageBank, InputError
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner
 from fewshot.protocols.similarity import Similarity, measuring, rounding_of, similarity_of
 from fewshot.statistics import Estimate, over_classes
 

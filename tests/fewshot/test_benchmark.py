@@ -27,6 +27,7 @@ from fewshot.comparison import compare
 from fewshot.config import Training, load_config
 from fewshot.evaluation import Accuracies
 from fewshot.learners.prototypical import Prototypical
+from fewshot.learners.registry import traits_of
 from fewshot.statistics import over_classes, paired
 
 COLUMNS = (
@@ -399,7 +400,7 @@ def test_weights_of_the_same_base_classes_are_not_external_and_others_are(preset
     passed_on = tmp_path / "2other" / "checkpoints" / "prototypical-euclidean-seed0" / "best.pt"
     assert external(starting_from(passed_on, preset, tmp_path), named_banks, tmp_path / "third")
     about = checkpoints.load(passed_on)["about"]
-    assert build_learner(Prototypical, about).external  # as evaluate and resumed runs make it
+    assert build_learner(Prototypical, about).traits.external  # as evaluate and resumed runs make it
 
 
 def test_training_from_python_marks_the_learner_by_its_weights(named_banks, tmp_path):
@@ -407,8 +408,8 @@ def test_training_from_python_marks_the_learner_by_its_weights(named_banks, tmp_
     learner = Prototypical(make_backbone("conv4", 1, 16), named_banks["train"].classes)
     settings = Training(steps=0, weights=str(tmp_path / "body.pt"), batches={"classes": 10, "images": 4})
     fewshot.benchmark.train(learner, named_banks["train"], named_banks["validation"], settings)
-    assert learner.external
-    assert not Prototypical.external
+    assert learner.traits.external
+    assert not traits_of(Prototypical).external
 
 
 def test_weights_that_do_not_fit_are_told_before_any_training(toy_banks, tmp_path, trained):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import toy_bank
 
-from fewshot.learners.registry import LEARNERS
+from fewshot.learners.registry import LEARNERS, traits_of
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -105,7 +105,7 @@ def test_its_tables_are_those_that_runs_wrote(page, run, learners):
 
 def test_every_learner_that_trains_is_above_nearest_pixels():
     results = pd.read_csv(REFERENCE / "quick-omniglot-all" / "results.csv")
-    trained = results[results["learner"].map(lambda name: LEARNERS[name].trained)]
+    trained = results[results["learner"].map(lambda name: traits_of(LEARNERS[name]).trains)]
     floor = results[results["learner"] == "nearest-pixel"].set_index(["way", "shot"])["accuracy"]
     assert (trained["learner"].nunique(), len(floor)) == (21, 4)
     for (way, shot), rows in trained.groupby(["way", "shot"]):
