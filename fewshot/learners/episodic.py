@@ -3,12 +3,43 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
+from fewshot.learners.base import Learner
 
 _NUMBERS = 1 << 22  # of the largest tensor that `in_parts` lets a function make
+
+
+class EpisodicLearner(Learner):
+    """Trains on episodes of the kind that the test runs: each batch is one, the loss a cross-entropy."""
+
+    batches = ClassBatches(classes=60, images=6)
+
+    def __init__(
+        self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, turns: bool = False
+    ) -> None:
+        """shot: support images of each class in a training batch, the other ones are queries.
+
+        turns: not only the first images of a class are its support, all of them are in turn, and the loss is the mean:
+        that of more episodes from the same embeddings.
+        """
+        super().__init__(backbone, classes, variant)
+        self.shot, self.turns = shot, turns
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        check_shot(self.name, self.shot, batches)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        support, query, targets = self.split(images)
+        return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
+
+    def split(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Support (E, N, K, D), query (E, Q, D) and targets (E, Q) from the images (B, C, H, W) of a batch."""
+        return split_episodes(self.embed(images), self.batches, self.shot, self.turns)
 
 
 def by_class(rows: Tensor, batches: ClassBatches) -> Tensor:

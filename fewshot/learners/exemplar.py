@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
-from fewshot.learners.base import Learner, Traits
+from fewshot.learners.base import Traits
+from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
 from fewshot.losses import instance
 
 
 @register("exemplar")
-class Exemplar(Learner):
+class Exemplar(DirectionLearner):
     """Each training image a class of its own, seen again through augmentation.
 
     An image must be told from `others` that are drawn anew for each batch, by what stands for each image's class:
@@ -51,9 +52,6 @@ class Exemplar(Learner):
         else:
             self.vectors = nn.Parameter(vectors)
 
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         embeddings = self.embed(images)
         drawn = torch.randint(len(self.vectors), (self.others,), device=labels.device)
@@ -62,6 +60,3 @@ class Exemplar(Learner):
             kept = self.momentum * own + (1 - self.momentum) * embeddings.detach()
             self.vectors[labels] = functional.normalize(kept, dim=1)
         return instance(embeddings, own, others, self.temperature)
-
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return query @ functional.normalize(support.mean(2), dim=2).mT

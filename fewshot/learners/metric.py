@@ -10,12 +10,13 @@ from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.errors import unknown_name
-from fewshot.learners.base import Learner, OpenVariants, Traits
+from fewshot.learners.base import OpenVariants, Traits
+from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
 
 
 @register("metric")
-class Metric(Learner):
+class Metric(DirectionLearner):
     """Any loss of pytorch-metric-learning, with a miner or without.
 
     The variant is LOSS or LOSS+MINER, class names of that library, with its default arguments: any loss that trains on
@@ -37,15 +38,9 @@ class Metric(Learner):
         super().__init__(backbone, classes, variant)
         self.criterion, self.miner = _made(self.variant, classes, backbone.embedding_size)
 
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         embeddings = self.embed(images)
         return self.criterion(embeddings, labels, self.miner(embeddings, labels) if self.miner else None)
-
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return query @ functional.normalize(support.mean(2), dim=2).mT
 
 
 def _check(variant: str) -> None:

@@ -142,15 +142,16 @@ def test_parts_are_put_together_in_order(sizes, monkeypatch):
 
 
 def test_an_episode_is_the_first_images_of_a_class_and_the_rest():
-    labels = torch.tensor([7, 7, 7, 2, 2, 2])
-    support, query, targets = episodic.split_episodes(torch.arange(6.0)[:, None], labels, shot=1)
+    rows, batches = torch.arange(6.0)[:, None], ClassBatches(classes=2, images=3)
+    support, query, targets = episodic.split_episodes(rows, batches, shot=1)
     assert support.tolist() == [[[[0]], [[3]]]]
     assert query.tolist() == [[[1], [2], [4], [5]]]
     assert targets.tolist() == [[0, 0, 1, 1]]
 
 
 def test_with_turns_each_image_begins_the_support_once():
-    support, query, targets = episodic.split_episodes(torch.arange(6.0)[:, None], torch.arange(6) // 3, 2, turns=True)
+    rows, batches = torch.arange(6.0)[:, None], ClassBatches(classes=2, images=3)
+    support, query, targets = episodic.split_episodes(rows, batches, shot=2, turns=True)
     assert support[:, 1, :, 0].tolist() == [[3, 4], [4, 5], [5, 3]]
     assert query[:, :, 0].tolist() == [[2, 5], [0, 3], [1, 4]]
     assert targets.tolist() == [[0, 1]] * 3

@@ -108,7 +108,7 @@ def test_a_recording_gives_the_same_training(what):
     found = trained(Recorded(learner, lambda work: calls.append(work) or record(work)), learner, following)
     assert len(calls) <= 1
     assert calls or what not in RECORDED
-    assert len(found.unique()) == len(found)  # every batch has a loss of its own
+    assert len(found.unique()) == len(found) or not calls  # every recorded batch has a loss of its own
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     for name, value in one_by_one.state_dict().items():
         torch.testing.assert_close(learner.state_dict()[name], value, rtol=0, atol=0, msg=name)
@@ -139,7 +139,7 @@ class CountsClasses(NPair):
 
 
 class PicksByMask(NPair):
-    said = "a GPU would be waited for in index, index_put_"
+    said = "a GPU would be waited for in index, index_put"
 
     def loss(self, images, labels):
         return super().loss(images, labels) + self.embed(images)[labels > 3].square().mean() / 1000
@@ -191,7 +191,7 @@ def test_watching_the_first_batches_tells_what_cannot_be_recorded(cls, caplog):
     with caplog.at_level("INFO", logger="fewshot"):
         found = trained(Recorded(learners[1], never), learners[1], batches.following(BANK, 0, 0))
     (said,) = caplog.messages
-    assert said.startswith(f" trains operation by operation: {cls.said}")
+    assert said.startswith(f"npair trains operation by operation: {cls.said}")
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
