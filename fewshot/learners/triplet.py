@@ -31,12 +31,11 @@ class Triplet(DirectionLearner):
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", mining: str = "semi-hard", margin: float = 0.0
     ) -> None:
-        """mining: see losses.mined; squared+hard names its own. margin: m, 0 stands for 0.2 (squared) or 1.0 (pairs)."""
+        """mining: see losses.mined; squared+hard names its own. margin: m, 0 for 0.2 (squared) or 1.0 (pairs)."""
         super().__init__(backbone, classes, variant)
         form, _, named = self.variant.partition("+")
         _check(f"{form}+{named or mining}")
-        self.mining = named or mining
-        self.triplets, self.margin = _FORMS[form][0], margin or _FORMS[form][1]
+        self.triplets, self.mining, self.margin = _FORMS[form][0], named or mining, margin or _FORMS[form][1]
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.triplets(self.embed(images), labels, self.margin, self.mining)
