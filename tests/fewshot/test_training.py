@@ -284,7 +284,7 @@ def test_the_learner_knows_the_batches_of_its_training(banks):
     learner = Noting(make_backbone("conv4", 1, 16), 12)
     run(learner, banks, steps=1, batches={"classes": 4, "images": 2})
     run(learner, banks, steps=1)  # without settings, those of the class again
-    assert seen == [(ClassBatches(4, 2), 8), (ClassBatches(12, 2), 24)]
+    assert seen == [(ClassBatches(4, 2), 8), (ClassBatches(20, 2), 40)]
 
 
 def test_a_learner_that_reads_names_is_given_those_of_the_base_classes_alone(banks):
