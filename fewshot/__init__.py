@@ -1,7 +1,7 @@
 """A few-shot learning benchmark suite: learners, training, evaluation, tables."""
 
 from fewshot.evaluation import evaluate
-from fewshot.learners import Learner, register
+from fewshot.learners import Learner, Traits, register
 from fewshot.training import train
 
-__all__ = ["Learner", "evaluate", "register", "train"]
+__all__ = ["Learner", "Traits", "evaluate", "register", "train"]

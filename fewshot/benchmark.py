@@ -17,9 +17,10 @@ from fewshot import checkpoints, provenance
 from fewshot.clamping import clamped_config, with_held_out
 from fewshot.config import Config
 from fewshot.devices import choose_device, describe, placed, prepare
+from fewshot.embedding import EmbeddedBank
 from fewshot.files import writing
 from fewshot.freshness import check_same, mark, parts_of, tell_stale, waiting
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec, model_name
 from fewshot.plan import Planned, plan
@@ -149,7 +150,7 @@ def check_trainings_free(folder: Path, config: Config, resume: bool) -> None:
         learner, variant = find_learner(asked)
         shots = [0, *map(int, config.learner[asked].per_shot)]
         for seed, shot in itertools.product(config.seeds, shots):
-            home = folder / model_name(asked, learner.name, variant or learner.variants[0], shot, seed)
+            home = folder / model_name(asked, learner.name, resolved(learner, variant)[0], shot, seed)
             if (home / "last.pt").exists():
                 raise InputError(
                     f"{home} already holds a training: add --resume to go on with it, or choose another folder with"
@@ -186,7 +187,7 @@ def _obtain(
         if not changed or (keep and changed <= set(provenance.RENEWED)):
             return _restored(model, before, content, path, device)
     learner = spec.build(model.cls)
-    if learner.trained and spec.settings.steps:
+    if learner.traits.trains and spec.settings.steps:
         log.info("%s: training %s steps", spec.label, f"{spec.settings.steps:,}")
     trained = train(
         learner,

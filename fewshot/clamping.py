@@ -43,7 +43,7 @@ def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBan
 
 
 def _with_batches(spec: str, settings: Training, bank: ImageBank) -> Training:
-    new = clamped(settings, find_learner(spec)[0], bank)
+    new = clamped(settings, *find_learner(spec), bank)
     options, images = settings.options, new.batches.get("images", 0)
     if 1 < images <= options.get("shot", 0):  # some must be left for queries
         options = {**options, "shot": images - 1}

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from baselines import NOT_RUNNABLE, published
+from fewshot.learners.registry import LEARNERS
 from fewshot.records import ALIKE, CELL, labels, summarised
 from fewshot.tables import CHALLENGE, Sheet
 
@@ -199,9 +200,15 @@ def _knowledge_reasons(row: dict) -> list[str]:
         "ours trained on more data" if row["external"] and not theirs_external else "",
         "uses the names of classes" if theirs_text and not row["text"] else "",
         "ours uses the names of classes" if row["text"] and not theirs_text else "",
-        "ours sees no support images" if row["variant"] == "zero-shot" else "",
+        "ours sees no support images" if not _sees_support(row) else "",
         "does not say whether it is transductive" if league == "not-stated" else "",
     ]
+
+
+def _sees_support(row: dict) -> bool:
+    """Whether a learner of ours looks at support images; of a learner that is not known here, it is taken for so."""
+    cls = LEARNERS.get(row["learner"])
+    return cls is None or row["variant"] not in cls.variants or cls.variants[row["variant"]].sees_support
 
 
 def _split_reason(dataset: str, theirs: str, ours: str) -> str:

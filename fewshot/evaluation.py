@@ -10,7 +10,8 @@ from torch import Tensor
 from episodes import Episodes, EpisodeSampler, ImageBank, InputError, ListedEpisodes
 from episodes.sampler import sampler_of
 from fewshot.devices import choose_device, placed, prepare
-from fewshot.learners.base import EmbeddedBank, Learner, described
+from fewshot.embedding import EmbeddedBank, described
+from fewshot.learners.base import Learner
 from fewshot.learners.faults import place_of
 from fewshot.statistics import Estimate, over_episodes
 
@@ -109,7 +110,7 @@ def _right(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
 
 def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler) -> None:
     """InputError where a query of the first episode is scored otherwise when half of the queries are left out."""
-    if learner.transductive or sampler.query < 2:
+    if learner.traits.transductive or sampler.query < 2:
         return
     whole = sampler.episodes(0, 1, data.device)
     half = sampler.query // 2
@@ -118,8 +119,8 @@ def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampl
     scores = _scores(learner, data, part)
     if not torch.allclose(scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise InputError(
-            f"{_named(learner)} scores a query otherwise when other queries are left out: set transductive = True in"
-            " its class, so that tables can say so"
+            f"{_named(learner)} gives a query different scores when other queries are left out: set transductive ="
+            " True in the Traits of its variant, so that tables can say so"
         )
 
 

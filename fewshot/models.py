@@ -1,5 +1,6 @@
 """ModelSpec: what one trained model is, in memory and in its checkpoint, and how its learner is built from it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,8 @@ from episodes import ImageBank, class_texts
 from episodes.errors import InputError
 from fewshot.backbones import find_backbone, make_backbone
 from fewshot.config import Seed, Training, Validation
-from fewshot.learners.base import Learner
-from fewshot.learners.registry import checked_options, split_backbone
+from fewshot.learners.base import Learner, resolved
+from fewshot.learners.registry import checked_options, split_backbone, traits_of
 
 _IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call otherwise
 _COVERED = {"class_names", "fit", "inverted", "shot"}  # by other fields: the checksums of the images, the settings
@@ -66,17 +67,18 @@ class ModelSpec(BaseModel):
 
         more: other fields; by default the first variant and seed 0.
         """
+        variant, traits = resolved(learner, more.pop("variant", ""))
         known = {
             "asked": learner.name,
             "learner": learner.name,
-            "variant": learner.variants[0],
+            "variant": variant,
             "seed": 0,
             "dataset": bank.dataset,
             "channels": bank.images.shape[1],
             "size": bank.images.shape[2],
             "fit": bank.fit,
             "inverted": bank.inverted,
-            "classes": bank.classes if learner.supervised else len(bank),
+            "classes": bank.classes if traits.uses_labels else len(bank),
             "class_names": class_texts(bank),
             "settings": Training.model_validate(settings.model_dump(include=set(Training.model_fields))),
         }
@@ -145,16 +147,16 @@ class ModelSpec(BaseModel):
                 f"{cls.name} cannot be made ({error}): its __init__ must take backbone, classes, variant='' and the"
                 f" options {options}"
             ) from error
-        learner.external = learner.external or self.saw_other_data
-        if learner.text:
+        external = learner.traits.external or self.saw_other_data
+        learner.traits = dataclasses.replace(learner.traits, external=external)
+        if learner.traits.text:
             learner.class_names = self.class_names
         return learner
 
     def check_fits(self, cls: type[Learner], path: Path) -> None:
         """InputError if no learner of class `cls` can be built from the checkpoint `path` of this model."""
         try:
-            if self.variant:
-                cls.check_variant(self.variant)
+            traits_of(cls, self.variant)
             find_backbone(self.backbone)
             checked_options(cls, self.settings.options)
         except InputError as error:

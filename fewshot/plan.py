@@ -70,7 +70,7 @@ def _models_of(
             train_bank,
             chosen,
             asked=asked,
-            variant=variant or cls.variants[0],
+            variant=variant,
             seed=seed,
             shot=single,
             dataset=config.data.dataset,

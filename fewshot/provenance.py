@@ -32,6 +32,7 @@ _CORE = (
     "fewshot/backbones/*.py",
     "fewshot/benchmark.py",
     "fewshot/devices.py",
+    "fewshot/embedding.py",
     "fewshot/evaluation.py",
     "fewshot/learners/base.py",
     "fewshot/models.py",

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from episodes import InputError
 from fewshot.backbones import Backbone
-from fewshot.learners.base import Learner, described
+from fewshot.embedding import described
+from fewshot.learners.base import Learner
 from fewshot.learners.faults import place_of
 
 _WARM = 3  # batches before the recording, in which libraries choose their kernels and take their memory
@@ -27,18 +28,13 @@ def gradients_of(learner: Learner, device: torch.device) -> Gradients:
     """A function of images (B, C, H, W) and labels (B,), all batches of one shape, that leaves the gradients of the
     loss in the weights of `learner` and returns the loss: a scalar, detached.
 
-    On a GPU it replays a recording where the learner is `recordable`. `grad` of the weights is then memory of the
-    recording: it must not be set to None.
+    On a GPU it replays a recording if the learner trains in one stage, its backbone is one of the suite's, and the
+    first batches show that a step can be recorded. `grad` of the weights is then memory of the recording: it must not
+    be set to None.
     """
-    if device.type == "cuda" and recordable(learner):
+    if device.type == "cuda" and not learner.stages and isinstance(learner.backbone, Backbone):
         return Recorded(learner, record_on_gpu)
     return functools.partial(computed, learner)
-
-
-def recordable(learner: Learner) -> bool:
-    """Whether the learner's own class promises it, it trains in one stage, and the backbone is one of the suite's."""
-    in_stages = type(learner).begin_step is not Learner.begin_step
-    return learner.recordable and not in_stages and isinstance(learner.backbone, Backbone)
 
 
 def computed(learner: Learner, images: Tensor, labels: Tensor) -> Tensor:
@@ -65,20 +61,24 @@ class Recorded:
     """Gradients by a recording that is made after a few batches, and replayed batch after batch.
 
     A Conv-4 step has some 250 small kernels: launched one by one from Python they take longer than they run. `record`
-    makes the recording (see record_on_gpu). A learner that cannot be recorded trains operation by operation, and a
-    warning says so.
+    makes the recording (see record_on_gpu). The first batches are watched: a step is recorded if all of them did the
+    same operations, and none waited for a value. Other learners train operation by operation. A warning says so if the
+    recording fails in spite of that.
     """
 
     def __init__(self, learner: Learner, record: Callable[[Work], tuple[Tensor, Callable[[], None]]]) -> None:
         self._learner, self._record = learner, record
-        self._warmed, self._failed = 0, False
+        self._watched: list[Operations] = []
+        self._one_by_one = False
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        if self._warmed < _WARM:
-            self._warmed += 1
-            return _aside(functools.partial(computed, self._learner, images, labels), images.device)
-        if self._replay is None and not self._failed:
+        if len(self._watched) < _WARM:
+            with Operations() as operations:
+                loss = _aside(functools.partial(computed, self._learner, images, labels), images.device)
+            self._watched.append(operations)
+            return loss
+        if self._replay is None and not self._one_by_one:
             self._begin(images, labels)
         if self._replay is None:
             return computed(self._learner, images, labels)
@@ -88,13 +88,17 @@ class Recorded:
         return self._loss.clone()  # the next replay writes over it
 
     def _begin(self, images: Tensor, labels: Tensor) -> None:
+        if obstacle := obstacle_to_recording(self._watched):
+            self._one_by_one = True
+            log.info("%s trains operation by operation: %s", self._learner.name, obstacle)
+            return
         self._images, self._labels = images.clone(), labels.clone()
         try:
             self._loss, self._replay = self._record(
                 functools.partial(computed, self._learner, self._images, self._labels)
             )
         except (RuntimeError, InputError) as error:
-            self._failed = True
+            self._one_by_one = True
             cause = error.__context__ or error  # what happened inside, not that the recording was broken off
             said = " ".join(str(cause).split())[:200]
             log.warning("%s cannot be recorded on this GPU, and trains slower for it: %s", self._learner.name, said)
@@ -136,7 +140,8 @@ class Operations(TorchDispatchMode):
     """Inside, notes every operation, forward and backward, as a recording of it would hold it.
 
     done     name and arguments of each, of tensors only their shapes
-    waiting  the names of those whose result, or its shape, depends on values, so that a GPU is waited for
+    waiting  the names of those for which the processor waits for a GPU: their result or its shape depends on values,
+             or they copy between the two
     """
 
     def __init__(self) -> None:
@@ -147,9 +152,23 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves = tree_leaves((args, kwargs or {}))
         self.done.append((str(function), *(one.shape if isinstance(one, Tensor) else one for one in leaves)))
-        if _waits(function, leaves):
+        result = function(*args, **(kwargs or {}))
+        devices = {one.device.type for one in [*leaves, *tree_leaves(result)] if isinstance(one, Tensor)}
+        if _waits(function, leaves) or len(devices) > 1:
             self.waiting.append(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
+        return result
+
+
+def obstacle_to_recording(watched: Sequence[Operations]) -> str:
+    """Why a step cannot be recorded, in a few words, from the operations of several batches; '' if it can."""
+    if waiting := dict.fromkeys(name for operations in watched for name in operations.waiting):
+        return f"a GPU would be waited for in {', '.join(waiting)}"
+    first, *others = (operations.done for operations in watched)
+    for other in others:
+        if first != other:
+            changed = next((f"{one[0]} and {two[0]}" for one, two in zip(first, other) if one != two), "their number")
+            return f"the operations change from batch to batch: {changed}"
+    return ""
 
 
 # of a number of Python's a tensor is made on the CPU first; solvers look whether they succeeded

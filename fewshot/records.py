@@ -133,7 +133,7 @@ def row_of(spec: "ModelSpec", learner: "Learner") -> dict[str, Any]:
     return {
         **dict(zip(MODEL, spec.row)),
         "image_size": spec.size,
-        **{column: getattr(learner, column) for column in LEAGUE},
+        **{column: getattr(learner.traits, column) for column in LEAGUE},
         "device": describe(device),
         "precision": str(training_precision(spec.settings.precision, device)).removeprefix("torch."),
         "torch": torch.__version__,

@@ -23,9 +23,11 @@ from fewshot.augmentation import find_augmentation
 from fewshot.backbones import load_weights
 from fewshot.config import Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
+from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in, learning_from
+from fewshot.learners.base import Learner
+from fewshot.learners.registry import lacks_weights, traits_of
 from fewshot.models import ModelSpec
 from fewshot.pretraining import of_base_classes
 from fewshot.provenance import RENEWED, told
@@ -85,7 +87,7 @@ def train(
     prepare(chosen)
     learner.to(chosen)
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
-    settings = clamped(settings, learner, train_bank)
+    settings = clamped(settings, type(learner), learner.variant, train_bank)
     batches = batches_from(settings.batches)
     _equip(learner, settings, batches, train_bank)
     sampler = _validation_sampler(validation, validation_bank)
@@ -100,9 +102,9 @@ def train(
     following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, chosen)
     gradients = gradients_of(learner, chosen)
     learner.train()
-    with run.bar(progress) as bar, computing_in(learner.backbone, precision), learning_from(learner, batches):
+    with run.bar(progress) as bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
-            learner.begin_step((step - 1) / settings.steps)
+            enter_stage(learner, (step - 1) / settings.steps)
             images, labels = next(following)
             run.descend(gradients(images, labels))
             if step % settings.validate_every == 0 or step == settings.steps:
@@ -115,13 +117,22 @@ def train(
     return run.finish(guessing=100 / sampler.way)
 
 
-def clamped(settings: Training, learner: Learner | type[Learner], bank: ImageBank) -> Training:
+def enter_stage(learner: Learner, done: float) -> None:
+    """Bring the learner into the stage of its training that holds after a share `done` of the steps, in [0, 1)."""
+    stage = sum(done >= share for share in learner.stages)
+    if stage != learner.stage:
+        learner.stage = stage
+        learner.train(learner.training)
+
+
+def clamped(settings: Training, cls: type[Learner], variant: str, bank: ImageBank) -> Training:
     """The settings with the batches and steps that `bank` has images for.
 
-    If the settings name no batches, the learner's own are taken. A learner with nothing to train gets no steps.
+    If the settings name no batches, the learner's own are taken. A variant with nothing to train gets no steps.
     """
-    batches = (batches_from(settings.batches) if settings.batches else learner.batches).fitted(bank)
-    steps = min(settings.steps, settings.epochs * len(bank) // len(batches) or settings.steps) if learner.trained else 0
+    batches = (batches_from(settings.batches) if settings.batches else cls.batches).fitted(bank)
+    most = settings.epochs * len(bank) // len(batches) or settings.steps
+    steps = min(settings.steps, most) if traits_of(cls, variant).trains else 0
     return settings.model_copy(update={"batches": dict(vars(batches)), "steps": steps})
 
 
@@ -132,19 +143,18 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
     """
     if settings.weights:
         load_weights(learner.backbone, Path(settings.weights), settings.backbone)
-        learner.external = learner.external or not of_base_classes(settings.weights, bank)
-    elif learner.external:
-        raise InputError(
-            f"{learner.name} needs pretrained weights: give [learner.{learner.name}] of a preset the line"
-            " weights = 'FILE', a file on this machine"
-        )
+        external = learner.traits.external or not of_base_classes(settings.weights, bank)
+        learner.traits = dataclasses.replace(learner.traits, external=external)
+    elif learner.traits.external:
+        raise InputError(f"{learner.name} {lacks_weights(type(learner))}")
 
 
 def _equip(learner: Learner, settings: Training, batches: Batches, bank: ImageBank) -> None:
     """Give the learner what it trains with: class names, if it reads them, batches that it accepts, and weights."""
-    if learner.text and not learner.class_names:  # made by hand: ModelSpec.build gives the names that it has
+    if learner.traits.text and not learner.class_names:  # made by hand: ModelSpec.build gives the names that it has
         learner.class_names = class_texts(bank)
     learner.check_batches(batches)
+    learner.batches = batches
     give_weights(learner, settings, bank)
 
 
@@ -155,7 +165,7 @@ def _augmented(
 
     The labels are the base classes; for a learner that uses none, each image is a class of its own.
     """
-    labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
+    labels = bank.labels.to(device) if learner.traits.uses_labels else torch.arange(len(bank), device=device)
     augment = find_augmentation(settings.augmentation)
     for indices in following:
         yield augment(bank.batch(indices).to(device)), labels[indices.to(device)]
@@ -262,7 +272,7 @@ class _Run:
         self.step, seconds = step, self.seconds
         self.total, self.counted = 0.0, 0
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
-        counts = self.learner.complete or step == self.steps
+        counts = self.learner.stage == len(self.learner.stages) or step == self.steps
         if counts and not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
             self.best = {"step": step, "accuracy": accuracy, "learner": _weights(self.learner)}
         if self.folder is not None:

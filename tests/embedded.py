@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from episodes import ImageBank
-from fewshot.learners.base import EmbeddedBank
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners.registry import LEARNERS
 
 

@@ -1,10 +1,12 @@
 """Soft nearest neighbours (Goldberger et al. 2004; Frosst et al. 2019), as an installed package brings it."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from episodes import ClassBatches
-from fewshot import Learner, register
+from fewshot import Learner, Traits, register
 from fewshot.losses import squared_distances
 
 
@@ -16,7 +18,7 @@ class SoftNeighbours(Learner):
     that of the other images of a batch: minus the log of the share that the votes of an image's own class have.
     """
 
-    paper = "Frosst et al. 2019"
+    variants: ClassVar = {"": Traits(paper="Frosst et al. 2019")}
     batches = ClassBatches(classes=60, images=4)
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "", temperature: float = 10.0) -> None:

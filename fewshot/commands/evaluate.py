@@ -1,6 +1,7 @@
 """fewshot evaluate: evaluate a checkpoint on one protocol."""
 
 import argparse
+import dataclasses
 
 import pandas as pd
 from rich.console import Console
@@ -12,9 +13,9 @@ from fewshot.clamping import clamped_generalised, with_held_out
 from fewshot.commands import arguments
 from fewshot.config import evaluation_from
 from fewshot.devices import choose_device, placed, prepare
+from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import evaluate
 from fewshot.learners import Learner, find_learner
-from fewshot.learners.base import EmbeddedBank
 from fewshot.models import ModelSpec
 from fewshot.protocols.base import Task
 from fewshot.protocols.episodes import open_interval
@@ -67,7 +68,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     learner = spec.build(cls)
     checkpoints.restore(learner, content, options.checkpoint)
     if options.dataset and full_name(options.dataset) != spec.dataset:
-        learner.external = True  # classes that are tested may be among those it was trained on
+        # classes that are tested may be among those it was trained on
+        learner.traits = dataclasses.replace(learner.traits, external=True)
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
     if PROTOCOLS[options.protocol].by_shot:
         tables.show(tables.sheets(_evaluate_episodes(options, spec, learner, bank)), console)

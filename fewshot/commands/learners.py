@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
             faults.append(str(error))
             continue
         about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        rows.append((name, ", ".join(cls.variants), cls.paper, _kind(cls), about))
+        rows.append((name, ", ".join(cls.variants), _papers(cls), _kind(cls), about))
     heads = ["learner", "variants", "paper", "kind", "what it does"]
     if options.markdown:
         print(pd.DataFrame(rows, columns=heads).to_markdown(index=False))
@@ -55,12 +55,22 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def _kind(cls: type[Learner]) -> str:
     """What sets a learner apart from one that trains on labels and scores each query by itself."""
     said = {
-        "untrained": not cls.trained,
-        "no labels": cls.trained and not cls.supervised,
-        "adapts": cls.adapts,
-        "transductive": cls.transductive,
-        "reads names": cls.text,
-        "external data": cls.external,
+        "untrained": lambda traits: not traits.trains,
+        "no labels": lambda traits: traits.trains and not traits.uses_labels,
+        "adapts": lambda traits: traits.fits_episodes,
+        "transductive": lambda traits: traits.transductive,
+        "reads names": lambda traits: traits.text,
+        "no support": lambda traits: not traits.sees_support,
+        "external data": lambda traits: traits.external,
     }
-    # some things hold of some variants alone
-    return ", ".join(word if holds is True else f"{word}: {', '.join(holds)}" for word, holds in said.items() if holds)
+    words = []
+    for word, holds in said.items():
+        variants = [name for name, traits in cls.variants.items() if holds(traits)]
+        if variants:
+            words.append(word if len(variants) == len(cls.variants) else f"{word}: {', '.join(variants)}")
+    return ", ".join(words)
+
+
+def _papers(cls: type[Learner]) -> str:
+    """The publications of a learner's variants, each once."""
+    return ", ".join(dict.fromkeys(traits.paper for traits in cls.variants.values() if traits.paper))

@@ -22,7 +22,7 @@ from fewshot.learners import (  # noqa: F401  registers them
     simpleshot,
     triplet,
 )
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import find_learner, learner_names, register
 
-__all__ = ["Learner", "find_learner", "learner_names", "register"]
+__all__ = ["Learner", "Traits", "find_learner", "learner_names", "register"]

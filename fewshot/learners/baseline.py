@@ -8,12 +8,14 @@ from torch.nn import functional
 
 from episodes import ShuffledBatches
 from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot, softmax_gradient
+from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.episodic import in_parts
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
 from fewshot.small_batches import Span, cosine_gradients, fitted, fresh, in_order, linear_gradients
 
+_TRAITS = Traits(fits_episodes=True, paper="Chen et al. 2019")
 _SCALE = 2.0  # of the cosine head of an episode: the authors' code fixes it for 200 classes or fewer
 # of the variants that are not theirs: as many steps as an epoch has batches of 4, each on all images, but 8 at most
 _BATCH, _STEPS = 4, 8
@@ -37,10 +39,7 @@ class Baseline(LinearClassifier):
                 after 300 steps, 68 % in 5-way 1-shot).
     """
 
-    paper = "Chen et al. 2019"
-    variants = ("", "zero-start")
-    recordable = True
-    adapts = True
+    variants = dict.fromkeys(["", "zero-start"], _TRAITS)
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01
@@ -97,10 +96,7 @@ class BaselinePlusPlus(CosineClassifier):
                 of 20 ways, both with one network (conv4-strided after 300 steps).
     """
 
-    paper = "Chen et al. 2019"
-    variants = ("", "mean-start")
-    recordable = True
-    adapts = True
+    variants = dict.fromkeys(["", "mean-start"], _TRAITS)
     batches = ShuffledBatches(size=256)
 
     def __init__(

@@ -1,15 +1,20 @@
 """CLIP in small (Radford et al. 2021): images and the names of their classes in one space, learned from scratch."""
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches, Episodes
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.learners.text_encoder import NGramEncoder
 from fewshot.losses import image_text
 
+_TRAITS = Traits(text=True, paper="Radford et al. 2021")
 _MOST = 100.0  # of the scale that is learned, as in the paper
 
 
@@ -26,10 +31,12 @@ class CLIP(Learner):
     zero-shot  cosine to the text's embedding: no support image is looked at
     """
 
-    paper = "Radford et al. 2021"
-    variants = ("few-shot", "mixed", "zero-shot")
+    variants: ClassVar = {
+        "few-shot": _TRAITS,
+        "mixed": _TRAITS,
+        "zero-shot": dataclasses.replace(_TRAITS, sees_support=False),
+    }
     batches = ClassBatches(classes=180, images=2)
-    text = True
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", size: int = 128, text_weight: float = 0.1
@@ -57,7 +64,7 @@ class CLIP(Learner):
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
         query = data.embeddings[episodes.query.flatten(1)]
-        if self.variant == "zero-shot":
+        if not self.traits.sees_support:
             return query @ data.text_embeddings[episodes.classes].mT
         prototypes = functional.normalize(data.embeddings[episodes.support].mean(2), dim=2)  # (E, N, D)
         if self.variant == "mixed":

@@ -1,5 +1,7 @@
 """Embeddings trained through a solver: ridge regression (R2D2) and the support vector machine (MetaOptNet)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,7 +9,7 @@ from torch.nn import functional
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
 from fewshot.heads import one_hot, ridge, support_vectors
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.registry import register
 
@@ -20,7 +22,6 @@ class _Solved(Learner):
     """
 
     batches = ClassBatches(classes=60, images=6)
-    adapts = True
     smoothing = 0.0  # what the right class of a query leaves to the others, in training
 
     def __init__(
@@ -39,7 +40,7 @@ class _Solved(Learner):
         check_shot(self.name, self.shot, batches)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query = cut_episodes(self.embed(images), labels, self.way, self.shot, self.images_each)
+        support, query = cut_episodes(self.embed(images), self.batches, self.way, self.shot)
         episodes, way, queries, _ = query.shape
         scores = self.scores(support, query.flatten(1, 2))
         targets = torch.arange(way, device=scores.device).repeat_interleave(queries)
@@ -68,7 +69,7 @@ class Ridge(_Solved):
     neither the softmax nor its gradient.
     """
 
-    paper = "Bertinetto et al. 2019"
+    variants: ClassVar = {"": Traits(fits_episodes=True, paper="Bertinetto et al. 2019")}
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class SupportVectorMachine(_Solved):
     of a hundredth in the scores or less.
     """
 
-    paper = "Lee et al. 2019"
+    variants: ClassVar = {"": Traits(fits_episodes=True, paper="Lee et al. 2019")}
 
     def __init__(
         self,

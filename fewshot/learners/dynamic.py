@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
+from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.episodic import by_class, check_shot, in_parts
 from fewshot.learners.registry import register
@@ -28,8 +29,7 @@ class Dynamic(CosineClassifier):
     one, and until its training the attention is noise.
     """
 
-    paper = "Gidaris and Komodakis 2018"
-    variants = ("attention", "average")
+    variants = dict.fromkeys(["attention", "average"], Traits(paper="Gidaris and Komodakis 2018"))
     batches = ClassBatches(classes=60, images=6)
 
     def __init__(
@@ -52,8 +52,8 @@ class Dynamic(CosineClassifier):
             raise InputError(
                 f"dynamic needs novel of at least 1 and first_stage between 0 and 1, not {novel} and {first_stage}"
             )
-        self.shot, self.novel, self.first_stage = shot, novel, first_stage
-        self.frozen = False  # the network, in the second stage
+        self.shot, self.novel = shot, novel
+        self.stages = (first_stage,) if first_stage < 1 else ()
         size = backbone.embedding_size
         self.phi_avg = nn.Parameter(torch.ones(size))
         if self.variant == "attention":
@@ -71,27 +71,18 @@ class Dynamic(CosineClassifier):
         if batches.classes < 2:
             raise InputError("dynamic needs batches of two classes or more: one plays a new class, one a base class")
 
-    def begin_step(self, done: float) -> None:
-        self.frozen = done >= self.first_stage
-        self.train(self.training)
-
-    @property
-    def complete(self) -> bool:
-        """In the second stage: before, the generator is as it began, however well its weights do on new classes."""
-        return self.frozen or self.first_stage == 1
-
     def train(self, mode: bool = True) -> "Dynamic":
-        """As of any module; but a frozen network stays in eval mode, since its batch norms would go on otherwise."""
+        """As of any module; but in the second stage the network stays in eval mode: its batch norms would go on."""
         super().train(mode)
-        self.backbone.train(mode and not self.frozen)
+        self.backbone.train(mode and self.stage == 0)
         return self
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        if not self.frozen:
+        if self.stage == 0:
             return super().loss(images, labels)
         with torch.no_grad():
             embeddings = self.embed(images)
-        return self._generator_loss(*(by_class(rows, labels, self.images_each) for rows in (embeddings, labels)))
+        return self._generator_loss(*(by_class(rows, self.batches) for rows in (embeddings, labels)))
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         return self.logits(query, self._generated(support))
@@ -122,7 +113,7 @@ class Dynamic(CosineClassifier):
             return weights
         images = support.flatten(1, 2)
         absent = images.new_empty(len(images), 0, dtype=torch.int64) if absent is None else absent
-        attended = in_parts(self._attended, images.shape[1] * self.classes, images, absent)
+        attended = in_parts(self._attended, images.shape[1] * len(self.keys), images, absent)
         return weights + self.phi_att * attended.view_as(support).mean(2)
 
     def _attended(self, images: Tensor, absent: Tensor) -> Tensor:

@@ -3,33 +3,59 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from episodes import InputError
+from episodes import ClassBatches, InputError
 from episodes.batches import Batches
+from fewshot.learners.base import Learner
 
 _NUMBERS = 1 << 22  # of the largest tensor that `in_parts` lets a function make
 
 
-def by_class(rows: Tensor, labels: Tensor, each: int | None = None) -> Tensor:
-    """The rows (B, ...) of a batch that brings class after class, as (N, images, ...).
+class EpisodicLearner(Learner):
+    """Trains on episodes of the kind that the test runs: each batch is one, the loss a cross-entropy."""
 
-    each: how many images a class, where it is known (see Learner.images_each); else the classes are counted, for which
-    a GPU is waited for.
-    """
-    return rows.unflatten(0, (-1, each) if each else (len(labels.unique_consecutive()), -1))
+    batches = ClassBatches(classes=60, images=6)
+
+    def __init__(
+        self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, turns: bool = False
+    ) -> None:
+        """shot: support images of each class in a training batch, the other ones are queries.
+
+        turns: not only the first images of a class are its support, all of them are in turn, and the loss is the mean:
+        that of more episodes from the same embeddings.
+        """
+        super().__init__(backbone, classes, variant)
+        self.shot, self.turns = shot, turns
+
+    def check_batches(self, batches: Batches) -> None:
+        super().check_batches(batches)
+        check_shot(self.name, self.shot, batches)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        support, query, targets = self.split(images)
+        return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
+
+    def split(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Support (E, N, K, D), query (E, Q, D) and targets (E, Q) from the images (B, C, H, W) of a batch."""
+        return split_episodes(self.embed(images), self.batches, self.shot, self.turns)
+
+
+def by_class(rows: Tensor, batches: ClassBatches) -> Tensor:
+    """The rows (B, ...) of one of these batches, which bring class after class, as (N, images, ...)."""
+    return rows.unflatten(0, (-1, batches.images))
 
 
 def split_episodes(
-    embeddings: Tensor, labels: Tensor, shot: int, turns: bool = False, each: int | None = None
+    embeddings: Tensor, batches: ClassBatches, shot: int, turns: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Support (E, N, K, D), query (E, Q, D) and targets (E, Q) from embeddings (B, D) and labels (B,) of a batch.
+    """Support (E, N, K, D), query (E, Q, D) and targets (E, Q) from the embeddings (B, D) of one of these batches.
 
     The classes of the batch make one episode: the first `shot` images of each are its support, the others are queries.
     turns: the support begins with each image of a class in turn, and E is the number of images a class.
-    each: as in by_class
     """
-    classes = by_class(embeddings, labels, each)
+    classes = by_class(embeddings, batches)
     way, images, _ = classes.shape
     places = torch.arange(images, device=embeddings.device)
     begins = places if turns else places[:1]
@@ -39,13 +65,13 @@ def split_episodes(
     return episodes[:, :, :shot], episodes[:, :, shot:].flatten(1, 2), targets.expand(len(begins), -1)
 
 
-def cut_episodes(rows: Tensor, labels: Tensor, way: int, shot: int, each: int | None = None) -> tuple[Tensor, Tensor]:
-    """Support (E, N, K, ...) and queries (E, N, images - K, ...) from rows (B, ...) and labels (B,) of a batch.
+def cut_episodes(rows: Tensor, batches: ClassBatches, way: int, shot: int) -> tuple[Tensor, Tensor]:
+    """Support (E, N, K, ...) and queries (E, N, images - K, ...) from the rows (B, ...) of one of these batches.
 
     Every `way` classes of the batch make an episode, all of them where there are fewer; those that do not fill another
-    one are left out. The first `shot` images of a class are its support. each: as in by_class
+    one are left out. The first `shot` images of a class are its support.
     """
-    classes = by_class(rows, labels, each)
+    classes = by_class(rows, batches)
     way = min(way, len(classes))
     episodes = classes[: len(classes) // way * way].unflatten(0, (-1, way))
     return episodes[:, :, :shot], episodes[:, :, shot:]

@@ -1,17 +1,20 @@
 """Exemplar networks: each training image is a class of its own, and no label is read."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Traits
+from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
 from fewshot.losses import instance
 
 
 @register("exemplar")
-class Exemplar(Learner):
+class Exemplar(DirectionLearner):
     """Each training image a class of its own, seen again through augmentation.
 
     An image must be told from `others` that are drawn anew for each batch, by what stands for each image's class:
@@ -25,10 +28,11 @@ class Exemplar(Learner):
     support vector machine to the features of all labelled images, Wu et al. vote among the 200 nearest.
     """
 
-    paper = "Dosovitskiy et al. 2014, Wu et al. 2018"
-    variants = ("memory", "parametric")
+    variants: ClassVar = {
+        "memory": Traits(uses_labels=False, paper="Wu et al. 2018"),
+        "parametric": Traits(uses_labels=False, paper="Dosovitskiy et al. 2014"),
+    }
     batches = ShuffledBatches(size=256)
-    supervised = False
 
     def __init__(
         self,
@@ -48,17 +52,11 @@ class Exemplar(Learner):
         else:
             self.vectors = nn.Parameter(vectors)
 
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         embeddings = self.embed(images)
-        drawn = torch.randint(self.classes, (self.others,), device=labels.device)
+        drawn = torch.randint(len(self.vectors), (self.others,), device=labels.device)
         own, others = (functional.normalize(self.vectors[numbers], dim=1) for numbers in (labels, drawn))
         if self.variant == "memory":
             kept = self.momentum * own + (1 - self.momentum) * embeddings.detach()
             self.vectors[labels] = functional.normalize(kept, dim=1)
         return instance(embeddings, own, others, self.temperature)
-
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return query @ functional.normalize(support.mean(2), dim=2).mT

@@ -11,12 +11,10 @@ from fewshot.learners.registry import source_of
 # what the suite calls, and what it may count on
 _PROMISES = {
     "__init__": "__init__ takes backbone, classes, variant='' and the options",
-    "begin_step": "begin_step takes the share of the steps that is done",
     "check_batches": "check_batches takes batches and raises InputError for those that will not do",
     "embed": "embed gives (B, D) from images (B, C, H, W)",
     "episode_scores": "episode_scores gives (E, Q, N) from an EmbeddedBank and Episodes",
     "loss": "loss gives a scalar from images (B, C, H, W) and labels (B,)",
-    "missing": "missing takes backbone, weights and the options and gives a sentence, or ''",
     "scores": "scores gives (E, Q, N) from support (E, N, K, D) and query (E, Q, D)",
 }
 

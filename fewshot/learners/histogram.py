@@ -1,23 +1,25 @@
 """Histogram loss (Ustinova and Lempitsky 2016): the similarities of same and different pairs hardly overlap."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
-from torch.nn import functional
 
 from episodes import ClassBatches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Traits
+from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
 from fewshot.losses import histogram
 
 
 @register("histogram")
-class Histogram(Learner):
+class Histogram(DirectionLearner):
     """Same and different pairs apart as distributions, without a margin.
 
     It trains on all pairs of a batch with the histogram loss, and a query goes to the class with the most similar mean
     direction.
     """
 
-    paper = "Ustinova and Lempitsky 2016"
+    variants: ClassVar = {"": Traits(paper="Ustinova and Lempitsky 2016")}
     batches = ClassBatches(classes=64, images=4)
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "", bins: int = 100) -> None:
@@ -25,11 +27,5 @@ class Histogram(Learner):
         super().__init__(backbone, classes, variant)
         self.bins = bins
 
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return histogram(self.embed(images), labels, self.bins)
-
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return query @ functional.normalize(support.mean(2), dim=2).mT

@@ -1,13 +1,18 @@
 """The imprinted cosine classifier (Qi et al. 2018; Gidaris and Komodakis 2018)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
 from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot
+from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.registry import register
+
+_PAPER = "Qi et al. 2018, Gidaris and Komodakis 2018"
 
 
 @register("imprinted")
@@ -22,10 +27,7 @@ class Imprinted(CosineClassifier):
               also fine-tune the network, which an episode of a few images does not pay for.
     """
 
-    paper = "Qi et al. 2018, Gidaris and Komodakis 2018"
-    recordable = True
-    variants = ("imprint", "finetune")
-    adapts = True
+    variants: ClassVar = {"imprint": Traits(paper=_PAPER), "finetune": Traits(fits_episodes=True, paper=_PAPER)}
     batches = ShuffledBatches(size=256)
 
     def __init__(

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from episodes import ClassBatches, Episodes, InputError
 from episodes.batches import Batches
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in
+from fewshot.embedding import EmbeddedBank, computing_in
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.held_norm import hold_norms, holding
 from fewshot.learners.registry import register
@@ -34,8 +35,6 @@ class _MetaLearner(Learner):
     The head descends on the loss of the support summed over classes, so that one rate serves any number of them.
     """
 
-    variants = ("second-order", "first-order")
-    adapts = True
     batches = ClassBatches(classes=60, images=6)
     least_steps: ClassVar[int] = 1
 
@@ -79,9 +78,9 @@ class _MetaLearner(Learner):
         missing = wanted - (embeddings @ head.mT).softmax(-1)
         return head + self.head_rate / shot * missing.mT @ embeddings
 
-    def _tasks(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _tasks(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Support (T, N * K, ...) and queries (T, N * Q, ...) of the T tasks in a batch's images or embeddings."""
-        support, query = cut_episodes(values, labels, self.way, self.shot, self.images_each)
+        support, query = cut_episodes(values, self.batches, self.way, self.shot)
         return support.flatten(1, 2), query.flatten(1, 2)
 
     def _adapted(self, module: nn.Module, support: Tensor, steps: int) -> nn.Module:
@@ -142,9 +141,11 @@ class Maml(_MetaLearner):
     want it.
     """
 
-    paper = "Finn et al. 2017"
-    variants = ("second-order", "first-order", "transductive")
-    transductive = ("transductive",)
+    variants: ClassVar = {
+        "second-order": Traits(fits_episodes=True, paper="Finn et al. 2017"),
+        "first-order": Traits(fits_episodes=True, paper="Finn et al. 2017"),
+        "transductive": Traits(fits_episodes=True, transductive=True, paper="Finn et al. 2017"),
+    }
     least_steps = 2
 
     def __init__(
@@ -162,17 +163,17 @@ class Maml(_MetaLearner):
         """inner_rate: the size of the inner steps for the network, on the mean loss; the others are as of anil."""
         super().__init__(backbone, classes, variant, way, shot, steps, test_steps, head_rate)
         self.inner_rate = inner_rate
-        hold_norms(backbone, of_batch=self.transductive)
+        hold_norms(backbone, of_batch=self.traits.transductive)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query = self._tasks(images, labels)
+        support, query = self._tasks(images)
         losses = []
         with computing_in(self.backbone, torch.float32):
-            if not self.transductive:
+            if not self.traits.transductive:
                 embeddings = self.backbone(support.flatten(0, 1)).unflatten(0, support.shape[:2])
             with holding(self.backbone):
                 for task in range(len(support)):
-                    first = self.backbone(support[task]) if self.transductive else embeddings[task]
+                    first = self.backbone(support[task]) if self.traits.transductive else embeddings[task]
                     network = nn.Sequential(self.backbone, self._adapted_head(first, 1))
                     network = self._adapted(network, support[task], self.steps - 1)
                     losses.append(_error(network(query[task])))
@@ -223,10 +224,10 @@ class Anil(_MetaLearner):
     first-order   inner gradients count as constants, so it learns from the queries alone
     """
 
-    paper = "Raghu et al. 2020"
+    variants = dict.fromkeys(["second-order", "first-order"], Traits(fits_episodes=True, paper="Raghu et al. 2020"))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query = self._tasks(self.embed(images), labels)
+        support, query = self._tasks(self.embed(images))
         heads = [self._adapted_head(task, self.steps) for task in support]
         return torch.stack([_error(head(task)) for head, task in zip(heads, query, strict=True)]).mean()
 

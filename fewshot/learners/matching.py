@@ -4,15 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ClassBatches
-from episodes.batches import Batches
-from fewshot.learners.base import Learner
-from fewshot.learners.episodic import check_shot, in_parts, split_episodes
+from fewshot.learners.base import Traits
+from fewshot.learners.episodic import EpisodicLearner, in_parts
 from fewshot.learners.registry import register
 
 
 @register("matching")
-class Matching(Learner):
+class Matching(EpisodicLearner):
     """A query takes the labels of the support images that it attends to.
 
     The attention is the softmax, over all support images, of `scale` times the cosine similarity. The probability of
@@ -27,10 +25,7 @@ class Matching(Learner):
            the sums of the embeddings, so that they do not. Training starts with a context of zero, where fce is basic
     """
 
-    paper = "Vinyals et al. 2016"
-    recordable = ("basic",)  # on a GPU, recording the LSTM of the other one is untried
-    variants = ("basic", "fce")
-    batches = ClassBatches(classes=60, images=6)
+    variants = dict.fromkeys(["basic", "fce"], Traits(paper="Vinyals et al. 2016"))
 
     def __init__(
         self,
@@ -42,14 +37,12 @@ class Matching(Learner):
         steps: int = 3,
         turns: bool = False,
     ) -> None:
-        """shot: support images a class in a training batch, the other ones are queries.
-
-        scale: of the cosine, 1 in the paper; with that even the surest attention is little more than even
+        """scale: of the cosine, 1 in the paper; with that even the surest attention is little more than even
         steps: those of the variant 'fce', how often a query attends to the support set
-        turns: not only the first images of a class are its support, all of them are in turn, as for prototypical
+        shot, turns: as of EpisodicLearner
         """
-        super().__init__(backbone, classes, variant)
-        self.shot, self.scale, self.steps, self.turns = shot, scale, steps, turns
+        super().__init__(backbone, classes, variant, shot, turns)
+        self.scale, self.steps = scale, steps
         if self.variant == "fce":
             size = backbone.embedding_size
             self.support_lstm = nn.LSTM(size, size, batch_first=True, bidirectional=True)
@@ -57,14 +50,6 @@ class Matching(Learner):
             with torch.no_grad():
                 for parameter in [*self.support_lstm.parameters(), *self.query_lstm.parameters()]:
                     parameter[2 * size : 3 * size] = 0  # of the cell's candidates, the third of four gates
-
-    def check_batches(self, batches: Batches) -> None:
-        super().check_batches(batches)
-        check_shot(self.name, self.shot, batches)
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
-        return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         if self.variant == "basic":

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,13 @@ from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.errors import unknown_name
-from fewshot.learners.base import Learner
+from fewshot.learners.base import OpenVariants, Traits
+from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
 
 
 @register("metric")
-class Metric(Learner):
+class Metric(DirectionLearner):
     """Any loss of pytorch-metric-learning, with a miner or without.
 
     The variant is LOSS or LOSS+MINER, class names of that library, with its default arguments: any loss that trains on
@@ -24,46 +24,39 @@ class Metric(Learner):
     query goes to the class with the most similar mean direction: nearly all of these losses compare directions.
     """
 
-    paper = "Musgrave et al. 2020"
-    variants = ("MultiSimilarityLoss+MultiSimilarityMiner",)
+    variants = OpenVariants(
+        {
+            "MultiSimilarityLoss+MultiSimilarityMiner": Traits(
+                paper="Musgrave et al. 2020", needs=("pytorch_metric_learning",)
+            )
+        },
+        lambda variant: _check(variant),
+    )
     batches = ClassBatches(classes=60, images=4)
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)
         self.criterion, self.miner = _made(self.variant, classes, backbone.embedding_size)
 
-    @classmethod
-    def check_variant(cls, variant: str) -> None:
-        loss, plus, miner = variant.partition("+")
-        for kind, name in [("loss", loss), *([("miner", miner)] if plus else [])]:
-            known = {key: _lacking(one) for key, one in _classes(kind).items()}
-            if name not in known:
-                raise unknown_name(f"{kind} of pytorch-metric-learning", name, [key for key in known if not known[key]])
-            if known[name]:
-                raise InputError(
-                    f"metric:{variant} cannot be: {name} has no default for {' and '.join(known[name])}; name another"
-                    f" {kind}, or make it in a learner of your own"
-                )
-        if fault := _fault(variant):
-            raise InputError(f"metric:{variant} cannot train on batches of labelled images, the library says '{fault}'")
-
-    @classmethod
-    def missing(cls, backbone: str, weights: str, **options: Any) -> str:
-        try:
-            _classes("loss")
-        except InputError as error:
-            return str(error)
-        return ""
-
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         embeddings = self.embed(images)
         return self.criterion(embeddings, labels, self.miner(embeddings, labels) if self.miner else None)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return query @ functional.normalize(support.mean(2), dim=2).mT
+
+def _check(variant: str) -> None:
+    """Raise InputError if the library has no such loss or miner, or one that cannot train here."""
+    loss, plus, miner = variant.partition("+")
+    for kind, name in [("loss", loss), *([("miner", miner)] if plus else [])]:
+        known = {key: _lacking(one) for key, one in _classes(kind).items()}
+        if name not in known:
+            raise unknown_name(f"{kind} of pytorch-metric-learning", name, [key for key in known if not known[key]])
+        if known[name]:
+            raise InputError(
+                f"metric:{variant} cannot be: {name} has no default for {' and '.join(known[name])}; name another"
+                f" {kind}, or make it in a learner of your own"
+            )
+    if fault := _fault(variant):
+        raise InputError(f"metric:{variant} cannot train on batches of labelled images, the library says '{fault}'")
 
 
 @functools.cache

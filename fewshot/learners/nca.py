@@ -1,9 +1,11 @@
 """Neighbourhood components analysis (Goldberger et al. 2004; for few shots Laenen and Bertinetto 2021)."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from episodes import ClassBatches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import nca, squared_distances
 
@@ -17,7 +19,7 @@ class NCA(Learner):
     the nearest class mean as their result; with one shot the two choose alike.
     """
 
-    paper = "Goldberger et al. 2004, Laenen and Bertinetto 2021"
+    variants: ClassVar = {"": Traits(paper="Goldberger et al. 2004, Laenen and Bertinetto 2021")}
     batches = ClassBatches(classes=60, images=6)
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "", temperature: float = 1.0) -> None:

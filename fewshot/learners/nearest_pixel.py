@@ -1,8 +1,10 @@
 """Nearest neighbours of pixels: nothing is learned, so whatever learns must do better."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
 
@@ -15,8 +17,7 @@ class NearestPixel(Learner):
     it on the backbone `pixels`; on another one it says what an untrained network is worth.
     """
 
-    paper = "Vinyals et al. 2016, 'pixels'"
-    trained = False
+    variants: ClassVar = {"": Traits(trains=False, paper="Vinyals et al. 2016, 'pixels'")}
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         distances = squared_distances(query, support.flatten(1, 2))

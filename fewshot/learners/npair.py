@@ -1,11 +1,13 @@
 """N-pair networks (Sohn 2016): each class of a batch against all others at once."""
 
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import Module, functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import n_pair
 
@@ -14,28 +16,17 @@ from fewshot.losses import n_pair
 class NPair(Learner):
     """Pairs of N classes, each against all others at once.
 
-    It trains on N classes x 2 images with the multi-class N-pair loss. The loss compares by inner products, whose size
-    says little about a class that was not trained, so the score is the cosine similarity to the mean of the support
-    embeddings.
+    The loss compares by inner products, whose size says little about a class that was not trained, so the score is the
+    cosine similarity to the mean of the support embeddings.
     """
 
-    paper = "Sohn 2016"
-    recordable = True
+    variants: ClassVar = {"": Traits(paper="Sohn 2016")}
     batches = ClassBatches(classes=120, images=2)
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        classes: int,
-        variant: str = "",
-        regularisation: float = 0.002,
-        temperature: float = 1.0,
+        self, backbone: Module, classes: int, variant: str = "", regularisation: float = 0.002, temperature: float = 1.0
     ) -> None:
-        """regularisation: the weight of the embeddings' mean squared length in the loss.
-
-        temperature: what inner products and squared lengths are divided by, 1 in the paper; those of long embeddings
-        want more, since they saturate the softmax of a fresh network.
-        """
+        """regularisation: the weight of the mean squared length; temperature: divides all products, 1 in the paper."""
         super().__init__(backbone, classes, variant)
         self.regularisation, self.temperature = regularisation, temperature
 
@@ -45,8 +36,7 @@ class NPair(Learner):
             raise InputError(f"npair trains on batches of pairs, images = 2 a class, not {batches.images}")
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        embeddings = self.embed(images) / self.temperature**0.5
-        pairs = embeddings.unflatten(0, (-1, 2))  # the batch brings class after class, two images each
+        pairs = (self.embed(images) / self.temperature**0.5).unflatten(0, (-1, 2))  # class after class
         return n_pair(pairs[:, 0], pairs[:, 1], self.regularisation)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:

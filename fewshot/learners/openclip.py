@@ -1,6 +1,6 @@
 """Pretrained CLIP: what networks that others trained on pictures of the web know, with no training here."""
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from episodes import Episodes, InputError
 from fewshot.backbones.openclip import OpenClipBackbone
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 
 _NEED = (
@@ -30,11 +31,11 @@ class OpenCLIP(Learner):
     zero-shot    tau times the cosine to the text's embedding (Radford et al. 2021, section 3.1)
     """
 
-    paper = "Radford et al. 2021, Zhang et al. 2022"
-    variants = ("tip-adapter", "few-shot", "zero-shot")
-    trained = False
-    text = ("tip-adapter", "zero-shot")
-    external = True
+    variants: ClassVar = {
+        "tip-adapter": Traits(trains=False, text=True, external=True, paper="Zhang et al. 2022"),
+        "few-shot": Traits(trains=False, external=True, paper="Radford et al. 2021"),
+        "zero-shot": Traits(trains=False, sees_support=False, text=True, external=True, paper="Radford et al. 2021"),
+    }
 
     def __init__(
         self,
@@ -53,10 +54,6 @@ class OpenCLIP(Learner):
             raise InputError(f"the prompt '{prompt}' of openclip has no {{}} where the name of a class goes")
         self.prompt, self.alpha, self.beta = prompt, alpha, beta
 
-    @classmethod
-    def missing(cls, backbone: str, weights: str, **options: Any) -> str:
-        return "" if backbone.startswith("openclip:") and weights else f"it needs {_NEED}"
-
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
 
@@ -66,10 +63,10 @@ class OpenCLIP(Learner):
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
         query, support = data.embeddings[episodes.query.flatten(1)], data.embeddings[episodes.support]
-        if self.variant == "few-shot":
+        if not self.traits.text:
             return query @ functional.normalize(support.mean(2), dim=2).mT
         scores = self.backbone.scale * query @ data.text_embeddings[episodes.classes].mT
-        if self.variant == "tip-adapter":
+        if self.traits.sees_support:
             affinities = torch.exp(self.beta * (query @ support.flatten(1, 2).mT - 1))  # (E, Q, N * K)
             scores = scores + self.alpha * affinities.unflatten(2, support.shape[1:3]).sum(3)
         return scores

@@ -3,29 +3,22 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from episodes import ClassBatches
-from episodes.batches import Batches
-from fewshot.learners.base import Learner
-from fewshot.learners.episodic import check_shot, split_episodes
+from fewshot.learners.base import Traits
+from fewshot.learners.episodic import EpisodicLearner
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
 
 
 @register("prototypical")
-class Prototypical(Learner):
+class Prototypical(EpisodicLearner):
     """A query goes to the class of the nearest mean embedding.
-
-    Training runs episodes of the kind that the test runs.
 
     euclidean  softmax over minus the squared Euclidean distance (equations 1 and 2), divided by `temperature`: 1 in the
                paper; the distances of long embeddings want more, since they saturate the softmax of a fresh network
     cosine     softmax over `scale` times the cosine similarity, which the paper finds worse
     """
 
-    paper = "Snell et al. 2017"
-    recordable = True
-    variants = ("euclidean", "cosine")
-    batches = ClassBatches(classes=60, images=6)
+    variants = dict.fromkeys(["euclidean", "cosine"], Traits(paper="Snell et al. 2017"))
 
     def __init__(
         self,
@@ -37,21 +30,9 @@ class Prototypical(Learner):
         scale: float = 10.0,
         turns: bool = False,
     ) -> None:
-        """shot: support images a class in a training batch, the other ones are queries.
-
-        temperature: of the squared distances; scale: of the cosine; turns: not only the first images of a class are
-        its support, all of them are in turn, and the loss is the mean: that of more episodes from the same embeddings.
-        """
-        super().__init__(backbone, classes, variant)
-        self.shot, self.temperature, self.scale, self.turns = shot, temperature, scale, turns
-
-    def check_batches(self, batches: Batches) -> None:
-        super().check_batches(batches)
-        check_shot(self.name, self.shot, batches)
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
-        return functional.cross_entropy(self.scores(support, query).flatten(0, 1), targets.flatten())
+        """temperature: of the squared distances; scale: of the cosine; the others are as of EpisodicLearner."""
+        super().__init__(backbone, classes, variant, shot, turns)
+        self.temperature, self.scale = temperature, scale
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         prototypes = support.mean(2)  # (E, N, D)

@@ -10,7 +10,7 @@ from typing import Any
 
 from episodes.batches import Batches
 from episodes.errors import InputError, unknown_name
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits, resolved
 
 LEARNERS: dict[str, type[Learner]] = {}
 _ENTRY_POINTS = "fewshot.learners"
@@ -77,8 +77,7 @@ def find_learner(spec: str) -> tuple[type[Learner], str]:
         if name not in LEARNERS:
             raise unknown_name("learner", name, learner_names())
         cls = LEARNERS[name]
-    if variant:
-        cls.check_variant(variant)
+    resolved(cls, variant)
     if not isinstance(cls.batches, Batches):
         raise InputError(
             f"batches of {cls.name} must be ClassBatches(...) or ShuffledBatches(...), not {cls.batches!r}"
@@ -102,11 +101,26 @@ def default_options(cls: type[Learner]) -> dict[str, Any]:
     return options
 
 
+def traits_of(cls: type[Learner], variant: str = "") -> Traits:
+    """The traits of a variant of a learner, '' for the default one; InputError if there is no such variant."""
+    return resolved(cls, variant)[1]
+
+
 def missing(cls: type[Learner], settings: Mapping[str, Any]) -> str:
-    """Why a learner cannot run here with the settings of a preset, '' where it can."""
-    options = settings.get("options", {})
-    given = {name: settings.get(name, "") for name in ("backbone", "weights")}
-    return cls.missing(**{**given, **default_options(cls), **(options if isinstance(options, dict) else {})})
+    """Why a learner in its default variant cannot run here with the settings of a preset, '' if it can."""
+    traits = traits_of(cls)
+    for package in traits.needs:
+        if importlib.util.find_spec(package) is None:
+            return f"it needs the package {package}: pip install {package}"
+    return f"it {lacks_weights(cls)}" if traits.external and not settings.get("weights") else ""
+
+
+def lacks_weights(cls: type[Learner]) -> str:
+    """What to say of a learner that starts from weights of other data and was given none."""
+    return (
+        f"needs pretrained weights: give [learner.{cls.name}] of a preset the line weights = 'FILE', a file on this"
+        " machine, and a backbone that they fit"
+    )
 
 
 def checked_options(cls: type[Learner], options: dict[str, Any]) -> dict[str, Any]:
@@ -150,9 +164,9 @@ def _from_package(entry: importlib.metadata.EntryPoint) -> type[Learner]:
         raise InputError(f"{point} cannot be loaded: {type(error).__name__}: {said}") from error
     if not (inspect.isclass(cls) and issubclass(cls, Learner)):
         raise InputError(f"{point} is no learner: it must name a class derived from fewshot.Learner")
+    cls.name = cls.__dict__.get("name") or entry.name
     if lacking := _lacking(cls):
         raise InputError(f"{point} is not a whole learner: it lacks {' and '.join(lacking)}")
-    cls.name = cls.__dict__.get("name") or entry.name
     return cls
 
 
@@ -189,17 +203,15 @@ def _from_file(path: Path, name: str) -> type[Learner]:
         raise InputError(f"{path} has no class {name}: it has {', '.join(own) or 'no learner at all'}")
     if not (inspect.isclass(cls) and issubclass(cls, Learner)):
         raise InputError(f"{name} in {path} is no learner: derive it from fewshot.Learner")
+    cls.name = cls.__dict__.get("name") or name
     if lacking := _lacking(cls):
         raise InputError(f"{name} in {path} is not a whole learner: it lacks {' and '.join(lacking)}")
-    cls.name = cls.__dict__.get("name") or name
     return cls
 
 
 def _lacking(cls: type[Learner]) -> list[str]:
     """The methods that a learner must define and this one does not."""
     scores = cls.scores is not Learner.scores or cls.episode_scores is not Learner.episode_scores
-    return [
-        name
-        for name, there in {"loss": not cls.trained or cls.loss is not Learner.loss, "scores": scores}.items()
-        if not there
-    ]
+    trains = any(traits_of(cls, variant).trains for variant in cls.variants)
+    loss = not trains or cls.loss is not Learner.loss
+    return [name for name, there in {"loss": loss, "scores": scores}.items() if not there]

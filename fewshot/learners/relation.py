@@ -1,18 +1,19 @@
 """Relation networks (Sung et al. 2018): a small network learns to compare."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches
-from episodes.batches import Batches
-from fewshot.learners.base import Learner
-from fewshot.learners.episodic import check_shot, in_parts, split_episodes
+from fewshot.learners.base import Traits
+from fewshot.learners.episodic import EpisodicLearner, in_parts
 from fewshot.learners.registry import register
 
 
 @register("relation")
-class Relation(Learner):
+class Relation(EpisodicLearner):
     """A learned network says how much a query is like a class.
 
     The relation module gets the mean embedding of a class and the embedding of a query side by side, and ends in a
@@ -26,10 +27,8 @@ class Relation(Learner):
     not needed to find out that equal means same.
     """
 
-    paper = "Sung et al. 2018"
-    recordable = True
+    variants: ClassVar = {"": Traits(paper="Sung et al. 2018")}
     batches = ClassBatches(classes=20, images=11)
-    compares = True
 
     def __init__(
         self,
@@ -40,13 +39,8 @@ class Relation(Learner):
         hidden: int = 128,
         turns: bool = False,
     ) -> None:
-        """shot: support images a class in a training batch, the other ones are queries.
-
-        hidden: units of the relation module
-        turns: not only the first images of a class are its support, all of them are in turn, as for prototypical
-        """
-        super().__init__(backbone, classes, variant)
-        self.shot, self.turns = shot, turns
+        """hidden: units of the relation module; shot, turns: as of EpisodicLearner."""
+        super().__init__(backbone, classes, variant, shot, turns)
         size = backbone.embedding_size
         # the first layer, in the two halves of its input: each is computed once an image, not once a pair
         self.of_class, self.of_query = nn.Linear(size, hidden), nn.Linear(size, hidden, bias=False)
@@ -59,12 +53,8 @@ class Relation(Learner):
             self.output.weight.fill_(-16 / hidden)
             self.output.bias.fill_(4.0)
 
-    def check_batches(self, batches: Batches) -> None:
-        super().check_batches(batches)
-        check_shot(self.name, self.shot, batches)
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        support, query, targets = split_episodes(self.embed(images), labels, self.shot, self.turns, self.images_each)
+        support, query, targets = self.split(images)
         relations = self.scores(support, query).sigmoid()
         wanted = targets[:, :, None] == torch.arange(support.shape[1], device=targets.device)
         return functional.mse_loss(relations, wanted.to(relations))
@@ -73,6 +63,10 @@ class Relation(Learner):
         classes, queries = self.of_class(support.mean(2)), self.of_query(query)
         units = classes.shape[1] * queries.shape[1] * queries.shape[2]
         return in_parts(self._relations, units, classes, queries)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """The relation of a and b by the network, which is too slow for each image with all others."""
+        return self.scores(b[:, :, None], a)
 
     def _relations(self, classes: Tensor, queries: Tensor) -> Tensor:
         """Of the first layer's halves (E, N, hidden) and (E, Q, hidden), the module's output (E, Q, N)."""

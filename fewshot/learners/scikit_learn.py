@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from episodes.errors import InputError, unknown_name
+from fewshot.learners.base import OpenVariants, Traits
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
 
@@ -25,17 +26,9 @@ class SklearnHead(LinearClassifier):
     same ones in every episode; such a one may prefer some positions of classes, which others do not.
     """
 
-    paper = "Tian et al. 2020"
-    recordable = True
-    variants = ("LogisticRegression",)
-    adapts = True
-
-    @classmethod
-    def check_variant(cls, variant: str) -> None:
-        """Raise InputError where scikit-learn has no such classifier, or one that cannot be made or gives no scores."""
-        if variant not in _estimators():
-            raise unknown_name("variant of sklearn", variant, _estimators())
-        _made(variant)
+    variants = OpenVariants(
+        {"LogisticRegression": Traits(fits_episodes=True, paper="Tian et al. 2020")}, lambda name: _check(name)
+    )
 
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
@@ -46,6 +39,13 @@ class SklearnHead(LinearClassifier):
         images, queries = (part.detach().double().cpu().numpy() for part in (support.flatten(1, 2), query))
         scores = np.stack([_scores(self.variant, *episode, labels) for episode in zip(images, queries)])
         return torch.from_numpy(scores).to(query)
+
+
+def _check(name: str) -> None:
+    """Raise InputError if scikit-learn has no such classifier, or one that cannot be made or gives no scores."""
+    if name not in _estimators():
+        raise unknown_name("variant of sklearn", name, _estimators())
+    _made(name)
 
 
 @functools.cache

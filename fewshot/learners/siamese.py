@@ -1,11 +1,13 @@
 """Siamese networks: learn from pairs whether two images show the same class."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import contrastive, pair_cross_entropy
 
@@ -26,8 +28,7 @@ class Siamese(Learner):
     probability of 'same' (koch).
     """
 
-    paper = "Hadsell et al. 2006, Koch et al. 2015"
-    variants = ("contrastive", "koch")
+    variants: ClassVar = {"contrastive": Traits(paper="Hadsell et al. 2006"), "koch": Traits(paper="Koch et al. 2015")}
     batches = ClassBatches(classes=60, images=4)
 
     def __init__(

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewshot.learners.base import EmbeddedBank
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Traits
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
@@ -25,9 +26,7 @@ class SimpleShot(LinearClassifier):
     have it. It is zero in a learner that was not trained by `train`.
     """
 
-    paper = "Wang et al. 2019"
-    recordable = True
-    variants = ("cl2n", "l2n", "un")
+    variants = dict.fromkeys(["cl2n", "l2n", "un"], Traits(paper="Wang et al. 2019"))
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)

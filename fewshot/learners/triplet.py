@@ -1,65 +1,44 @@
 """Triplet networks (Schroff et al. 2015): an image is nearer to its own class than to any other, by a margin."""
 
-from typing import ClassVar
-
 from torch import Tensor, nn
-from torch.nn import functional
 
-from episodes import ClassBatches
 from episodes.errors import unknown_name
-from fewshot.learners.base import Learner
+from fewshot.learners.base import OpenVariants, Traits
+from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
 from fewshot.losses import MINING, triplet, triplet_pairs
 
+_FORMS = {"squared": (triplet, 0.2), "pairs": (triplet_pairs, 1.0)}  # the loss, and the margin that suits its distances
+
+
+def _check(variant: str) -> None:
+    form, _, mining = variant.partition("+")
+    for what, name, known in [("variant", form, _FORMS), ("mining", mining, MINING)]:
+        if name not in known:
+            raise unknown_name(f"{what} of triplet", name, known)
+
 
 @register("triplet")
-class Triplet(Learner):
+class Triplet(DirectionLearner):
     """Nearer to its own class than to another, by a margin.
-
-    It trains on the triplets of a batch that `mining` chooses, with embeddings of length one, and the variants are
 
     squared  max(0, m + d+^2 - d-^2) (Schroff et al. 2015)
     pairs    max(0, m - d-)^2 + (d+)^2, the contrastive loss of the two pairs of a triplet
-
-    either also with its mining, as in squared+hard. A query goes to the class whose support images are nearest on
-    average, by the squared distance.
     """
 
-    paper = "Schroff et al. 2015"
-    variants = ("squared", "pairs")
-    batches = ClassBatches(classes=60, images=4)
-    _margins: ClassVar[dict[str, float]] = {"squared": 0.2, "pairs": 1.0}
+    variants = OpenVariants(dict.fromkeys(_FORMS, Traits(paper="Schroff et al. 2015")), _check)
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", mining: str = "semi-hard", margin: float = 0.0
     ) -> None:
-        """mining: semi-hard, hard, margin, random or all (see `fewshot.losses.mined`), where the variant names none.
-
-        margin: m, where 0 stands for the variant's own, 0.2 of squared distances (FaceNet's) and 1.0 of distances.
-        """
+        """mining: see losses.mined; squared+hard names its own. margin: m, 0 for 0.2 (squared) or 1.0 (pairs)."""
         super().__init__(backbone, classes, variant)
-        self.form, _, named = self.variant.partition("+")
-        self.mining, self.margin = named or mining, margin or self._margins[self.form]
-        _check_mining(self.mining)
-
-    @classmethod
-    def check_variant(cls, variant: str) -> None:
-        form, plus, mining = variant.partition("+")
-        super().check_variant(form)
-        if plus:
-            _check_mining(mining)
-
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.backbone(images), dim=1)
+        form, _, named = self.variant.partition("+")
+        _check(f"{form}+{named or mining}")
+        self.triplets, self.mining, self.margin = _FORMS[form][0], named or mining, margin or _FORMS[form][1]
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        loss = triplet if self.form == "squared" else triplet_pairs
-        return loss(self.embed(images), labels, self.margin, self.mining)
+        return self.triplets(self.embed(images), labels, self.margin, self.mining)
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         return 2 * query @ support.mean(2).mT - 2  # minus the mean squared distance of vectors of length one
-
-
-def _check_mining(mining: str) -> None:
-    if mining not in MINING:
-        raise unknown_name("mining of triplet", mining, MINING)

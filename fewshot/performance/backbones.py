@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from fewshot.backbones import make_backbone
 from fewshot.devices import choose_device, describe, prepare, training_precision
-from fewshot.learners.base import computing_in
+from fewshot.embedding import computing_in
 
 _SECONDS = 4  # of measuring, at least
 

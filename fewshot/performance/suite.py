@@ -23,6 +23,7 @@ from episodes.errors import unknown_name
 from fewshot.devices import choose_device
 from fewshot.files import read_text, replace_text, writing
 from fewshot.learners import find_learner, learner_names
+from fewshot.learners.registry import traits_of
 from fewshot.performance import summary, work
 from fewshot.performance.generated import CHARACTERS, PHOTOGRAPHS, Shape
 from fewshot.performance.work import Effort
@@ -157,7 +158,7 @@ def _training(quick: bool) -> list[Measurement]:
     shape = _small(CHARACTERS) if quick else CHARACTERS
     wanted = []
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        names = [name for name in learner_names() if find_learner(name)[0].trained]
+        names = [name for name in learner_names() if traits_of(find_learner(name)[0]).trains]
         contenders = {name: ["fewshot"] for name in names}
         contenders["prototypical"] += ["easyfsl", "learn2learn", "plain loop"]
         for name in sorted(["prototypical"] if quick else names, key=lambda name: name != "prototypical"):

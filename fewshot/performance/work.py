@@ -19,15 +19,15 @@ from episodes.batches import batches_from
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation, load_config
 from fewshot.devices import choose_device, placed, prepare, training_precision
+from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import evaluate, run_episodes
 from fewshot.learners import Learner, find_learner
-from fewshot.learners.base import EmbeddedBank, computing_in, learning_from
 from fewshot.learners.prototypical import Prototypical
 from fewshot.models import ModelSpec
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
 from fewshot.recording import gradients_of
-from fewshot.training import clamped, train
+from fewshot.training import clamped, enter_stage, train
 
 QUERY = 15
 
@@ -248,8 +248,8 @@ def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Trai
     """The learner as the quick preset has it, and its settings."""
     config = load_config("quick", [f"{name}@{backbone}"])
     cls, variant = find_learner(name)
-    settings = clamped(next(iter(config.learner.values())), cls, bank)
-    spec = ModelSpec.of(cls, bank, settings, variant=variant or cls.variants[0])
+    settings = clamped(next(iter(config.learner.values())), cls, variant, bank)
+    spec = ModelSpec.of(cls, bank, settings, variant=variant)
     return spec.build(cls), settings
 
 
@@ -257,12 +257,13 @@ def _training(learner: Learner, settings: Training, bank: ImageBank, device: tor
     """The losses of training steps without end: those of fewshot.training, without schedule, validation and files."""
     batches = batches_from(settings.batches)
     following = batches.following(bank, 0, 0)
-    labels = bank.labels.to(device) if learner.supervised else torch.arange(len(bank), device=device)
+    labels = bank.labels.to(device) if learner.traits.uses_labels else torch.arange(len(bank), device=device)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0, fused=device.type == "cuda")
+    learner.batches = batches
+    enter_stage(learner, 0.0)
     gradients = gradients_of(learner, device)
-    with computing_in(learner.backbone, training_precision("auto", device)), learning_from(learner, batches):
+    with computing_in(learner.backbone, training_precision("auto", device)):
         while True:
-            learner.begin_step(0)
             indices = next(following)
             loss = gradients(bank.batch(indices).to(device), labels[indices.to(device)])
             optimizer.step()

@@ -10,7 +10,8 @@ import pandas as pd
 
 from episodes import ImageBank, InputError
 from fewshot.config import Evaluation
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner
 from fewshot.records import LATER, LEAGUE, MODEL
 from fewshot.statistics import Estimate
 from fewshot.tables import Sheet

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from fewshot.config import Evaluation
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner, scores_of
 from fewshot.protocols.base import FIRST, LAST, Arrays, NotComparable, Protocol, Row, Task, in_columns, with_widths
 from fewshot.protocols.sheets import images_text, sheet_of, with_seeds
 from fewshot.protocols.similarity import measuring, rounding_of, scores_apart, scores_embeddings
@@ -99,7 +100,7 @@ def check_generalised(learner: Learner, embeddings: Tensor) -> None:
     """
     if not scores_embeddings(learner):
         raise NotComparable(f"{learner.name} scores whole episodes, which base classes are no part of")
-    if learner.transductive:
+    if learner.traits.transductive:
         raise NotComparable(
             f"{learner.name} scores queries together, and those of base classes are no part of an episode"
         )
@@ -168,7 +169,7 @@ def _joint(
         asked = part.query.flatten(1)  # (E, queries)
         base_asked = base_sampler.episodes(start * queries, count * queries, novel.device).support.view(count, queries)
         query = torch.cat([novel.embeddings[asked], held_out.embeddings[base_asked]], 1)
-        scores = learner.scores_with(novel.embeddings[part.support], query, part.keys)  # (E, 2 * queries, way)
+        scores = scores_of(learner, novel.embeddings[part.support], query, part.keys)  # (E, 2 * queries, way)
         _check_finite(learner, scores)
         own = scores[:, :queries].gather(2, part.targets.expand(count, -1)[..., None])[..., 0]
         novel_right.append(_share(scores[:, :queries], own, of_novel.of(asked), rounding).sum(1))
@@ -193,7 +194,8 @@ def _base_scores(learner: Learner, train: EmbeddedBank) -> BaseScores:
     """Of the learner itself where it keeps something of its base classes; else its scores for classes whose support
     are their first training images, SUPPORT or as many as the smallest class has."""
     if _has_base_logits(learner):
-        return BaseScores(lambda query: learner.base_logits(query[None])[0], learner.classes, "weights")
+        classes = learner.base_logits(train.embeddings[None, :1]).shape[2]
+        return BaseScores(lambda query: learner.base_logits(query[None])[0], classes, "weights")
     bank = train.bank
     shot = min(SUPPORT, int(bank.sizes.min()))
     first = (bank.offsets[:-1, None] + torch.arange(shot, device=bank.offsets.device)).flatten()

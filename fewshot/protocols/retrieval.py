@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from episodes import InputError
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner
 from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task, in_columns, with_widths
 from fewshot.protocols.sheets import images_text, measure_sheet, with_seeds
 from fewshot.protocols.similarity import Similarity, measuring, similarity_of

@@ -32,16 +32,17 @@ class Similarity(NamedTuple):
 def similarity_of(learner: Learner, embeddings: Tensor, every: bool = False) -> Similarity:
     """The similarity of a learner with embeddings (M, D) of some images.
 
-    It is the learner's own (`Learner.similarity`) where that is defined, or where it follows from the scores since the
+    It is the learner's own if the class overrides `Learner.similarity`, or if it follows from the scores because the
     score of a class depends on its own support alone: minus the squared distance for prototypical networks, the
-    probability of 'same' for Koch et al.'s. Else it is the cosine. every: it is for each image with all others, where a
-    learner that compares two images with a network of its own has the cosine too. InputError where the embeddings are
-    no numbers.
+    probability of 'same' for Koch et al.'s. Otherwise it is the cosine. every: each image is compared with all others,
+    for which an overriding similarity, that of a network, is too slow: it is the cosine then. InputError if the
+    embeddings are no numbers.
     """
     if not embeddings.isfinite().all():
         raise InputError(f"the embeddings of {learner.name} are not all finite numbers")
     defined = type(learner).similarity is not Learner.similarity
-    if (every and learner.compares) or not (defined or scores_apart(learner, embeddings)):
+    own = not every if defined else scores_apart(learner, embeddings)
+    if not own:
         return Similarity(_cosine, "cosine", True, _ROUNDING)
     some = _some(embeddings, 8)[None]
     directions = _alike(_checked(learner, 2 * some), _checked(learner, some))
@@ -67,7 +68,7 @@ def scores_apart(learner: Learner, embeddings: Tensor) -> bool:
     softmax over classes or a classifier that is fitted to all of them; nor where the learner scores whole episodes, or
     queries together.
     """
-    if learner.transductive or not scores_embeddings(learner):
+    if learner.traits.transductive or not scores_embeddings(learner):
         return False
     images = _some(embeddings, 10)[None]
     support, query = images[:, :6].unflatten(1, (3, 2)), images[:, 6:]

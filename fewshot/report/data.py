@@ -15,8 +15,8 @@ from episodes.sampler import sampler_of
 from fewshot import checkpoints
 from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners import Learner, find_learner
-from fewshot.learners.base import EmbeddedBank
 from fewshot.models import ModelSpec
 from fewshot.record_files import Damaged, read_environment, read_history
 from fewshot.records import LEARNER, array_name, labels, model_names

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from episodes import Episodes, InputError
+from episodes.batches import Batches
 from fewshot import checkpoints
-from fewshot.learners.base import EmbeddedBank, Learner, computing_in, described, learning_from
+from fewshot.embedding import EmbeddedBank, computing_in, described
+from fewshot.learners.base import Learner
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options
-from fewshot.recording import Operations, computed, recordable
 from fewshot.testing.specimen import (
     QUERY,
     SHOT,
@@ -38,6 +39,7 @@ from fewshot.testing.specimen import (
     permuted,
     seed_all,
 )
+from fewshot.training import enter_stage
 
 HOLDS, BROKEN, REMARK, LEFT_OUT = "holds", "broken", "remark", "left out"
 
@@ -78,7 +80,7 @@ class Check:
         return specimen.results[self.name]
 
     def _result(self, specimen: Specimen) -> Result:
-        if self.training and not specimen.cls.trained:
+        if self.training and not specimen.traits.trains:
             return Result(self, LEFT_OUT, "it is untrained")
         if obstacle := self._obstacle(specimen):
             return Result(self, LEFT_OUT, f"cannot be told while '{obstacle.promise}' is broken")
@@ -178,7 +180,8 @@ def check_loss(specimen: Specimen) -> None:
     """The loss of the batches it asks for is a finite scalar that depends on weights."""
     learner, batches = specimen.build(), specimen.cls.batches
     learner.check_batches(batches)
-    loss = _loss(specimen, learner, *specimen.batch(batches=batches.fitted(specimen.train_bank)))
+    batches = batches.fitted(specimen.train_bank)
+    loss = _loss(specimen, learner, *specimen.batch(batches=batches), batches=batches)
     if not loss.requires_grad:
         raise _Broken(f"the loss is {loss.item():.4g} and depends on no weight: was it detached?")
 
@@ -221,13 +224,12 @@ def check_loss_falls(specimen: Specimen) -> None:
     for done in dict.fromkeys([specimen.stages[0], specimen.stages[-1]]):
         learner = specimen.build() if done == 0 else specimen.ready()
         specimen.begin(learner)
-        learner.begin_step(done)
+        enter_stage(learner, done)
         images, labels = specimen.batch()
         optimizer = optimizer_of(learner)
         before = after = _loss(specimen, learner, images, labels, done).item()
         for _ in range(_ROUNDS):
             for _ in range(_STEPS):
-                learner.begin_step(done)
                 descend(optimizer, learner.loss(images, labels))
             after = _loss(specimen, learner, images, labels, done).item()
             if after < before - _FALL * abs(before):
@@ -256,31 +258,9 @@ def check_repeatable(specimen: Specimen) -> None:
 
 
 @_promise(after=[check_repeatable], training=True)
-def check_recordable(specimen: Specimen) -> None:
-    """Where it says `recordable`, the loss does the same on every batch and waits for no GPU."""
-    learner, done = specimen.build(), []
-    if not recordable(learner):
-        return
-    specimen.begin(learner)
-    for step in range(3):
-        batch = specimen.batch(step=step)
-        with learning_from(learner, specimen.batches), Operations() as operations:
-            computed(learner, *batch)
-        if operations.waiting:
-            raise _Broken(
-                f"{_few([*dict.fromkeys(operations.waiting)])} would make a GPU wait for what depends on values"
-            )
-        done.append(operations.done)
-    changed = next((pair for other in done[1:] for pair in zip(done[0], other) if pair[0] != pair[1]), None)
-    if changed or len({*map(len, done)}) > 1:
-        said = " and ".join(str(one[0]) for one in changed or ()) or "some are left out"
-        raise _Broken(f"the operations change from batch to batch: {said}")
-
-
-@_promise(after=[check_repeatable], training=True)
 def check_no_class_labels(specimen: Specimen) -> None:
-    """Where it says supervised = False, it trains without class labels."""
-    if specimen.cls.supervised:
+    """If it says uses_labels = False, it trains without class labels."""
+    if specimen.traits.uses_labels:
         raise _LeftOut("it trains on class labels")
     first = specimen.train(specimen.build(), _DISTURBED).state_dict()
     moved = specimen.train(specimen.build(), _DISTURBED, bank=moved_borders(specimen.train_bank)).state_dict()
@@ -314,7 +294,7 @@ def check_score_finite(specimen: Specimen) -> None:
 def check_global_state(specimen: Specimen) -> None:
     """It leaves PyTorch's global settings alone."""
     before = _settings()
-    if specimen.cls.trained and check_loss(specimen).outcome == HOLDS:
+    if specimen.traits.trains and check_loss(specimen).outcome == HOLDS:
         specimen.train(specimen.build(), 1)
     _for_one_shot_or_several(specimen, _check_finite)
     for name, value in _settings().items():
@@ -403,17 +383,17 @@ def check_batched_episodes(specimen: Specimen) -> None:
 
 @_promise(after=_COMPARABLE)
 def check_other_queries(specimen: Specimen) -> None:
-    """A query's scores do not depend on other queries, where it does not say transductive."""
+    """A query's scores do not depend on other queries, unless it says transductive."""
     whole = specimen.episodes()
     part = dataclasses.replace(whole, query=whole.query[:, :, :1])
     learner = specimen.ready()
     change = _change(specimen.scores(learner, part), _rows(specimen.expected)[:, :, 0])
-    if learner.transductive and change <= _TOLERANCE:
+    if learner.traits.transductive and change <= _TOLERANCE:
         raise _Remark("it says transductive, and its scores did not change when other queries were left out")
-    if not learner.transductive and change > _TOLERANCE:
+    if not learner.traits.transductive and change > _TOLERANCE:
         raise _Broken(
-            f"{_changed('a query', change)} when other queries are left out: set transductive = True, so that tables"
-            " can say so"
+            f"{_changed('a query', change)} when other queries are left out: set transductive = True in"
+            " Traits, so that tables can say so"
         )
 
 
@@ -454,7 +434,7 @@ def check_other_images(specimen: Specimen) -> None:
 def check_checkpoint(specimen: Specimen) -> None:
     """A saved and loaded learner gives the same scores."""
     learner = specimen.build()
-    if specimen.cls.trained:
+    if specimen.traits.trains:
         specimen.train(learner, 2 * _DISTURBED)
     expected = specimen.scores(learner, specimen.episodes())
     with tempfile.TemporaryDirectory() as folder:
@@ -469,13 +449,13 @@ def check_checkpoint(specimen: Specimen) -> None:
 @_promise(after=[check_loss_falls, check_class_order, check_batched_episodes, check_other_queries, check_other_images])
 def check_higher_is_better(specimen: Specimen) -> None:
     """A support image that is asked for as a query gets its own class more often than another."""
-    if specimen.cls.text:
+    if specimen.traits.text:
         raise _LeftOut("it may know classes by their names alone, which here say nothing")
     whole = specimen.episodes()
     same = dataclasses.replace(whole, query=whole.support)
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())
     # what learns to adapt has hardly begun after so few steps, and may guess; with the wrong sign it would do worse
-    if right <= (0.75 if specimen.cls.adapts else 1.25) / WAY:
+    if right <= (0.75 if specimen.traits.fits_episodes else 1.25) / WAY:
         raise _Broken(f"{right:.0%} do, where guessing gets {1 / WAY:.0%}: is a higher score a better one?")
 
 
@@ -488,7 +468,7 @@ def check_gpu(specimen: Specimen) -> None:
     episodes = specimen.episodes()
     there = Episodes(*(getattr(episodes, field.name).cuda() for field in dataclasses.fields(episodes)))
     found = specimen.scores(learner, there, specimen.test_bank.to("cuda"))
-    if specimen.cls.trained:
+    if specimen.traits.trains:
         images, labels = specimen.batch()
         _loss(specimen, learner, images.cuda(), labels.cuda()).backward()
     change = _change(found.cpu(), specimen.expected)
@@ -499,10 +479,21 @@ def check_gpu(specimen: Specimen) -> None:
 # ---- what the checks share
 
 
-def _loss(specimen: Specimen, learner: Learner, images: Tensor, labels: Tensor, done: float = 0.0) -> Tensor:
-    """The loss of one batch in training mode, with one seed, so that only what changed can change it."""
+def _loss(
+    specimen: Specimen,
+    learner: Learner,
+    images: Tensor,
+    labels: Tensor,
+    done: float = 0.0,
+    batches: Batches | None = None,
+) -> Tensor:
+    """The loss of one batch in training mode, with one seed, so that only what changed can change it.
+
+    batches: the batches that it is one of, those of the specimen if they are not given
+    """
     specimen.begin(learner)
-    learner.begin_step(done)
+    learner.batches = batches or specimen.batches
+    enter_stage(learner, done)
     seed_all(0)
     loss = learner.loss(images, labels)
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.is_floating_point():
@@ -527,7 +518,7 @@ def _not_finite(gradients: dict[str, Tensor]) -> list[str]:
 
 
 def _at(done: float) -> str:
-    return f" (begin_step({done}))" if done else ""
+    return f" (after {done:.0%} of the steps)" if done else ""
 
 
 def _few(names: Sequence[str]) -> str:

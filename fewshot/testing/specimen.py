@@ -14,9 +14,11 @@ from torch import Tensor
 from episodes import Episodes, EpisodeSampler, ImageBank, InputError
 from episodes.batches import Batches
 from fewshot.config import Training
-from fewshot.learners.base import EmbeddedBank, Learner
+from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import default_options, find_learner, missing, split_backbone
 from fewshot.models import ModelSpec
+from fewshot.training import enter_stage
 
 BACKBONE = "conv4-32-linear"  # the quickest one that has batch norm
 WAY, SHOT, QUERY, EPISODES = 5, 3, 2, 3  # of the episodes that are scored: no two sizes of a score are the same
@@ -54,8 +56,9 @@ class Specimen:
     """
 
     def __init__(self, cls: type[Learner], variant: str = "", backbone: str = BACKBONE) -> None:
-        self.cls, self.variant, self.backbone = cls, variant or cls.variants[0], backbone
         cls.name = cls.__dict__.get("name") or cls.__name__
+        self.cls, self.backbone = cls, backbone
+        self.variant, self.traits = resolved(cls, variant)
         wanted = {**_FEW, **vars(cls.batches)}
         images = max(wanted["images"] + 2, 12)
         self.train_bank = _bank(max(wanted["classes"], -(-wanted["size"] // images), 10), images, seed=1, split="train")
@@ -89,10 +92,10 @@ class Specimen:
                 return batches
         return usual
 
-    @property
+    @functools.cached_property
     def stages(self) -> tuple[float, ...]:
-        """The shares of the training at which its loss is looked at: more than one where it has stages."""
-        return (0.0,) if self.cls.begin_step is Learner.begin_step else (0.0, 0.25, 0.5, 0.75, 0.99)
+        """The shares of the training at which its loss is looked at: the start, and where each further stage begins."""
+        return tuple(dict.fromkeys([0.0, *self.build().stages]))
 
     def batch(
         self, bank: ImageBank | None = None, step: int = 0, batches: Batches | None = None
@@ -100,7 +103,7 @@ class Specimen:
         """Images (B, C, H, W) and labels (B,) of one training batch, as the trainer makes them."""
         bank = bank or self.train_bank
         indices = _indices(batches or self.batches, bank, step)
-        return bank.batch(indices), bank.labels[indices] if self.cls.supervised else indices
+        return bank.batch(indices), bank.labels[indices] if self.traits.uses_labels else indices
 
     def train(self, learner: Learner, steps: int = _STEPS, seed: int = 0, bank: ImageBank | None = None) -> Learner:
         """The learner after so many steps on changing batches; for the same seed the same, where it keeps its promise.
@@ -112,12 +115,13 @@ class Specimen:
         self.begin(learner)
         optimizer = optimizer_of(learner)
         for step in range(steps):
-            learner.begin_step(step / steps)
+            enter_stage(learner, step / steps)
             descend(optimizer, learner.loss(*self.batch(bank, step)))
         return learner
 
     def begin(self, learner: Learner) -> None:
         """What the trainer does before the first step."""
+        learner.batches = self.batches
         learner.train()
 
     def ready(self) -> Learner:
@@ -129,7 +133,7 @@ class Specimen:
 
     @functools.cached_property
     def _weights(self) -> dict[str, Tensor] | None:
-        if not self.cls.trained:
+        if not self.traits.trains:
             return None
         try:
             weights = copy.deepcopy(self.train(self.build()).state_dict())

@@ -15,6 +15,7 @@ from fewshot.backbones import make_backbone
 from fewshot.config import LearnerSettings, Validation
 from fewshot.learners import episodic
 from fewshot.learners.registry import LEARNERS
+from fewshot.training import enter_stage
 
 FORMS = [(name, variant) for name in ("matching", "relation", "dynamic") for variant in LEARNERS[name].variants]
 every_form = pytest.mark.parametrize(("name", "variant"), FORMS)
@@ -24,7 +25,10 @@ FEW = {"classes": 10, "images": 4}  # batches, for speed
 
 def make(name: str, variant: str = "", classes: int = 12, **options):
     torch.manual_seed(0)
-    return LEARNERS[name](make_backbone("conv4-linear", 1, 16), classes, variant, **options)
+    learner = LEARNERS[name](make_backbone("conv4-linear", 1, 16), classes, variant, **options)
+    if isinstance(learner.batches, ClassBatches):
+        learner.batches = ClassBatches(classes, 8)  # as batch_of makes them
+    return learner
 
 
 def stirred(name: str, variant: str = "", **options):
@@ -103,7 +107,7 @@ def test_scores_are_the_same_in_training_mode_and_a_second_time(name, variant):
 @pytest.mark.parametrize("shot", [1, 7])
 def test_the_loss_takes_one_shot_and_many(name, variant, shot, banks):
     learner = stirred(name, variant, shot=shot)
-    learner.begin_step(0.9)
+    enter_stage(learner, 0.9)
     loss = learner.loss(*batch_of(banks[0], 6))
     loss.backward()
     assert loss.isfinite()
@@ -138,15 +142,16 @@ def test_parts_are_put_together_in_order(sizes, monkeypatch):
 
 
 def test_an_episode_is_the_first_images_of_a_class_and_the_rest():
-    labels = torch.tensor([7, 7, 7, 2, 2, 2])
-    support, query, targets = episodic.split_episodes(torch.arange(6.0)[:, None], labels, shot=1)
+    rows, batches = torch.arange(6.0)[:, None], ClassBatches(classes=2, images=3)
+    support, query, targets = episodic.split_episodes(rows, batches, shot=1)
     assert support.tolist() == [[[[0]], [[3]]]]
     assert query.tolist() == [[[1], [2], [4], [5]]]
     assert targets.tolist() == [[0, 0, 1, 1]]
 
 
 def test_with_turns_each_image_begins_the_support_once():
-    support, query, targets = episodic.split_episodes(torch.arange(6.0)[:, None], torch.arange(6) // 3, 2, turns=True)
+    rows, batches = torch.arange(6.0)[:, None], ClassBatches(classes=2, images=3)
+    support, query, targets = episodic.split_episodes(rows, batches, shot=2, turns=True)
     assert support[:, 1, :, 0].tolist() == [[3, 4], [4, 5], [5, 3]]
     assert query[:, :, 0].tolist() == [[2, 5], [0, 3], [1, 4]]
     assert targets.tolist() == [[0, 1]] * 3
@@ -266,7 +271,7 @@ def test_relation_starts_as_minus_a_distance():
 def weights_by_hand(learner, support, absent=()) -> torch.Tensor:
     """The generated weights of one episode: (N, D) from support (N, K, D)."""
     weights = []
-    present = [b for b in range(learner.classes) if b not in absent]
+    present = [b for b in range(len(learner.weights)) if b not in absent]
     for group in support:
         weight = learner.phi_avg * sum(unit(z) for z in group) / len(group)
         if learner.variant == "attention":
@@ -309,7 +314,7 @@ def test_dynamic_trains_its_generator_on_classes_that_play_new_ones(variant, nov
     """Their weights are replaced by generated ones; their queries and those of the group before count."""
     images, labels = batch_of(banks[0], 5)
     learner = stirred("dynamic", variant, shot=2, novel=novel)
-    learner.begin_step(0.6)
+    enter_stage(learner, 0.6)
     with torch.no_grad():
         classes, names, terms = learner.embed(images).view(5, 8, -1), labels[::8].tolist(), []
         for number, group in enumerate(groups):
@@ -325,14 +330,14 @@ def test_dynamic_trains_its_generator_on_classes_that_play_new_ones(variant, nov
 def test_dynamic_trains_its_classifier_first(banks):
     images, labels = batch_of(banks[0], 5)
     learner = stirred("dynamic")
-    learner.begin_step(0.59)
+    enter_stage(learner, 0.59)
     expected = functional.cross_entropy(logits_by_hand(learner, learner.embed(images), learner.weights), labels)
     close(learner.loss(images, labels), expected)
 
 
 def test_the_generator_learns(banks):
     learner = make("dynamic", shot=3)
-    learner.begin_step(0.9)
+    enter_stage(learner, 0.9)
     images, labels = batch_of(banks[0], 6)
     optimizer, losses = torch.optim.AdamW(learner.parameters(), 1e-2), []
     for _ in range(30):
@@ -365,11 +370,11 @@ def dynamic_run(learner, banks, folder=None, resume: bool = False) -> None:
 def test_features_stay_and_the_generator_moves_in_the_second_stage(banks, monkeypatch):
     learner, states = make("dynamic", first_stage=0.5), []
 
-    def note(done: float) -> None:
+    def note(*batch) -> torch.Tensor:
         states.append({name: value.clone() for name, value in learner.state_dict().items()})
-        type(learner).begin_step(learner, done)
+        return type(learner).loss(learner, *batch)
 
-    monkeypatch.setattr(learner, "begin_step", note)
+    monkeypatch.setattr(learner, "loss", note)
     dynamic_run(learner, banks)
     generator = {"phi_avg", "phi_att", "phi_query.weight", "phi_query.bias", "keys", "gamma"}
     moved = [{n for n, value in now.items() if not torch.equal(value, b[n])} for b, now in itertools.pairwise(states)]
@@ -397,13 +402,13 @@ def test_a_training_interrupted_near_the_border_goes_on_to_the_same_weights(
     stopped, resumed = (make("dynamic", first_stage=0.5) for _ in range(2))
     steps = []
 
-    def begin(done: float) -> None:
-        steps.append(done)
+    def interrupted(*batch) -> torch.Tensor:
+        steps.append(stopped.stage)
         if len(steps) == cut:
             raise KeyboardInterrupt
-        type(stopped).begin_step(stopped, done)
+        return type(stopped).loss(stopped, *batch)
 
-    monkeypatch.setattr(stopped, "begin_step", begin)
+    monkeypatch.setattr(stopped, "loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dynamic_run(stopped, banks, tmp_path)
     dynamic_run(resumed, banks, tmp_path, resume=True)
@@ -411,24 +416,25 @@ def test_a_training_interrupted_near_the_border_goes_on_to_the_same_weights(
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-@pytest.mark.parametrize(("first_stage", "complete"), [(0.6, [False, True]), (1, [True, True]), (0, [True, True])])
-def test_weights_without_a_trained_generator_are_not_kept(first_stage, complete):
+@pytest.mark.parametrize(("first_stage", "last"), [(0.6, [False, True]), (1, [True, True]), (0, [True, True])])
+def test_weights_without_a_trained_generator_are_not_kept(first_stage, last):
+    """The trainer keeps those of validations in the last stage."""
     learner, said = make("dynamic", first_stage=first_stage), []
     for done in (0.59, 0.6):
-        learner.begin_step(done)
-        said.append(learner.complete)
-    assert said == complete
+        enter_stage(learner, done)
+        said.append(learner.stage == len(learner.stages))
+    assert said == last
 
 
 def test_a_frozen_network_stays_in_eval_mode():
     learner = make("dynamic").train()
-    learner.begin_step(0.59)
+    enter_stage(learner, 0.59)
     assert learner.backbone.training
-    learner.begin_step(0.6)
+    enter_stage(learner, 0.6)
     learner.eval().train()
     assert learner.training
     assert not any(module.training for module in learner.backbone.modules())
-    learner.begin_step(0.0)
+    enter_stage(learner, 0.0)
     assert all(module.training for module in learner.modules())
 
 

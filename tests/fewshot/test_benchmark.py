@@ -27,6 +27,7 @@ from fewshot.comparison import compare
 from fewshot.config import Training, load_config
 from fewshot.evaluation import Accuracies
 from fewshot.learners.prototypical import Prototypical
+from fewshot.learners.registry import traits_of
 from fewshot.models import ModelSpec
 from fewshot.protocols.episodes import open_interval
 from fewshot.statistics import over_classes, paired
@@ -401,7 +402,7 @@ def test_weights_of_the_same_base_classes_are_not_external_and_others_are(preset
     passed_on = tmp_path / "2other" / "checkpoints" / "prototypical-euclidean-seed0" / "best.pt"
     assert external(starting_from(passed_on, preset, tmp_path), named_banks, tmp_path / "third")
     spec = ModelSpec.from_checkpoint(checkpoints.load(passed_on), passed_on)
-    assert spec.build(Prototypical).external  # as evaluate and resumed runs make it
+    assert spec.build(Prototypical).traits.external  # as evaluate and resumed runs make it
 
 
 def test_training_from_python_marks_the_learner_by_its_weights(named_banks, tmp_path):
@@ -409,8 +410,8 @@ def test_training_from_python_marks_the_learner_by_its_weights(named_banks, tmp_
     learner = Prototypical(make_backbone("conv4", 1, 16), named_banks["train"].classes)
     settings = Training(steps=0, weights=str(tmp_path / "body.pt"), batches={"classes": 10, "images": 4})
     fewshot.benchmark.train(learner, named_banks["train"], named_banks["validation"], settings)
-    assert learner.external
-    assert not Prototypical.external
+    assert learner.traits.external
+    assert not traits_of(Prototypical).external
 
 
 def test_weights_that_do_not_fit_are_told_before_any_training(toy_banks, tmp_path, trained):

@@ -15,8 +15,8 @@ from episodes import InputError
 from fewshot import checkpoints, train
 from fewshot.backbones import make_backbone
 from fewshot.config import LearnerSettings, Validation
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners import find_learner
-from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.registry import LEARNERS
 from fewshot.learners.scikit_learn import _estimators
 

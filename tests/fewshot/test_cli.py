@@ -13,7 +13,7 @@ from rich.console import Console
 import fewshot.benchmark
 from episodes import InputError, MissingData
 from episodes.datasets import SOURCES
-from fewshot import checkpoints
+from fewshot import Traits, checkpoints
 from fewshot.cli import main
 from fewshot.learners.npair import NPair
 from fewshot.learners.registry import LEARNERS
@@ -344,7 +344,10 @@ def test_learners_lists_every_learner_and_variant(call):
     rows = [[cell.strip() for cell in line.split("|")] for line in markdown.out.splitlines()]
     assert rows[0][1:-1] == ["learner", "variants", "paper", "kind", "what it does"]
     listed = {row[1]: row[2:4] for row in rows[2:]}
-    assert listed == {name: [", ".join(cls.variants), cls.paper] for name, cls in LEARNERS.items()}
+    papers = {name: [traits.paper for traits in cls.variants.values()] for name, cls in LEARNERS.items()}
+    assert listed == {
+        name: [", ".join(cls.variants), ", ".join(dict.fromkeys(papers[name]))] for name, cls in LEARNERS.items()
+    }
     assert {line.split()[0] for line in shown.out.splitlines() if line.strip()} >= LEARNERS.keys()
 
 
@@ -358,20 +361,15 @@ def test_no_line_of_the_listing_is_cut_off_or_too_long(call, monkeypatch, column
 
 @pytest.fixture
 def unable(monkeypatch) -> str:
-    """The name of a learner that lacks something here, unless a preset sets its margin."""
-
-    @classmethod
-    def missing(cls, backbone, margin, **_):
-        return "" if margin == 1.5 else "it needs the package foo: pip install 'fewshot[foo]'"
-
-    monkeypatch.setattr(Siamese, "missing", missing)
+    """The name of a learner that needs a package which is not installed."""
+    monkeypatch.setattr(Siamese, "variants", {"contrastive": Traits(needs=("foo",))})
     return "siamese"
 
 
 def test_a_learner_that_cannot_run_here_is_listed_with_the_reason(call, unable):
     said = call("learners")
     assert (said.code, "Pairs of one class" in said.out) == (0, True)
-    sentence = "siamese needs more to run here: it needs the package foo: pip install 'fewshot[foo]'"
+    sentence = "siamese needs more to run here: it needs the package foo: pip install foo"
     assert sentence in said.out.splitlines()
     assert said.err == ""
 
@@ -440,7 +438,7 @@ FAULTS = {
     "loss(self, images): return 0": "Mine.loss raised TypeError in {}, line 6: Mine.loss() takes 2",
     "loss(self, images, labels): return 0.5": "the loss of Mine ({}, line 6) must be a scalar tensor",
     "loss(self, images, labels): return self.embed(images)": "not (180, 64) of float32",
-    "begin_step(self, done): raise ValueError('why\\nnot')": "ValueError in {}, line 6: why not; the promise: beg",
+    "begin_validation(self, base): raise ValueError('why\\nnot')": "raised ValueError in {}, line 6: why not",
     "scores(self, support, query): return [][1]": "Mine.scores raised IndexError in {}, line 6: list index",
     "scores(self, support, query): return None": "Mine.loss raised AttributeError in ",  # which calls scores
     "episode_scores(self, *_): return None": "the scores of Mine ({}, line 6) must have the shape (E, Q, N)",

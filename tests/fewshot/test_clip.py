@@ -11,7 +11,7 @@ from episodes import EpisodeSampler, ImageBank
 from fewshot import evaluate, train
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation
-from fewshot.learners.base import EmbeddedBank
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners.clip import CLIP
 from fewshot.learners.text_encoder import NGramEncoder, ngrams
 from fewshot.losses import image_text

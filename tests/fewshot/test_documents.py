@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from conftest import toy_bank
 
-from fewshot.learners.registry import LEARNERS
+from fewshot.backbones import make_backbone
+from fewshot.learners.registry import LEARNERS, traits_of
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -18,7 +19,7 @@ PAGES = {
 }
 BLOCKS = {text for page in PAGES.values() for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL)}
 # Each block of code is run by a test below, which finds it by this word.
-RUN = ("SoftNeighbours(Learner)", "EpisodeSampler", "train(learner", "published(")
+RUN = ("MyIdea(Learner)", "SoftNeighbours(Learner)", "EpisodeSampler", "train(learner", "published(")
 
 
 def block(word: str) -> str:
@@ -44,6 +45,13 @@ def test_the_learner_is_short_and_stands_in_the_table_beside_the_others(call, pr
     assert (said.code, said.err.count("Traceback")) == (0, 0)
     assert "SoftNeighbours" in said.out
     assert set(pd.read_csv(tmp_path / "run" / "results.csv")["learner"]) == {"SoftNeighbours", "prototypical"}
+
+
+def test_what_a_learner_declares_is_what_its_variants_have():
+    names = {}
+    exec(block("MyIdea(Learner)"), names)
+    backbone = make_backbone("conv4-32", 1, 16)
+    assert [names["MyIdea"](backbone, 5, one).traits.fits_episodes for one in ("", "plain", "fitted")] == [0, 0, 1]
 
 
 def test_the_learner_keeps_the_promises(call, tmp_path):
@@ -105,7 +113,7 @@ def test_its_tables_are_those_that_runs_wrote(page, run, learners):
 
 def test_every_learner_that_trains_is_above_nearest_pixels():
     results = pd.read_csv(REFERENCE / "quick-omniglot-all" / "results.csv")
-    trained = results[results["learner"].map(lambda name: LEARNERS[name].trained)]
+    trained = results[results["learner"].map(lambda name: traits_of(LEARNERS[name]).trains)]
     floor = results[results["learner"] == "nearest-pixel"].set_index(["way", "shot"])["accuracy"]
     assert (trained["learner"].nunique(), len(floor)) == (21, 4)
     for (way, shot), rows in trained.groupby(["way", "shot"]):

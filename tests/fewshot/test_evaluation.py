@@ -1,6 +1,7 @@
 """Evaluation: the accuracies of a naive loop, whatever the chunks, and nothing left behind."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from conftest import toy_bank
 
 from episodes import EpisodeSampler, ImageBank, InputError
-from fewshot import Learner, evaluate, evaluation
+from fewshot import Learner, Traits, evaluate, evaluation
 from fewshot.backbones import make_backbone
+from fewshot.learners.base import scores_of
 from fewshot.learners.registry import LEARNERS
 
 
@@ -69,9 +71,10 @@ def taught(name: str):
     learner = make(name)
     if name in GUESSING:
         base = toy_bank(12, 8, seed=6)
+        learner.batches = learner.batches.fitted(base)
         optimizer = torch.optim.AdamW(learner.parameters(), 3e-3)
         for step in range(30):
-            indices = learner.batches.fitted(base).indices(base, seed=0, step=step)
+            indices = learner.batches.indices(base, seed=0, step=step)
             optimizer.zero_grad()
             learner.loss(base.batch(indices), base.labels[indices]).backward()
             optimizer.step()
@@ -92,7 +95,7 @@ def naive(learner, bank, way, shot, query, episodes, seed) -> list[float]:
         right = 0
         for target in range(way):
             for image in episode.query[0, target]:
-                scores = learner.scores_with(support, learner.embed(bank.batch(image[None]))[None], episode.keys)
+                scores = scores_of(learner, support, learner.embed(bank.batch(image[None]))[None], episode.keys)
                 right += int(scores[0, 0].argmax()) == target
         shares.append(right / (way * query))
     return shares
@@ -232,13 +235,13 @@ class Centred(Constant):
 class Declared(Centred):
     """The same, and says so."""
 
-    transductive = True
+    variants: ClassVar = {"": Traits(transductive=True)}
 
 
 class Drawn(Constant):
     """Draws its scores."""
 
-    transductive = True
+    variants: ClassVar = {"": Traits(transductive=True)}
 
     def scores(self, support, query):
         return torch.rand(len(query), query.shape[1], support.shape[1])

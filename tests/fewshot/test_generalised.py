@@ -1,6 +1,7 @@
 """Generalised few-shot learning: the joint label space by hand, its means, and who is refused."""
 
 import itertools
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from conftest import refusal
 from embedded import Given, Plain, clustered, learner_of
 
+from fewshot import Traits
 from fewshot.learners.npair import NPair
 from fewshot.learners.prototypical import Prototypical
 from fewshot.protocols.generalised import Joint, NotComparable, generalise
@@ -158,7 +160,7 @@ class Whole(Prototypical):
 
 
 class Together(Prototypical):
-    transductive = True
+    variants: ClassVar = {"": Traits(transductive=True)}
 
 
 class Softmax(Prototypical):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from episodes import ClassBatches
 from fewshot.backbones import make_backbone
 from fewshot.heads import cosine_gradient, descend, one_hot, ridge, softmax_gradient, support_vectors
-from fewshot.learners.registry import LEARNERS
+from fewshot.learners.registry import LEARNERS, traits_of
 
 ADAPTIVE = [
     ("baseline", ""),
@@ -206,6 +206,7 @@ def test_the_loss_is_the_mean_over_the_episodes_of_a_batch(name, way, shot, expe
         scores = learner.scores(part[None, :, :shot], part[:, shot:].flatten(0, 1)[None])[0]
         losses.append(functional.cross_entropy(scores, torch.arange(len(part)).repeat_interleave(8 - shot)))
     assert len(losses) == expected
+    learner.batches = ClassBatches(classes=12, images=8)
     loss = learner.loss(bank.batch(torch.arange(12 * 8)), bank.labels)
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
@@ -214,6 +215,7 @@ def test_smoothing_gives_the_other_classes_what_it_takes_from_the_right_one():
     bank = toy_bank(classes=4, images=3)
     images, labels = bank.batch(torch.arange(12)), bank.labels
     learner = make("svm", way=4, shot=1, smoothing=0.1).eval()
+    learner.batches = ClassBatches(classes=4, images=3)
     plain = learner.embed(images).detach().view(1, 4, 3, -1)
     scores = learner.scores(plain[:, :, :1], plain[:, :, 1:].flatten(1, 2))[0]
     wanted = torch.full((8, 4), 0.1 / 3).scatter(1, torch.arange(4).repeat_interleave(2)[:, None], 0.9)
@@ -224,6 +226,7 @@ def test_smoothing_gives_the_other_classes_what_it_takes_from_the_right_one():
 def test_the_scale_and_the_penalty_of_ridge_are_learned():
     bank, learner = toy_bank(classes=12), make("ridge", penalty=3.0)
     assert learner.log_penalty.exp().item() == pytest.approx(3)
+    learner.batches = ClassBatches(classes=12, images=8)
     learner.loss(bank.batch(torch.arange(12 * 8)), bank.labels).backward()
     assert learner.log_penalty.grad != 0
     assert learner.scale.grad != 0
@@ -248,4 +251,4 @@ def test_episodes_fitted_at_once_answer_as_those_fitted_one_by_one(name, variant
 
 @pytest.mark.parametrize(("name", "variant"), ADAPTIVE)
 def test_learners_that_fit_heads_say_so(name, variant):
-    assert LEARNERS[name].adapts
+    assert traits_of(LEARNERS[name], variant).fits_episodes

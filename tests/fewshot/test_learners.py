@@ -7,10 +7,10 @@ import torch
 from conftest import toy_bank
 from torch.nn import functional
 
-from episodes import EpisodeSampler
+from episodes import ClassBatches, EpisodeSampler
 from fewshot import Learner, evaluate
 from fewshot.backbones import make_backbone
-from fewshot.learners.base import EmbeddedBank
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners.registry import LEARNERS, suite_learners
 from fewshot.testing import parametrize_with_checks
 
@@ -102,6 +102,7 @@ def test_cosine_scores_are_the_cosine_to_the_class_mean(name, variant, scale):
 @pytest.mark.parametrize("shot", [1, 3])
 def test_prototypical_loss_is_the_cross_entropy_of_the_queries_of_an_episode(shot, bank):
     learner = make("prototypical", shot=shot).eval()
+    learner.batches = ClassBatches(classes=4, images=8)
     indices = torch.arange(4 * 8)  # four classes of eight images
     embeddings = learner.embed(bank.batch(indices)).view(4, 8, -1)
     prototypes = embeddings[:, :shot].mean(1)
@@ -129,6 +130,7 @@ def four_classes() -> torch.Tensor:
 
 
 def loss_of(learner, images: torch.Tensor) -> torch.Tensor:
+    learner.batches = ClassBatches(classes=4, images=8)
     return learner.loss(images.flatten(0, 1), torch.arange(4).repeat_interleave(8))
 
 

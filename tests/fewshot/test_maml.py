@@ -11,8 +11,8 @@ from torch.nn import functional
 from episodes import ClassBatches, Episodes, EpisodeSampler, InputError
 from fewshot import evaluate
 from fewshot.backbones import Backbone, load_weights, make_backbone
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners import maml
-from fewshot.learners.base import EmbeddedBank
 from fewshot.learners.held_norm import HeldNorm, hold_norms
 from fewshot.learners.maml import Anil, Maml
 
@@ -48,6 +48,7 @@ def make(variant: str = "", **options):
     learner = Maml(
         make_backbone("conv4-32-linear", 1, 16), 12, variant, **{"way": 4, "steps": 3, "inner_rate": 0.02, **options}
     )
+    learner.batches = ClassBatches(classes=8, images=4)  # as batch_of makes them
     norms = [block.norm for block in learner.backbone.body]
     for norm in norms:
         norm.reset_running_stats()
@@ -104,6 +105,12 @@ def small_task(side: int = 2):
     return images, torch.arange(3).repeat_interleave(3)
 
 
+def of_threes(learner):
+    """The learner, told of the batches of small_task."""
+    learner.batches = ClassBatches(classes=3, images=3)
+    return learner
+
+
 def finite_differences(function, parameter, step: float = 1e-5):
     """The gradient of a function of no arguments by the entries of `parameter`."""
     gradient = torch.zeros_like(parameter)
@@ -131,7 +138,7 @@ def test_scores_are_those_of_the_steps_by_hand():
 
 
 def test_loss_is_that_of_the_steps_by_hand():
-    learner = Maml(linear(), 3, way=3, head_rate=0.7, inner_rate=0.3)
+    learner = of_threes(Maml(linear(), 3, way=3, head_rate=0.7, inner_rate=0.3))
     weights, (images, labels) = learner.backbone.layers[1].weight, small_task()
     torch.testing.assert_close(learner.loss(images, labels), loss_by_hand(weights, images, learner))
 
@@ -139,7 +146,7 @@ def test_loss_is_that_of_the_steps_by_hand():
 @pytest.mark.parametrize("variant", ["second-order", "transductive"])
 @pytest.mark.parametrize("steps", [2, 3])
 def test_gradients_of_second_order_are_the_finite_differences(variant, steps):
-    learner = Maml(normed(), 3, variant, way=3, steps=steps, head_rate=0.7, inner_rate=0.3).train()
+    learner = of_threes(Maml(normed(), 3, variant, way=3, steps=steps, head_rate=0.7, inner_rate=0.3).train())
     images, labels = small_task(side=4)
     learner.loss(images, labels).backward()
     for parameter in learner.parameters():
@@ -149,7 +156,7 @@ def test_gradients_of_second_order_are_the_finite_differences(variant, steps):
 
 
 def test_gradients_of_first_order_take_the_inner_ones_as_constants():
-    learner = Maml(linear(), 3, "first-order", way=3, head_rate=0.7, inner_rate=0.3)
+    learner = of_threes(Maml(linear(), 3, "first-order", way=3, head_rate=0.7, inner_rate=0.3))
     weights, (images, labels) = learner.backbone.layers[1].weight, small_task()
     constant, whole = (
         torch.autograd.grad(loss_by_hand(weights, images, learner, detached), weights)[0] for detached in (True, False)
@@ -161,7 +168,7 @@ def test_gradients_of_first_order_take_the_inner_ones_as_constants():
 
 @pytest.mark.parametrize(("variant", "same"), [("second-order", True), ("first-order", False)])
 def test_gradients_of_anil_are_the_finite_differences_in_second_order_alone(variant, same):
-    learner = Anil(linear(), 3, variant, way=3, steps=3, head_rate=0.7)
+    learner = of_threes(Anil(linear(), 3, variant, way=3, steps=3, head_rate=0.7))
     weights, (images, labels) = learner.backbone.layers[1].weight, small_task()
     learner.loss(images, labels).backward()
     expected = finite_differences(lambda: learner.loss(images, labels), weights)
@@ -220,6 +227,7 @@ def test_scores_of_anil_are_those_of_learn2learn(bank, episodes):
 def test_the_loss_of_anil_is_that_of_its_scores(bank):
     images, labels = batch_of(bank)
     learner = Anil(make().backbone, 12, way=4, steps=3)
+    learner.batches = ClassBatches(classes=8, images=4)
     support, query = learner.embed(images).view(2, 4, 4, -1).split([1, 3], dim=2)
     scores = learner.scores(support, query.flatten(1, 2))
     targets = torch.arange(4).repeat_interleave(3).repeat(2)
@@ -255,15 +263,17 @@ def test_the_transductive_variant_alone_looks_at_other_queries(variant, bank, ep
     among = scores_of(learner, bank, episodes).unflatten(1, (4, 3))[:, :, 0]
     independent = torch.allclose(alone, among, rtol=1e-3, atol=1e-4 * among.abs().max().item())
     assert independent != (variant == "transductive")
-    assert learner.transductive == (variant == "transductive")
+    assert learner.traits.transductive == (variant == "transductive")
 
 
 @every_variant
 def test_in_training_too_the_transductive_variant_alone_looks_at_other_queries(variant, bank):
     learner, (images, labels) = make(variant).train(), batch_of(bank)
     by_class, by_label = images.view(8, 4, 1, 16, 16), labels.view(8, 4)
+    whole = learner.loss(images, labels)
+    learner.batches = ClassBatches(classes=8, images=2)
     alone = [learner.loss(by_class[:, [0, q]].flatten(0, 1), by_label[:, :2].flatten()) for q in (1, 2, 3)]
-    independent = torch.allclose(learner.loss(images, labels), torch.stack(alone).mean(), rtol=1e-4)
+    independent = torch.allclose(whole, torch.stack(alone).mean(), rtol=1e-4)
     assert independent != (variant == "transductive")
 
 
@@ -392,4 +402,4 @@ def test_norms_that_cannot_be_held_are_told():
 def test_a_missing_learn2learn_is_told(cls, monkeypatch):
     monkeypatch.setitem(sys.modules, "learn2learn", None)
     with pytest.raises(InputError, match="need the package learn2learn"):
-        cls(linear(), 3, way=3).loss(*small_task())
+        of_threes(cls(linear(), 3, way=3)).loss(*small_task())

@@ -16,7 +16,7 @@ from fewshot import evaluate, train
 from fewshot.backbones import find_backbone, make_backbone
 from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.config import Training
-from fewshot.learners.base import EmbeddedBank
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners.openclip import OpenCLIP
 from fewshot.run_folder import read_results
 
@@ -186,7 +186,7 @@ def test_tip_adapter_adds_the_affinities_to_the_zero_shot_logits(backbone, bank)
 
 
 def test_only_what_reads_names_says_so(backbone):
-    assert {variant: OpenCLIP(backbone, 8, variant).text for variant in OpenCLIP.variants} == {
+    assert {variant: OpenCLIP(backbone, 8, variant).traits.text for variant in OpenCLIP.variants} == {
         "tip-adapter": True,
         "few-shot": False,
         "zero-shot": True,

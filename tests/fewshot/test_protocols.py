@@ -252,9 +252,10 @@ def test_listed_episodes_have_no_other_protocol(path, toy_banks, tmp_path, worke
 
 def test_a_learner_that_cannot_is_left_out_and_the_others_are_not(path, toy_banks, tmp_path, caplog):
     (tmp_path / "mine.py").write_text(
+        "from fewshot import Traits\n"
         "from fewshot.learners.prototypical import Prototypical\n"
         "class Mine(Prototypical):\n"
-        "    trained = False\n"
+        "    variants = {'': Traits(trains=False)}\n"
         "    def scores(self, support, query):\n"
         "        return super().scores(support, query).log_softmax(2)\n"
     )

@@ -10,10 +10,10 @@ from fewshot.learners import find_learner, learner_names
 from fewshot.learners.registry import LEARNERS, checked_options, default_options, source_of
 
 GOOD = """
-from fewshot import Learner
+from fewshot import Learner, Traits
 
 class Mine(Learner):
-    variants = ("plain", "fancy")
+    variants = dict.fromkeys(["plain", "fancy"], Traits())
 
     def __init__(self, backbone, classes, variant="", rate: float = 0.5, tags="all"):
         super().__init__(backbone, classes, variant)
@@ -66,6 +66,19 @@ def test_a_learner_in_a_file(file):
     assert (cls.name, variant) == ("Mine", "")
     assert source_of(cls) == file.resolve()
     assert find_learner(f"{file}:Mine:fancy")[1] == "fancy"
+
+
+def test_variants_of_another_form_are_refused(file):
+    file.write_text(GOOD.replace('dict.fromkeys(["plain", "fancy"], Traits())', '("plain", "fancy")'))
+    with pytest.raises(InputError, match=r"variants of Mine must be of the form \{'NAME': Traits\(...\)\}"):
+        find_learner(f"{file}:Mine")
+
+
+def test_the_contract_is_small_and_has_no_switches():
+    own = {name for name in vars(Learner) if not name.startswith("_")} | {"variant", "traits", "backbone"}
+    own |= {"class_names", "stage"}  # which its __init__ sets
+    assert len(own) <= 18
+    assert not any(isinstance(vars(Learner).get(name), bool) for name in own)
 
 
 def test_a_changed_file_is_read_again(file):

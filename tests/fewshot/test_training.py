@@ -1,6 +1,7 @@
 """Training: repeatable, resumable, and choosing its checkpoint on validation classes."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,13 @@ import pytest
 import torch
 from conftest import toy_bank
 
-from episodes import InputError, ShuffledBatches
-from fewshot import checkpoints, train
+from episodes import ClassBatches, InputError, ShuffledBatches
+from fewshot import Traits, checkpoints, train
 from fewshot.augmentation import AUGMENTATIONS
 from fewshot.backbones import make_backbone
 from fewshot.config import LearnerSettings, Validation
 from fewshot.evaluation import Accuracies
-from fewshot.learners.registry import LEARNERS
+from fewshot.learners.registry import LEARNERS, traits_of
 from fewshot.models import ModelSpec
 
 VALIDATION = Validation(way=5, query=3, episodes=20)
@@ -27,7 +28,7 @@ def banks():
 
 def make(name: str = "prototypical", variant: str = ""):
     torch.manual_seed(0)
-    classes = 20 if LEARNERS[name].supervised else 20 * 8  # each of eight images a class of its own
+    classes = 20 if traits_of(LEARNERS[name]).uses_labels else 20 * 8  # each of eight images a class of its own
     return LEARNERS[name](make_backbone("conv4", 1, 16), classes, variant)
 
 
@@ -55,13 +56,13 @@ def declining(monkeypatch, accuracies) -> None:
     monkeypatch.setattr("fewshot.training.run_episodes", fake)
 
 
-@pytest.mark.parametrize("name", [name for name, cls in LEARNERS.items() if cls.trained])
+@pytest.mark.parametrize("name", [name for name, cls in LEARNERS.items() if traits_of(cls).trains])
 def test_same_seed_same_weights_other_seed_other_weights(name, banks):
     learners = [make(name), make(name), make(name)]
     for learner, seed in zip(learners, (0, 0, 1)):
         run(learner, banks, seed=seed)
     assert torch.equal(weights(learners[0]), weights(learners[1]))
-    assert torch.equal(weights(learners[0]), weights(learners[2])) != learners[0].trained
+    assert torch.equal(weights(learners[0]), weights(learners[2])) != learners[0].traits.trains
 
 
 @pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd", "schedule": "halving", "halve_every": 2}])
@@ -223,7 +224,7 @@ def test_no_steps_leave_the_learner_as_it_was(banks, tmp_path):
     checkpoints.restore(make(), checkpoints.load(tmp_path / "best.pt"), tmp_path / "best.pt")
 
 
-@pytest.mark.parametrize("name", [name for name, cls in LEARNERS.items() if cls.trained])
+@pytest.mark.parametrize("name", [name for name, cls in LEARNERS.items() if traits_of(cls).trains])
 def test_a_bank_smaller_than_the_batches_wanted_will_do(name):
     small = toy_bank(6, 5, seed=1), toy_bank(4, 5, seed=2, split="validation")
     trained = run(make(name), small, steps=2)
@@ -242,7 +243,7 @@ def test_an_unsupervised_learner_is_given_image_numbers_and_no_labels(banks):
     seen = []
 
     class Unsupervised(LEARNERS["imprinted"]):
-        supervised = False
+        variants: ClassVar = {"": Traits(uses_labels=False)}
         batches = ShuffledBatches(size=16)
 
         def loss(self, images, labels):
@@ -253,37 +254,47 @@ def test_an_unsupervised_learner_is_given_image_numbers_and_no_labels(banks):
     assert all(torch.equal(banks[0].batch(numbers), images) for images, numbers in seen)
 
 
-def test_stages_are_told_the_share_of_steps_that_is_done(banks, tmp_path):
+@pytest.mark.parametrize(
+    ("stages", "seen"), [((), [0, 0, 0, 0]), ((0.5,), [0, 0, 1, 1]), ((0.0, 0.26, 0.75), [1, 1, 2, 3])]
+)
+def test_a_stage_begins_at_its_share_of_the_steps(stages, seen, banks):
     told = []
 
     class Staged(LEARNERS["npair"]):
-        def begin_step(self, done):
-            told.append(done)
+        def loss(self, images, labels):
+            told.append(self.stage)
+            return super().loss(images, labels)
 
+    Staged.stages = stages
     run(Staged(make_backbone("conv4", 1, 16), 12), banks, steps=4)
-    assert told == [0, 0.25, 0.5, 0.75]
+    assert told == seen
 
 
-@pytest.mark.parametrize(("from_step", "best"), [(0, 2), (3, 4), (9, 6)])
-def test_no_weights_of_a_stage_before_the_last_are_kept(from_step, best, banks, monkeypatch):
+@pytest.mark.parametrize(("stages", "best"), [((), 2), ((0.0,), 2), ((0.4,), 4), ((0.1, 0.4), 4), ((0.99,), 6)])
+def test_no_weights_of_a_stage_before_the_last_are_kept(stages, best, banks, monkeypatch):
     declining(monkeypatch, (0.9, 0.5, 0.1))
+    learner = make("npair")
+    learner.stages = stages
+    assert run(learner, banks, steps=6).best_step == best
 
-    class Staged(LEARNERS["npair"]):
-        step = 0
 
-        def begin_step(self, done):
-            self.step += 1
+def test_the_learner_knows_the_batches_of_its_training(banks):
+    seen = []
 
-        @property
-        def complete(self):
-            return self.step >= from_step
+    class Noting(LEARNERS["npair"]):
+        def loss(self, images, labels):
+            seen.append((self.batches, len(images)))
+            return super().loss(images, labels)
 
-    assert run(Staged(make_backbone("conv4", 1, 16), 12), banks, steps=6).best_step == best
+    learner = Noting(make_backbone("conv4", 1, 16), 12)
+    run(learner, banks, steps=1, batches={"classes": 4, "images": 2})
+    run(learner, banks, steps=1)  # without settings, those of the class again
+    assert seen == [(ClassBatches(4, 2), 8), (ClassBatches(20, 2), 40)]
 
 
 def test_a_learner_that_reads_names_is_given_those_of_the_base_classes_alone(banks):
     class Reader(LEARNERS["npair"]):
-        text = True
+        variants: ClassVar = {"": Traits(text=True)}
 
     reader, other = Reader(make_backbone("conv4", 1, 16), 12), make("npair")
     for learner in (reader, other):

@@ -10,7 +10,7 @@ from embedded import Given, Plain, clustered, learner_of
 from scipy.stats import norm
 
 from fewshot.backbones import make_backbone
-from fewshot.learners.base import EmbeddedBank
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners.npair import NPair
 from fewshot.learners.prototypical import Prototypical
 from fewshot.learners.registry import LEARNERS

@@ -1,0 +1,95 @@
+"""The images of a split as a learner embeds them, each once."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from episodes import ImageBank, InputError, class_texts
+
+if TYPE_CHECKING:
+    from fewshot.learners.base import Learner
+
+_BATCH = 1000  # images embedded at once
+
+
+class EmbeddedBank:
+    """`bank`, and on first use the learner's `embeddings` (N, D) of all its images, in eval mode and float32.
+
+    precision: the arithmetic of the backbone; float32 for every number that is reported.
+    seconds: what the embedding took, 0 as long as nobody asked for it.
+    """
+
+    def __init__(self, learner: "Learner", bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
+        self.bank = bank
+        self._learner = learner
+        self._precision = precision
+        self.seconds = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the learner and of the embeddings; a bank that is too large for it stays elsewhere."""
+        return next((parameter.device for parameter in self._learner.parameters()), self.bank.device)
+
+    @functools.cached_property
+    def embeddings(self) -> Tensor:
+        learner = self._learner
+        began = time.perf_counter()
+        # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with _in_eval_mode(learner), torch.no_grad(), computing_in(learner.backbone, self._precision), exact:
+            parts = torch.arange(len(self.bank), device=self.device).split(_BATCH)
+            embeddings = torch.cat([_rows(learner, self.bank.batch(part)) for part in parts])
+        if embeddings.is_cuda:
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - began
+        return embeddings
+
+    @functools.cached_property
+    def text_embeddings(self) -> Tensor:
+        """`embed_texts` of the text of each class of the bank, (classes, D), each once and not once an episode."""
+        with _in_eval_mode(self._learner), torch.no_grad():
+            return self._learner.embed_texts(class_texts(self.bank)).float()
+
+
+@contextlib.contextmanager
+def computing_in(backbone: nn.Module, precision: torch.dtype) -> Iterator[None]:
+    """Inside, a Backbone computes in `precision`; backbones of another kind compute as they do."""
+    usual = getattr(backbone, "precision", None)
+    backbone.precision = precision
+    try:
+        yield
+    finally:
+        backbone.precision = usual
+
+
+def described(value: object) -> str:
+    """What somebody's method gave, in a few words: a tensor by its shape and type."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"{value!r:.60}"
+
+
+@contextlib.contextmanager
+def _in_eval_mode(learner: "Learner") -> Iterator[None]:
+    was_training = learner.training
+    learner.eval()
+    try:
+        yield
+    finally:
+        learner.train(was_training)
+
+
+def _rows(learner: "Learner", images: Tensor) -> Tensor:
+    """The embeddings of `images`, checked to be one row an image."""
+    embeddings = learner.embed(images)
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(images):
+        raise InputError(
+            f"embed of {learner.name} must give a tensor (B, D), one row for each of {len(images)} images, not"
+            f" {described(embeddings)}"
+        )
+    return embeddings.float()
