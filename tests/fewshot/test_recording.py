@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from episodes import ClassBatches
 from episodes.batches import batches_from
-from fewshot import gradients
+from fewshot import recording
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation
 from fewshot.learners import find_learner, learner_names
@@ -213,12 +213,12 @@ def test_on_the_cpu_nothing_is_recorded():
 @pytest.mark.parametrize("what", TRAINED)
 def test_on_a_gpu_a_recorded_training_is_the_one_that_is_not(what, precision, monkeypatch, caplog):
     weights, recordings = [], []
-    record = gradients.record_on_gpu
-    monkeypatch.setattr(gradients, "record_on_gpu", lambda work: recordings.append(work) or record(work))
+    record = recording.record_on_gpu
+    monkeypatch.setattr(recording, "record_on_gpu", lambda work: recordings.append(work) or record(work))
     for recorded in (True, False):
         learner, _ = made(what)
         if not recorded:
-            monkeypatch.setattr(gradients, "obstacle_to_recording", lambda _: "not to be recorded")
+            monkeypatch.setattr(recording, "obstacle_to_recording", lambda _: "not to be recorded")
         settings = Training(steps=12, validate_every=5, precision=precision)
         train(learner, BANK, BANK, settings, validation=Validation(way=3, shot=1, query=2, episodes=20), device="cuda")
         weights.append(learner.state_dict())
