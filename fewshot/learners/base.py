@@ -105,7 +105,7 @@ class Learner(nn.Module):
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,).
 
         A GPU records a step and replays it if the loss does the same operations on every batch, none of which waits
-        for a value (`item()`, a mask in brackets and `nonzero` do): see fewshot/gradients.py. State that changes from
+        for a value (`item()`, a mask in brackets and `nonzero` do): see fewshot/recording.py. State that changes from
         batch to batch must be tensors that change in place.
         """
         raise NotImplementedError
