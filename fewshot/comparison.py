@@ -53,6 +53,7 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     'within' if it is not. Rows that were measured otherwise are 'not comparable', and the list of reasons says why;
     some of them are of other splits of the data set, whose published_protocol is another one.
     """
+    run = run.encode("utf-8", "replace").decode()  # the name of a folder need not be UTF-8
     ours = summarised(results)
     theirs = published() if literature is None else literature
     theirs = theirs.rename(

@@ -58,7 +58,7 @@ def test_a_list_of_nothing_is_told_by_what_it_is_a_list_of(option, named, capsys
 
 def test_data_check_names_the_images_that_occur_twice(call_plain, tmp_path):
     random = np.random.default_rng(0)
-    for name in ("ant", "bee", "cat", "dog", "eel"):
+    for name in ("ant", "bee", "cat", "dog", "eel", "fox"):
         (tmp_path / "pics" / name).mkdir(parents=True)
         for number in range(4):
             pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import os
+import pwd
 import resource
 import subprocess
 import sys
@@ -73,7 +74,6 @@ def test_a_disk_that_is_full_at_any_time_of_a_run_is_told_in_one_sentence(call, 
     [
         ("fewshot data list >/dev/full", 2, "fewshot: its output cannot be written (No space left on device)"),
         ("fewshot data list | true; exit ${PIPESTATUS[0]}", 1, ""),
-        ("fewshot learners --markdown | head -c 1; exit ${PIPESTATUS[0]}", 1, ""),
         ("fewshot data list >&-", 0, ""),
         ("fewshot data list >&- 2>&-", 0, ""),
     ],
@@ -106,16 +106,18 @@ def test_names_that_are_not_utf8(call, preset, tmp_path):
     assert (said.code, "is no name in UTF-8" in said.err) == (2, True)
 
 
-def test_a_user_without_a_home_is_told_what_to_set(tmp_path):
-    if os.getuid() != 0:
-        pytest.skip("only root can become a user without an entry")
-    line = "import os; os.setuid(54321); " + MAIN.replace("main()", "main(['data', 'prepare', 'glyphs'])")
-    variables = {name: value for name, value in os.environ.items() if name not in ("HOME", "FEWSHOT_CACHE")}
-    command = [sys.executable, "-c", line]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert b"set FEWSHOT_CACHE to a folder" in done.stderr
-    assert b"Traceback" not in done.stderr
+def test_a_user_without_a_home_is_told_what_to_set(call_plain, monkeypatch):
+    """As in a container whose user has no entry in /etc/passwd."""
+
+    def nobody(_):
+        raise KeyError
+
+    for name in ("HOME", "FEWSHOT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    said = call_plain("data", "prepare", "glyphs")
+    assert said.code == 2
+    assert "set FEWSHOT_CACHE to a folder" in said.err
 
 
 @pytest.mark.parametrize("package", ["baselines", "episodes", "fewshot"])

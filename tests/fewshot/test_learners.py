@@ -11,6 +11,7 @@ from episodes import ClassBatches, EpisodeSampler
 from fewshot import Learner, evaluate
 from fewshot.backbones import make_backbone
 from fewshot.embedding import EmbeddedBank
+from fewshot.learners.base import scores_of
 from fewshot.learners.registry import LEARNERS, suite_learners
 from fewshot.testing import parametrize_with_checks
 
@@ -61,7 +62,7 @@ def test_episode_scores_are_the_scores_of_the_embedded_images(name, variant, ban
     with torch.no_grad():
         images = [bank.batch(part.flatten()) for part in (episodes.support, episodes.query)]
         support, query = learner.eval().embed(images[0]), learner.embed(images[1])
-    expected = learner.scores_with(support.view(3, 4, 2, -1), query.view(3, 12, -1), episodes.keys)
+    expected = scores_of(learner, support.view(3, 4, 2, -1), query.view(3, 12, -1), episodes.keys)
     torch.testing.assert_close(learner.episode_scores(data, episodes), expected)
 
 

@@ -7,16 +7,18 @@ import pytest
 import torch
 from conftest import refusal, toy_bank
 
-import fewshot.cli
+import fewshot.commands.evaluate
 from fewshot import checkpoints
 from fewshot.benchmark import run_benchmark
 from fewshot.cli import main
 from fewshot.config import Training, load_config
 from fewshot.learners.clip import CLIP
 from fewshot.learners.npair import NPair
+from fewshot.learners.siamese import Siamese
 from fewshot.models import ModelSpec
 
 READER = """
+from fewshot import Traits
 from fewshot.learners.prototypical import Prototypical
 
 SEEN = []
@@ -25,7 +27,7 @@ SEEN = []
 class Reader(Prototypical):
     \"\"\"Scores by the names of its base classes: without them it fails, with others it scores differently.\"\"\"
 
-    text = True
+    variants = {"euclidean": Traits(text=True)}
 
     def scores(self, support, query):
         SEEN.append(self.class_names)
@@ -64,7 +66,7 @@ def test_a_learner_reads_the_same_names_in_training_after_a_resume_and_from_its_
     (tmp_path / "run" / "results.csv").unlink()
     after = bench(resume=True)
     seen["resumed"] = sys.modules["fewshot_learner_reader"].SEEN[-1]
-    monkeypatch.setattr(fewshot.cli, "load_dataset", lambda name, split, **_: frogs[split])
+    monkeypatch.setattr(fewshot.commands.evaluate, "load_dataset", lambda name, split, **_: frogs[split])
     best = tmp_path / "run" / "checkpoints" / "Reader-euclidean-seed0" / "best.pt"
     row = before.iloc[0]
     protocol = ["--way", row["way"], "--shot", row["shot"], "--query", row["query"], "--episodes", row["episodes"]]
@@ -121,12 +123,16 @@ def test_an_altered_checkpoint_is_refused_and_the_place_is_named(frogs, changed,
 
 
 @pytest.mark.parametrize(
-    ("fields", "name"),
+    ("cls", "fields", "name"),
     [
-        ({"asked": "npair"}, "npair-seed0"),
-        ({"asked": "npair@timm:resnet18"}, "npair-timm-resnet18-seed0"),
-        ({"asked": "npair@conv4-32", "shot": 5, "variant": "x", "seed": 2}, "npair-x-conv4-32-5shot-seed2"),
+        (NPair, {"asked": "npair"}, "npair-seed0"),
+        (NPair, {"asked": "npair@timm:resnet18"}, "npair-timm-resnet18-seed0"),
+        (
+            Siamese,
+            {"asked": "siamese:koch@conv4-32", "shot": 5, "variant": "koch", "seed": 2},
+            "siamese-koch-conv4-32-5shot-seed2",
+        ),
     ],
 )
-def test_a_model_is_named_by_what_tells_it_from_others_of_its_learner(frogs, fields, name):
-    assert ModelSpec.of(NPair, frogs["train"], Training(), **fields).name == name
+def test_a_model_is_named_by_what_tells_it_from_others_of_its_learner(frogs, cls, fields, name):
+    assert ModelSpec.of(cls, frogs["train"], Training(), **fields).name == name

@@ -262,10 +262,10 @@ def test_scores_are_those_of_the_source(spec, way, shot):
     if spec in DIRECTIONS:  # its embeddings have the length one
         support, query = functional.normalize(support, dim=-1), functional.normalize(query, dim=-1)
     keys = stream(5, torch.arange(len(support)))
-    expected = SOURCES[spec](learner, support, query, keys)
+    expected = SOURCES[spec](learner, support, query, keys).detach()
     found = scores_of(learner, support, query, keys).detach()
     error = {"svm": 0.02, "sklearn": 1e-4}.get(spec, 1e-6)  # both solve by steps
-    torch.testing.assert_close(found, expected.detach(), rtol=error, atol=error * float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=error, atol=error * float(expected.abs().max()))
 
 
 # ---- what is drawn for an episode
