@@ -98,9 +98,9 @@ class ImageBank:
         return dataclasses.replace(self, images=self.images.to(device), offsets=self.offsets.to(device))
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The images of `indices` (B,) as networks take them: (B, C, H, W) float32 in [0, 1], where `indices` are.
+        """The images of `indices` (B,) as network inputs: (B, C, H, W) float32 in [0, 1], on the device of `indices`.
 
-        The one place where bytes become numbers, in training and in evaluation.
+        This is the one place where bytes become numbers, in training and in evaluation.
         """
         # index_select copies whole rows, an index in brackets number by number
         return self.images.index_select(0, indices.to(self.device)).to(indices.device).float().div_(255)
@@ -116,7 +116,7 @@ class ImageBank:
         """The bank without the last `count` images of each class, and the bank of those.
 
         Turned copies of a class show the same images in the same order, so that an image is held out in all its turns.
-        Raises InputError where a class has no more images than that.
+        Raises InputError if a class has no more than `count` images.
         """
         smallest = int(self.sizes.argmin())
         if not 0 < count < int(self.sizes[smallest]):
@@ -165,16 +165,16 @@ class Contents(NamedTuple):
 
 
 def bank_folder(key: str) -> Path:
-    """Where the bank of this key is, or will be."""
+    """Where the bank with this key is, or will be."""
     return cache_folder() / "banks" / key
 
 
 def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
-    """The bank prepared under `key`, built from `contents()` where there is none yet.
+    """The bank prepared under `key`; the function builds it from `contents()` if there is none yet.
 
-    The build happens in a folder of a temporary name that is renamed when
-    all is on disk, so that an interrupted build leaves nothing that a later run would open. Of several processes that
-    want the same bank at once, one builds it and the others wait for it.
+    The build happens in a folder with a temporary name, which is renamed when all files are on disk: an interrupted
+    build leaves nothing that a later run would open. If several processes want the same bank at once, one process
+    builds the bank and the others wait.
     """
     folder = bank_folder(key)
     bank = _open(folder)
@@ -246,7 +246,7 @@ def _unwritable(folder: Path, error: OSError) -> InputError:
 
 
 def _open(folder: Path) -> ImageBank | None:
-    """The bank in `folder`, memory-mapped; None where there is none or where it is not whole.
+    """The bank in `folder`, memory-mapped; None if the folder has no bank or an incomplete one.
 
     The checksum is not computed again: that would read every page of a file that is to open at once.
     """

@@ -59,7 +59,7 @@ def draw_episode(
 ) -> None:
     """Write a picture of episode `number` of `seed`: a row a class, its support images and then its queries.
 
-    path: its suffix decides the format, .png .pdf .svg ... Raises InputError where it cannot be written.
+    path: the suffix decides the format, .png .pdf .svg ... Raises InputError if the file cannot be written.
     """
     if query < 1:
         raise InputError(f"a picture of an episode needs 1 query a class or more, not {query}")

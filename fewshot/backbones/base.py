@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from episodes.errors import InputError
 
-# of ImageNet's training images: what the published networks, and their weights, expect of red, green and blue
+# of red, green and blue in ImageNet's training images, which published networks and their weights expect
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -17,7 +17,7 @@ class Backbone(nn.Module):
 
     Colour images are standardised by ImageNet's means and deviations first; grey ones are taken as they are.
     precision: the arithmetic of the body alone; losses and scores are always float32.
-    layout: of images and feature maps in memory
+    layout: the memory format of images and feature maps
     """
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
@@ -42,7 +42,7 @@ class Backbone(nn.Module):
         return torch.autocast(device.type, self.precision if reduced else torch.bfloat16, enabled=reduced)
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        """The images in the layout of the weights; those of one channel in fresh strides.
+        """The images in the layout of the weights; images of one channel get fresh strides.
 
         The bytes of one channel are the same in both layouts, and `contiguous` leaves them as they are. A convolution
         then goes by the strides of its weights, which an adapted copy of them has lost, and the wrong layout makes its
@@ -66,7 +66,7 @@ class Recipe:
 
 
 def check_size(network: str, size: int, halvings: int) -> None:
-    """Raise InputError for images that the halvings would leave nothing of."""
+    """Raise InputError for images that have fewer than one pixel after the halvings."""
     if size < 2**halvings:
         times = {2: "twice", 3: "three times", 4: "four times"}[halvings]
         raise InputError(f"{network} halves an image {times}: it needs {2**halvings} pixels or more, not {size}")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from episodes.errors import InputError, nearest_name, unknown_name
 from fewshot.backbones.base import Backbone
 
-_DIFFER = ("mean", "std", "interpolation", "quick_gelu")  # what the published weights of one model may want differently
+_DIFFER = ("mean", "std", "interpolation", "quick_gelu")  # in which the published weights of one model differ
 
 
 class OpenClipBackbone(Backbone):
@@ -54,8 +54,8 @@ def openclip_network(network: str) -> Callable[[int, int], OpenClipBackbone]:
     """What makes that model of open_clip, with random weights: MODEL, or MODEL:WEIGHTS.
 
     WEIGHTS is what open_clip calls the published weights that a file is to bring; it decides how images are prepared.
-    Nothing is ever downloaded. Raises InputError for names that there are not, for a model whose published weights
-    differ in that where none are named, and for one whose parts would have to be downloaded.
+    Nothing is ever downloaded. Raises InputError for an unknown name, for a model whose published weights differ in
+    the preparation if WEIGHTS is not given, and for a model with parts that would have to be downloaded.
     """
     try:
         import open_clip
@@ -76,7 +76,7 @@ def openclip_network(network: str) -> Callable[[int, int], OpenClipBackbone]:
 
 
 def _wanted(model: str, weights: str) -> dict[str, Any]:
-    """What the published weights of a model want: mean, std, interpolation, quick_gelu; {} where there are none."""
+    """The settings of a model's published weights: mean, std, interpolation, quick_gelu; {} if none are published."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(model)

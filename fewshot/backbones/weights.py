@@ -8,12 +8,12 @@ from episodes.errors import InputError
 from fewshot.backbones.base import Backbone
 from fewshot.checkpoints import unpickled
 
-_TABLES = ("state_dict", "model", "learner")  # under which keys files keep their weights; 'learner' is this suite's
+_TABLES = ("state_dict", "model", "learner")  # the keys of weights in files; 'learner' is the key of this suite
 _PREFIXES = ("module.", "backbone.", "encoder.", "body.")  # before the names of weights, in any order
 
 
 def load_weights(backbone: Backbone, path: Path, name: str) -> None:
-    """Give the body of `backbone`, called `name`, the weights in the file; InputError where they do not fit it.
+    """Give the body of `backbone`, called `name`, the weights in the file; InputError if they do not fit.
 
     The file is a state dict as of torch.save or safetensors, of the body alone or of what it was trained in: a
     classifier beside the body is left out. Every weight of the body must be there, in its shape.
@@ -78,10 +78,10 @@ def _by_wanted_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], path
 def _inside(weight: str, body: nn.Module) -> bool:
     """Whether a weight that the body lacks would be among its layers, and is not of a classifier at its end.
 
-    A deeper network has all the weights of a shallower one, and more: it must not be taken for that.
+    A deeper network has all the weights of a shallower one and more, so its file must not load into the shallower one.
     """
     parent = weight.rpartition(".")[0]
     modules = dict(body.named_modules())
-    if isinstance(modules.get(parent), nn.Identity):  # where the classifier was
+    if isinstance(modules.get(parent), nn.Identity):  # the place of the removed classifier
         return False
     return any(name.startswith(weight.partition(".")[0] + ".") for name in body.state_dict())

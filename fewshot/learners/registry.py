@@ -59,8 +59,8 @@ def find_learner(spec: str) -> tuple[type[Learner], str]:
     NAME, NAME:VARIANT                        a registered learner, or one of the entry-point group fewshot.learners
     path/to/file.py:CLASS, the same:VARIANT   a class in a file
 
-    each also with @BACKBONE, which is not looked at here. Raises InputError where there is no such thing; a file runs
-    when it is loaded, so name only files you trust.
+    each also with @BACKBONE, which this function ignores. Raises InputError if there is no such learner. Loading a file
+    runs its code, so name only files that you trust.
     """
     spec, _ = split_backbone(spec)
     path, is_file, rest = spec.partition(".py:")
@@ -142,7 +142,7 @@ def checked_options(cls: type[Learner], options: dict[str, Any]) -> dict[str, An
 
 
 def source_of(cls: type[Learner]) -> Path | None:
-    """The file a learner came from where it is not part of the suite, else None."""
+    """The file of a learner if the learner is not part of the suite, else None."""
     source = _source(cls)
     return None if source is None or Path(__file__).parent in source.parents else source
 

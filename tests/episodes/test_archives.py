@@ -1,4 +1,4 @@
-"""Archives that nobody vouches for are read without leaving them, and refused in a sentence where they are broken."""
+"""Archives that nobody vouches for are read without leaving them, and refused in a sentence if they are broken."""
 
 import io
 import itertools

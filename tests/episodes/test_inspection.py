@@ -174,7 +174,7 @@ def test_a_picture_is_written_where_it_was_asked_for(tmp_path, name):
 
 
 def words(bank: ImageBank, path: Path) -> str:
-    """An SVG, where what is written stands in comments too."""
+    """The SVG of an episode, in which every text stands in a comment too."""
     draw_episode(bank, path, way=2, query=1)
     return path.read_text(encoding="utf-8")
 

@@ -27,7 +27,7 @@ from episodes.datasets.parquet import ParquetImages
 WHOLE = mini_imagenet.IMAGES
 SIZE, IMAGES = 16, 3
 SHORT = {"train": "train", "validation": "val", "test": "test"}
-FIRST = {"train": 0, "validation": 64, "test": 80}  # of each split, where labels count through all classes
+FIRST = {"train": 0, "validation": 64, "test": 80}  # the first label of each split, if labels count through all classes
 KEYS = [key for split in SPLITS for key in mini_imagenet.SPLITS[split]]
 NEMATODE, KING_CRAB = mini_imagenet.SPLITS["test"][:2]
 PLACES = (2, 3, 5)  # of our images among those of their ImageNet class

@@ -281,7 +281,7 @@ def test_no_data_and_no_network_says_how_to_get_it(own_cache, no_network, tmp_pa
 
 
 class Response(io.BytesIO):
-    """What urlopen returns: these bytes and then, where `broken`, an error."""
+    """What urlopen returns: these bytes and then, if `broken`, an error."""
 
     url = None
 

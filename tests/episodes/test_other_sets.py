@@ -17,7 +17,7 @@ from episodes.datasets import SPLITS, cifar, cub, tiered_imagenet, torchvision_s
 from episodes.datasets.classes import read_classes
 
 SIZE = 16
-FACTS = {  # classes and superclasses of each split, as published; None where there are no superclasses
+FACTS = {  # classes and superclasses of each split, as published; None if there are no superclasses
     "cifar_fs": {"train": (64, None), "validation": (16, None), "test": (20, None)},
     "fc100": {"train": (60, 12), "validation": (20, 4), "test": (20, 4)},
     "mini_imagenet": {"train": (64, None), "validation": (16, None), "test": (20, None)},

@@ -1,4 +1,4 @@
-"""Pickles that nobody vouches for give plain data of every protocol, and are refused where they ask for more."""
+"""Pickles that nobody vouches for give plain data of every protocol, and are refused if they ask for more."""
 
 import collections
 import io
