@@ -1,4 +1,4 @@
-"""Image files in folders, zip and tar archives that nobody vouches for: nothing is extracted, nothing is run."""
+"""Image files in untrusted folders, zip and tar archives: no file is extracted, and no code is run."""
 
 import abc
 import bz2
@@ -25,8 +25,8 @@ from PIL import Image
 
 from episodes.errors import InputError
 
-_LARGEST = 64 * 2**20  # bytes of one (unpacked) file; more is no image of these data sets but a bomb
-_MOST = 200  # times its size that a compressed tar may unpack to; images hardly compress
+_LARGEST = 64 * 2**20  # bytes of one (unpacked) file; a larger file is no image of these data sets but a zip bomb
+_MOST = 200  # a compressed tar may unpack to so many times its size; images hardly compress
 _PIECE = 2**20
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
 
@@ -58,7 +58,7 @@ class EncodedImages(abc.ABC):
 class ImageFiles(EncodedImages):
     """The files of a folder, a zip or a tar archive whose path inside it (with forward slashes) matches `pattern`.
 
-    names        their sorted paths
+    names        sorted paths of the files that match
     others       sorted paths of the files that do not match
     repeated     sorted paths of the links in a folder that lead to folders which are read under another name
     fingerprint  changes whenever a file that matches is added, removed or altered
@@ -121,7 +121,7 @@ class ImageFiles(EncodedImages):
 
     @property
     def _marks(self) -> list[tuple[str, int, int, int]]:
-        """Path, size and times of each wanted file of a folder; InputError if one is no regular file."""
+        """Path, size and times of each wanted file of a folder; InputError if a file is not a regular file."""
         wanted = self._wanted.search
         found = [(name, entry.stat()) for name, entry in self._walked[0] if wanted(name)]
         for name, status in found:
@@ -158,12 +158,12 @@ def image_formats() -> tuple[str, ...]:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name of `path` is that of an archive, and it is a file."""
+    """Whether `path` is a file with the suffix of an archive."""
     return path.name.lower().endswith(ARCHIVES) and path.is_file()
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """The file at `path` for reading; InputError if it is a pipe or a device, which would hang or never end."""
+    """Open the file at `path` for reading; InputError for a pipe or a device, which could hang or never end."""
     with contextlib.ExitStack() as failing:
         file = failing.enter_context(open(path, "rb", opener=_without_waiting))
         _check_regular(path, os.fstat(file.fileno()))
@@ -172,7 +172,7 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read_regular(path: Path) -> bytes:
-    """What is in the file at `path`; InputError if it is no regular file, or too large for an image or a list."""
+    """The bytes of the file at `path`; InputError if the file is not regular, or too large for an image or a list."""
     with open_regular(path) as file:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
@@ -218,7 +218,7 @@ class _Tar:
         with tarfile.open(fileobj=self._file, mode="r:") as archive:
             members = archive.getmembers()
         places = {member.name: (member.offset_data, member.size) for member in members if member.isreg()}
-        # a tar writes a file that it holds already as a link to its first name
+        # if a tar holds a file twice, the second one is a link to the name of the first
         links = {
             member.name: places[member.linkname] for member in members if member.islnk() and member.linkname in places
         }
@@ -277,7 +277,7 @@ def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.
             continue
         seen.add(here)
         with os.scandir(root / inside) as entries:
-            # the last one is taken next: by name, so that it is the same one on every machine
+            # the last entry is taken next; sorted by name, so that the order is the same on every machine
             for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
                 name = entry.name
                 if name[0] == "." or name == "__MACOSX":
@@ -290,7 +290,7 @@ def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a file; if it is a pipe, does not wait until somebody writes to it."""
+    """Opens a file without waiting; opening a pipe would wait until a process writes to the pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

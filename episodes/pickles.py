@@ -1,4 +1,4 @@
-"""Reading pickles that nobody vouches for: arrays, bytes, strings, numbers and containers come out, nothing is run."""
+"""Untrusted pickles: only arrays, bytes, strings, numbers and containers are read, and no code is run."""
 
 import collections
 import functools

@@ -102,7 +102,7 @@ def find(split: str, folders: list[Path]) -> Form | None:
 
 
 def _key(name: str, split: str, path: Path) -> str:
-    """The WordNet id of a class that is called by it, by its human name, or by a label; InputError for other names."""
+    """The WordNet id of a class from its id or its human name; a label stays as it is; InputError for other names."""
     if name.startswith(NUMBERED):
         return name
     human = places.squashed(name.partition(",")[0])
@@ -157,7 +157,7 @@ def _unpickled(path: Path, split: str) -> Classes:
 
 
 def _are_images(array: object) -> bool:
-    """Whether it is an array of bytes (images, height, width, 3), none of them 0."""
+    """Whether the value is an array of bytes (images, height, width, 3) with no dimension 0."""
     return isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[3:] == (3,) and array.size > 0
 
 
@@ -175,7 +175,7 @@ def _members(data: dict, images: int) -> dict[str, np.ndarray]:
 
 def _numbers_in(values: object) -> np.ndarray:
     if not isinstance(values, list | tuple | np.ndarray) or any(isinstance(value, list | tuple) for value in values):
-        raise ValueError("numbers that are not in a row")  # lists in lists of one list again and again have no end
+        raise ValueError("numbers that are not in a row")  # nested lists may have no end
     numbers = np.asarray(values, np.int64)
     if numbers.ndim != 1:
         raise ValueError(f"numbers in {numbers.ndim} dimensions, not in a row")
@@ -271,7 +271,7 @@ def _from_files(sources: list[ImageFiles], split: str, listing: Path | None) -> 
 
 
 def _listed(key: str, names: list[str], found: dict[str, Picture]) -> list[Picture]:
-    """The pictures of one class that the csv file names: by name, or by position among those of ImageNet's class."""
+    """The pictures of one class that the csv file lists: by name, or by position in the listing of ImageNet's class."""
     twice = next((name for name, count in collections.Counter(names).items() if count > 1), None)
     if twice:
         raise InputError(f"the csv file lists {twice} of class {key} twice: get Ravi and Larochelle's")

@@ -15,7 +15,7 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Backbone(nn.Module):
     """A network body that maps images (B, C, H, W) in [0, 1] to embeddings (B, embedding_size) in float32.
 
-    Colour images are standardised by ImageNet's means and deviations first; grey ones are taken as they are.
+    Colour images are first standardised by ImageNet's means and deviations; grey images are not.
     precision: the arithmetic of the body alone; losses and scores are always float32.
     layout: the memory format of images and feature maps
     """
@@ -45,8 +45,8 @@ class Backbone(nn.Module):
         """The images in the layout of the weights; images of one channel get fresh strides.
 
         The bytes of one channel are the same in both layouts, and `contiguous` leaves them as they are. A convolution
-        then goes by the strides of its weights, which an adapted copy of them has lost, and the wrong layout makes its
-        max-pooling several times as slow.
+        then takes its layout from the strides of its weights. An adapted copy of the weights has lost the strides, and
+        the wrong layout makes the max-pooling after the convolution several times as slow.
         """
         if self.layout == torch.channels_last and images.shape[1] == 1:
             return torch.empty_like(images, memory_format=self.layout).copy_(images)

@@ -42,7 +42,7 @@ class Siamese(Learner):
         super().__init__(backbone, classes, variant)
         self.margin, self.nearest = margin, nearest
         if self.variant == "koch":
-            # near images are the same: start from minus the distance
+            # near images show the same class, so the score starts as minus the distance
             self.alpha = nn.Parameter(torch.full((backbone.embedding_size,), -1.0))
             self.bias = nn.Parameter(torch.zeros(()))
 

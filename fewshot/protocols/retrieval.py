@@ -68,7 +68,7 @@ def retrieve(learner: Learner, test: EmbeddedBank, seed: int) -> Retrieval:
         similarity = similarity_of(learner, embeddings, every=True)
         labels = bank.labels.to(embeddings.device)
         hits, precision = ranked(similarity, embeddings, labels)
-    asked = (bank.sizes > 1)[bank.labels].cpu().numpy()  # an image without another one of its class asks for nothing
+    asked = (bank.sizes > 1)[bank.labels].cpu().numpy()  # an image that is alone in its class is no query
     classes, clusters = bank.labels.cpu().numpy()[asked, None], np.arange(bank.classes) // bank.turns
 
     def over(values: Tensor) -> Estimate:
@@ -123,8 +123,8 @@ class _TiedRanks(NamedTuple):
 def _tied_ranks(near: Tensor, alike: Tensor, depth: int, rounding: float) -> _TiedRanks:
     """The first `depth` ranks, of similarities (queries, N) to images that are of the query's class or not (likewise).
 
-    How much less similar than the most similar one an image is, in whole multiples of `rounding`, parts ties from
-    others: copies of the most similar image never fall on two sides of such a border.
+    The gap of an image to the most similar image, in whole multiples of `rounding`, decides ties: images with the same
+    multiple are tied, so copies of the most similar image are always tied.
     """
     values, found = near.topk(depth)
     step = max(rounding, torch.finfo(near.dtype).tiny)
