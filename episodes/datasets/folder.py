@@ -2,9 +2,9 @@
 
 given  the splits that the user made: folders train/, val/ and test/ of class folders, or train.csv, val.csv and
        test.csv, or a column split. If only validation is missing, a fifth of the training classes becomes validation.
-seedN  used if no splits are given, or if train/ and test/ hold the same classes: the classes are shuffled with seed N;
-       64 % are for training, 16 % for validation, 20 % for test, the shares of miniImageNet. If there are few classes,
-       the test split gets more.
+seedN  used on request, if no splits are given, or if train/ and test/ hold the same classes: the classes are shuffled
+       with seed N; 64 % are for training, 16 % for validation, 20 % for test, the shares of miniImageNet. If there are
+       few classes, the test split gets more.
 """
 
 import collections

@@ -110,8 +110,8 @@ def _backbone(name: str, embedding_size: int, wanted: dict[str, Any], channels: 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, the root logger prints nothing that libraries log: open_clip warns of random weights, which the suite
-    replaces afterwards."""
+    """Inside, messages to the root logger install no handler that prints them: open_clip warns of random weights, which
+    the suite replaces afterwards."""
     handler, root = logging.NullHandler(), logging.getLogger()
     root.addHandler(handler)
     try:

@@ -17,9 +17,9 @@ class Dynamic(CosineClassifier):
     """A cosine classifier; a trained generator makes the weights of new classes.
 
     Training has two stages. In the first the network and the base classes' weights w_b learn by cross-entropy, with
-    the logits tau * cos(z, w_b). In the second the network is frozen; the generator learns, and the w_b and tau go on
-    learning. Some classes of the batch play new classes: generated weights replace their w_b, and their queries, with
-    as many queries of other classes, are classified among all classes.
+    the logits tau * cos(z, w_b). In the second the network is frozen; the generator, the w_b and tau learn.
+    Some classes of the batch play new classes: generated weights replace the w_b of these classes. Queries of these
+    classes, and as many queries of other classes, are classified among all classes.
 
     attention  w' = phi_avg * mean of z_i + phi_att * mean over i of the sum over b of a_ib w_b, all z and w_b of length
                one, with a_i = softmax over b of gamma * cos(phi_q z_i, k_b) and a key k_b for each base class
