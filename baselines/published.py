@@ -64,19 +64,19 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
                      other classes), feat (CUB, birds cut out, split by chance), not-stated
     variant          what tells rows of one method apart
     family           one of FAMILIES
-    backbone         by the suite's names where it has them; 'none' where there is no network, '' where none is stated
+    backbone         the suite's name if the suite has the backbone; 'none' for no network, '' if none is stated
     query, episodes  test queries of a class, and test episodes
     accuracy, ci95   in percent; the half-width of the interval as it was printed
-    league           one of LEAGUES, never to be put in one column: transductive where queries are labelled together or
-                     share their batch statistics, external-data where images of other data sets were trained on,
-                     class-names where their text was used
-    method_in_suite  the suite's learner of the same method, '' where there is none
+    league           one of LEAGUES, never to be put in one column: transductive if queries are labelled together or
+                     share their batch statistics, external-data if the method trained on images of other data sets,
+                     class-names if the method used the text of class names
+    method_in_suite  the suite's learner of the same method, '' if the suite has none
     paper, title     who printed the number; arxiv is its arXiv number, or another one with its kind before it
-    read_from        where we read it; the note says 'quoted by' where that is second hand
-    note             what is odd about it, and where another source has another number
+    read_from        where we read the number; the note says 'quoted by' if that source quotes the number
+    note             what is odd about the number, and which other source has another number
 
-    These are other people's numbers, quoted; the suite's own come from runs alone. Raises InputError for a column that
-    there is not, and for a data set, family or league that no row has.
+    These are other people's numbers, quoted; the suite's own come from runs alone. Raises InputError for an
+    unknown column, and for a data set, family or league that no row has.
 
     >>> rows = published("omniglot", "vinyals", way=20, shot=1, method="Prototypical Networks", league="inductive")
     >>> rows[["accuracy", "paper"]].to_numpy().tolist()[0]

@@ -1,4 +1,4 @@
-"""Image files in folders, zip and tar archives that nobody vouches for: nothing is extracted, nothing is run."""
+"""Image files in untrusted folders, zip and tar archives: no file is extracted, and no code is run."""
 
 import abc
 import bz2
@@ -25,8 +25,8 @@ from PIL import Image
 
 from episodes.errors import InputError
 
-_LARGEST = 64 * 2**20  # bytes of one (unpacked) file; more is no image of these data sets but a bomb
-_MOST = 200  # times its size that a compressed tar may unpack to; images hardly compress
+_LARGEST = 64 * 2**20  # bytes of one (unpacked) file; a larger file is no image of these data sets but a zip bomb
+_MOST = 200  # a compressed tar may unpack to so many times its size; images hardly compress
 _PIECE = 2**20
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
 
@@ -35,16 +35,16 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 
 
 class EncodedImages(abc.ABC):
-    """Images that are read as the bytes of a file format: what is common to folders, archives and tables."""
+    """Images that are read as the bytes of an image format: the base class of folders, archives and tables."""
 
     path: Path
 
     @abc.abstractmethod
     def read(self, key: Any) -> bytes:
-        """The encoded bytes of one image; InputError where they cannot be had whole. Safe to call from threads."""
+        """The encoded bytes of one image; InputError if they cannot be read completely. Safe to call from threads."""
 
     def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
-        """One decoded image after `prepare`; InputError where the bytes are no whole image."""
+        """One decoded image after `prepare`; InputError if the bytes are not a complete image."""
         try:
             with Image.open(io.BytesIO(self.read(key)), formats=image_formats()) as image:
                 image.load()  # now, while the file is open
@@ -58,14 +58,14 @@ class EncodedImages(abc.ABC):
 class ImageFiles(EncodedImages):
     """The files of a folder, a zip or a tar archive whose path inside it (with forward slashes) matches `pattern`.
 
-    names        their sorted paths
+    names        sorted paths of the files that match
     others       sorted paths of the files that do not match
-    repeated     sorted paths of the links of a folder that lead to one which is read under another name
-    fingerprint  changes whenever such a file is added, removed or altered
+    repeated     sorted paths of the links in a folder that lead to folders which are read under another name
+    fingerprint  changes whenever a file that matches is added, removed or altered
 
-    Hidden files and folders are passed over, and folders of whose name `enter` is False. What `pattern` asks for must
-    be a regular file: a pipe or a device would never end. A compressed tar is unpacked
-    once, into a nameless temporary file, since it could not be read in another order otherwise.
+    Hidden files and folders are skipped, and so are folders for whose name `enter` is False. Each file that matches
+    `pattern` must be a regular file: a pipe or a device would never end. A compressed tar is unpacked once, into a
+    nameless temporary file, because a compressed tar can only be read in order.
     """
 
     def __init__(self, path: Path, pattern: str, enter: Callable[[str], bool] = lambda name: True) -> None:
@@ -86,7 +86,7 @@ class ImageFiles(EncodedImages):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of an archive as a file, which needs no look inside; of a folder by the size and times of each file."""
+        """Made from the size and times of an archive, which is not opened, or of each matching file in a folder."""
         try:
             marks = self._marks if self.path.is_dir() else [(self.path.name, *_mark(self.path.stat()))]
         except OSError as error:
@@ -105,7 +105,7 @@ class ImageFiles(EncodedImages):
 
     @functools.cached_property
     def _content(self) -> "_Folder | _Zip | _Tar":
-        """Opened when first needed: whoever finds a prepared bank never asks for it."""
+        """The folder or archive, opened when first needed: if a bank is prepared already, nothing opens the archive."""
         kind = _Folder if self.path.is_dir() else _Zip if self.path.suffix.lower() == ".zip" else _Tar
         try:
             if kind is not _Folder:
@@ -121,7 +121,7 @@ class ImageFiles(EncodedImages):
 
     @property
     def _marks(self) -> list[tuple[str, int, int, int]]:
-        """Path, size and times of each wanted file of a folder; InputError if one is no regular file."""
+        """Path, size and times of each wanted file of a folder; InputError if a file is not a regular file."""
         wanted = self._wanted.search
         found = [(name, entry.stat()) for name, entry in self._walked[0] if wanted(name)]
         for name, status in found:
@@ -151,19 +151,19 @@ class ImageFiles(EncodedImages):
 
 @functools.cache
 def image_formats() -> tuple[str, ...]:
-    """The formats that Pillow reads by itself; PostScript, for one, it would hand to another program."""
+    """The formats that Pillow reads by itself; Pillow would hand PostScript, for one, to another program."""
     Image.init()
     ours = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP"
     return tuple(kind for kind in ours.split() if kind in Image.OPEN)
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name of `path` is that of an archive, and it is a file."""
+    """Whether `path` is a file with the suffix of an archive."""
     return path.name.lower().endswith(ARCHIVES) and path.is_file()
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """The file at `path` for reading; InputError if it is a pipe or a device, which would hang or never end."""
+    """Open the file at `path` for reading; InputError for a pipe or a device, which could hang or never end."""
     with contextlib.ExitStack() as failing:
         file = failing.enter_context(open(path, "rb", opener=_without_waiting))
         _check_regular(path, os.fstat(file.fileno()))
@@ -172,7 +172,7 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read_regular(path: Path) -> bytes:
-    """What is in the file at `path`; InputError if it is no regular file, or too large for an image or a list."""
+    """The bytes of the file at `path`; InputError if the file is not regular, or too large for an image or a list."""
     with open_regular(path) as file:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
@@ -181,12 +181,12 @@ def read_regular(path: Path) -> bytes:
 
 
 def fingerprint(marks: Any) -> str:
-    """A short digest of what says that files are as they were."""
+    """A short digest of `marks`, which change if the files change."""
     return hashlib.blake2b(repr(marks).encode(), digest_size=8).hexdigest()
 
 
 def files_fingerprint(paths: Iterable[Path]) -> str:
-    """The fingerprint of these files: another one where one of them is altered or replaced."""
+    """The fingerprint of these files: it changes if one of the files is altered or replaced."""
     return fingerprint([(path.name, *_mark(path.stat())) for path in paths])
 
 
@@ -218,7 +218,7 @@ class _Tar:
         with tarfile.open(fileobj=self._file, mode="r:") as archive:
             members = archive.getmembers()
         places = {member.name: (member.offset_data, member.size) for member in members if member.isreg()}
-        # a tar writes a file that it holds already as a link to its first name
+        # if a tar holds a file twice, the second one is a link to the name of the first
         links = {
             member.name: places[member.linkname] for member in members if member.islnk() and member.linkname in places
         }
@@ -262,8 +262,8 @@ def _unpacked(path: Path) -> IO[bytes]:
 def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.DirEntry]], list[str]]:
     """Path and entry of every file in `root`, and the links to folders that are left out, sorted.
 
-    Links to folders are followed, but each folder is read once, under its own name if it has one in `root`: links that
-    lead round in circles end, and links that form a lattice are not followed along each of its paths.
+    Links to folders are followed, but each folder is read once, under its own name if it has one in `root`. So a cycle
+    of links ends, and if many paths of links lead to one folder, only one of the paths is followed.
     """
     files, repeated, seen = [], [], set()
     folders, links = [""], []
@@ -277,7 +277,7 @@ def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.
             continue
         seen.add(here)
         with os.scandir(root / inside) as entries:
-            # the last one is taken next: by name, so that it is the same one on every machine
+            # the last entry is taken next; sorted by name, so that the order is the same on every machine
             for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
                 name = entry.name
                 if name[0] == "." or name == "__MACOSX":
@@ -290,7 +290,7 @@ def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a file; if it is a pipe, does not wait until somebody writes to it."""
+    """Opens a file without waiting; opening a pipe would wait until a process writes to the pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -317,7 +317,7 @@ def _check_size(path: Path, name: str, size: int) -> None:
 
 
 def _mark(status: os.stat_result) -> tuple[int, int, int]:
-    """Size and times: the time of the last change of any kind, st_ctime, cannot be set, unlike that of the content."""
+    """Size and times: a program can set the time of the last change of the content, but not st_ctime."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

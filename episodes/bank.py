@@ -20,8 +20,8 @@ from torch import Tensor
 from episodes.errors import InputError
 from episodes.locks import locked
 
-_STALE = 86_400  # seconds after which an unfinished build is nobody's
-_FORMAT = 2  # of the files below; a prepared bank of another format is built anew
+_STALE = 86_400  # seconds after which an unfinished build counts as abandoned
+_FORMAT = 2  # of the files below; a prepared bank with another format is built again
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,10 +32,10 @@ class ImageBank:
     offsets      (classes + 1,) int64; class c holds the images offsets[c] .. offsets[c + 1] - 1
     class_names  one a class
     group_names  one a class: what the class belongs to (an alphabet, a script, a superclass)
-    turns        so many classes in a row show the same images, turned: they are not independent of each other
-    listed       whether the protocol lists its episodes, instead of drawing them: each group is one, the first image
-                 of each of its classes the support, the others the queries
-    fit          how pictures of other shapes became squares: 'crop' to the middle, 'squash' whole; '' if unknown
+    turns        how many classes in a row show the same images, each turned: these classes are not independent
+    listed       whether the protocol lists its episodes instead of drawing them: each group is one episode; the first
+                 image of each class is the support, the other images are the queries
+    fit          how pictures became squares: 'crop' takes the middle, 'squash' scales the whole; '' if unknown
     inverted     whether dark became bright; None if unknown
     """
 
@@ -90,7 +90,7 @@ class ImageBank:
 
     @property
     def name(self) -> str:
-        """What tables call it, such as 'omniglot (vinyals) test'."""
+        """The name of the bank in tables, such as 'omniglot (vinyals) test'."""
         return " ".join(filter(None, [self.dataset, self.protocol and f"({self.protocol})", self.split]))
 
     def to(self, device: torch.device | str) -> "ImageBank":
@@ -98,25 +98,25 @@ class ImageBank:
         return dataclasses.replace(self, images=self.images.to(device), offsets=self.offsets.to(device))
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The images of `indices` (B,) as networks take them: (B, C, H, W) float32 in [0, 1], where `indices` are.
+        """The images of `indices` (B,) as network inputs: (B, C, H, W) float32 in [0, 1], on the device of `indices`.
 
-        The one place where bytes become numbers, in training and in evaluation.
+        This is the one place where bytes become numbers, in training and in evaluation.
         """
-        # index_select copies whole rows, an index in brackets number by number
+        # index_select copies whole rows; an index in brackets copies number by number
         return self.images.index_select(0, indices.to(self.device)).to(indices.device).float().div_(255)
 
     def only(self, images: Tensor) -> "ImageBank":
-        """A bank of these images (M,) alone, numbered as here and ascending: copies of them, of every class some."""
+        """A bank with copies of these images (M,) alone; `images` ascend, and every class keeps at least one image."""
         images = images.to(self.device)
         sizes = torch.bincount(self.labels.to(self.device)[images], minlength=self.classes).to(self.offsets.device)
         offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         return dataclasses.replace(self, images=self.images[images], offsets=offsets, checksum="")
 
     def held_out(self, count: int) -> tuple["ImageBank", "ImageBank"]:
-        """The bank without the last `count` images of each class, and the bank of those.
+        """The bank without the last `count` images of each class, and the bank of these last images.
 
         Turned copies of a class show the same images in the same order, so that an image is held out in all its turns.
-        Raises InputError where a class has no more images than that.
+        Raises InputError if a class has no more than `count` images.
         """
         smallest = int(self.sizes.argmin())
         if not 0 < count < int(self.sizes[smallest]):
@@ -150,8 +150,7 @@ class Contents(NamedTuple):
     shape                     of one image, (C, H, W)
     sizes                     images in each class
     class_names, group_names  one each a class
-    fill                      gets the uint8 array (N, C, H, W) of the file to come, and writes every image into it,
-                              sorted by class
+    fill                      writes every image, sorted by class, into the uint8 array (N, C, H, W) of the new file
     about                     the other fields of the ImageBank: dataset, protocol, split, source, turns, listed, fit,
                               inverted
     """
@@ -165,16 +164,16 @@ class Contents(NamedTuple):
 
 
 def bank_folder(key: str) -> Path:
-    """Where the bank of this key is, or will be."""
+    """Where the bank with this key is, or will be."""
     return cache_folder() / "banks" / key
 
 
 def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
-    """The bank prepared under `key`, built from `contents()` where there is none yet.
+    """The bank prepared under `key`; the function builds it from `contents()` if there is none yet.
 
-    The build happens in a folder of a temporary name that is renamed when
-    all is on disk, so that an interrupted build leaves nothing that a later run would open. Of several processes that
-    want the same bank at once, one builds it and the others wait for it.
+    The build happens in a folder with a temporary name, which is renamed when all files are on disk: an interrupted
+    build leaves nothing that a later run would open. If several processes want the same bank at once, one process
+    builds the bank and the others wait.
     """
     folder = bank_folder(key)
     bank = _open(folder)
@@ -188,7 +187,7 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
             stack.enter_context(locked(locks / f"{key}.lock", f"prepares {key}"))
         except OSError as error:
             raise _unwritable(folder.parent, error) from error
-        bank = _open(folder)  # another process may have built it meanwhile
+        bank = _open(folder)  # another process may have built the bank meanwhile
         if bank is None:
             _build(folder, contents())
             bank = _open(folder)
@@ -198,10 +197,10 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
 
 
 def _build(folder: Path, whole: Contents) -> None:
-    """Put the bank of these contents into `folder`, in place of what is there; for one process at a time."""
+    """Put the bank of these contents into `folder`, replacing what is there. One process at a time may call this."""
     shape, sizes, class_names, group_names, fill, about = whole
     try:
-        for stale in folder.parent.glob(f"{folder.name}.*.building"):  # of a build that was killed
+        for stale in folder.parent.glob(f"{folder.name}.*.building"):  # the folder of a build that was killed
             if time.time() - stale.stat().st_mtime > _STALE:
                 shutil.rmtree(stale, ignore_errors=True)
         building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".building", dir=folder.parent))
@@ -246,9 +245,9 @@ def _unwritable(folder: Path, error: OSError) -> InputError:
 
 
 def _open(folder: Path) -> ImageBank | None:
-    """The bank in `folder`, memory-mapped; None where there is none or where it is not whole.
+    """The bank in `folder`, memory-mapped; None if the folder has no bank or an incomplete one.
 
-    The checksum is not computed again: that would read every page of a file that is to open at once.
+    The checksum is not computed again, because that would read the whole file and make opening slow.
     """
     try:
         record = json.loads((folder / "bank.json").read_text(encoding="utf-8"))

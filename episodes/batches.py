@@ -12,7 +12,7 @@ from episodes.bank import ImageBank
 from episodes.errors import InputError
 from episodes.sampler import EpisodeSampler, stream
 
-_AHEAD = 64  # batches drawn at once: drawing one takes as many operations, which a GPU would wait for at each step
+_AHEAD = 64  # batches drawn at once: one batch takes as many operations, and a GPU would wait for them at each step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ClassBatches:
 
 @dataclasses.dataclass(frozen=True)
 class ShuffledBatches:
-    """`size` images each; every image once an epoch, in an order of that epoch's own."""
+    """Batches of `size` images; each epoch has every image at most once, in an order of its own."""
 
     size: int = 256
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Bad input from outside: a name, a number, a file. The command line prints it and exits with code 2.
 
-    Its text is one line, whatever the names in it are: a stranger's archive may call a file anything.
+    The text is always one line, because file names in a stranger's archive may contain any character.
     """
 
     def __init__(self, text: str) -> None:
@@ -25,9 +25,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 
 class MissingData(InputError):
-    """A data set is neither on this machine nor to be had from the network."""
+    """A data set is not on this machine and cannot be downloaded."""
 
 
 def nearest_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """As unknown_name, of names of which there are hundreds: it tells the nearest alone."""
+    """As unknown_name, for hundreds of known names: the error lists only the nearest names."""
     return unknown_name(kind, name, difflib.get_close_matches(name, known, n=10, cutoff=0))

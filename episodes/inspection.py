@@ -1,4 +1,4 @@
-"""Looking at a data set before trusting it: whether its images are intact, which occur twice, what episodes show."""
+"""Checks of a data set: whether its images are intact, which images occur twice, and what episodes show."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ _LONGEST = 28  # characters of a class name that are written beside its images
 
 @dataclasses.dataclass(frozen=True)
 class Twins:
-    """Images that are pixel for pixel the same as another one: of the same class, another class, another split."""
+    """Numbers of images that equal another image pixel for pixel: of the same class, another class, another split."""
 
     same_class: int
     other_class: int
@@ -27,7 +27,7 @@ class Twins:
 
 
 def intact(bank: ImageBank) -> bool:
-    """Whether the prepared images are still those that were written: computes their checksum again."""
+    """Whether the prepared images are unchanged since the bank was written: their checksum is computed again."""
     return bank.compute_checksum() == bank.checksum
 
 
@@ -59,7 +59,7 @@ def draw_episode(
 ) -> None:
     """Write a picture of episode `number` of `seed`: a row a class, its support images and then its queries.
 
-    path: its suffix decides the format, .png .pdf .svg ... Raises InputError where it cannot be written.
+    path: the suffix decides the format, .png .pdf .svg ... Raises InputError if the file cannot be written.
     """
     if query < 1:
         raise InputError(f"a picture of an episode needs 1 query a class or more, not {query}")
@@ -70,7 +70,7 @@ def draw_episode(
     tiles = [_tiled(bank.images[indices.cpu()]) for indices in parts.values()]
     between = np.full((len(tiles[0]), width // 4, *tiles[0].shape[2:]), _WHITE, np.uint8)
     sheet = np.concatenate([tiles[0], between, tiles[1]], axis=1)
-    inches = max(1.0, 64 / width) / 72  # a pixel
+    inches = max(1.0, 64 / width) / 72  # for a pixel
     figure = Figure(figsize=(2.4 + inches * sheet.shape[1], 0.8 + inches * len(sheet)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet, vmin=0, vmax=255, cmap="gray", interpolation="nearest")
@@ -87,7 +87,7 @@ def draw_episode(
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of letters that the font lacks, and shows as boxes
+            warnings.simplefilter("ignore")  # warnings of letters that the font lacks and shows as boxes
             figure.savefig(path, dpi=144, format=path.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise InputError(f"the picture {path} cannot be written: {error}") from error

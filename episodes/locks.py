@@ -13,10 +13,10 @@ log = logging.getLogger("episodes")
 
 @contextlib.contextmanager
 def locked(path: Path, work: str = "") -> Iterator[None]:
-    """Inside, no other process or thread is inside with the same `path`, a file that is made and stays there.
+    """Only one process or thread at a time runs the body with the same `path`, a file that is created and stays.
 
-    The system gives up a lock with its process, so that a killed one holds nobody up. work: what the other one does,
-    said where this one has to wait. OSError where the file cannot be made or locked.
+    The system releases a lock when its process ends, so a killed process blocks nobody. work: what the other process
+    does, which is logged if this one has to wait. Raises OSError if the file cannot be created or locked.
     """
     lock = FileLock(path)
     try:

@@ -1,4 +1,4 @@
-"""Reading pickles that nobody vouches for: arrays, bytes, strings, numbers and containers come out, nothing is run."""
+"""Untrusted pickles: only arrays, bytes, strings, numbers and containers are read, and no code is run."""
 
 import collections
 import functools
@@ -18,10 +18,10 @@ _DEEPEST = 32  # tuples in tuples; arrays and lists of numbers need three
 
 
 def load(path: Path) -> Any:
-    """What the pickle at `path` holds; InputError where it is damaged or asks for anything but plain data.
+    """What the pickle at `path` holds; InputError if the file is damaged or asks for anything but plain data.
 
-    A pickle is a program. Of what it may call there are only the few pieces that make NumPy arrays and plain
-    containers, in forms of our own that make nothing else. Files of Python 2 are read too.
+    A pickle is a program. This function lets the program call only replacements of the few functions that make NumPy
+    arrays and plain containers; the replacements make nothing else. Pickles from Python 2 are read too.
     """
     try:
         with open_regular(path) as file:
@@ -34,7 +34,7 @@ def load(path: Path) -> Any:
 
 
 class _Dtype:
-    """A dtype of plain numbers or text: what a pickle says beyond its kind and byte order is not listened to."""
+    """A dtype of plain numbers or text: only the kind and the byte order are read from a pickle."""
 
     __slots__ = ("real",)
 

@@ -26,7 +26,7 @@ _TURNS = {  # by EXIF orientation
 
 
 class ImageSource(Protocol):
-    """Where images come from: files, rows of a table, an array."""
+    """The source of images: files, rows of a table, an array."""
 
     def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image: ...
 
@@ -67,7 +67,7 @@ def contents(
 ) -> Contents:
     """A bank of the pictures of each class, as `size` x `size` RGB, squares made by `shape`.
 
-    groups: of the classes that have one; about: as in Contents.
+    groups: the group of each class that has one; about: as in Contents.
     """
     pictures = [picture for name in classes for picture in classes[name]]
 
@@ -81,10 +81,10 @@ def contents(
                 images[place] = np.asarray(source.image(key, prepare)).transpose(2, 0, 1)
             return len(chunk)
 
-        # Pillow decodes outside of Python's lock: threads do, and write into the mapped file themselves
+        # Pillow decodes outside of Python's lock, so threads suffice, and they can write into the mapped file
         bar = tqdm(total=len(pictures), desc=f"{about['dataset']} {about['split']}", unit="image", disable=None)
         with bar, warnings.catch_warnings(), contextlib.closing(_Pool(cores())) as pool:
-            warnings.simplefilter("ignore")  # Pillow's about odd metadata in images that it reads all the same
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images that it can read
             for count in as_completed([pool.submit(decode, i) for i in range(0, len(pictures), _TOGETHER)]):
                 bar.update(count.result())
 
@@ -95,9 +95,9 @@ def contents(
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Any image as 8-bit RGB, turned as its EXIF data say; what is transparent becomes white.
+    """Any image as 8-bit RGB, turned as its EXIF data say; transparent pixels become white.
 
-    Of an animation it is the first frame. 16-bit grey is scaled to 8 bits, not cut off at 255 as Pillow would.
+    An animation gives its first frame. 16-bit grey is scaled to 8 bits; Pillow would clip the values at 255.
     """
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -116,7 +116,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the EXIF orientation says; Pillow's exif_transpose writes all tags anew, and fails at odd ones."""
+    """The image turned by its EXIF orientation; Pillow's exif_transpose rewrites all tags, and fails at odd tags."""
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # damaged metadata of an image that may be sound
@@ -125,12 +125,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def cores() -> int:
-    """The cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Pool(ThreadPoolExecutor):
-    """Threads that stop with the first failure, or with Ctrl-C, instead of working off what is waiting."""
+    """Threads that stop with the first failure, or with Ctrl-C, instead of finishing the waiting tasks."""
 
     def close(self) -> None:
         self.shutdown(cancel_futures=True)

@@ -48,7 +48,7 @@ def stream(seed: int, numbers: Tensor) -> Tensor:
 def words(keys: Tensor, purpose: int, count: int) -> Tensor:
     """`count` random 64-bit words (E, count) for each of `keys` (E,), others for each purpose.
 
-    For learners that draw numbers in an episode (see Episodes.keys). They are no words that the episode came from.
+    Learners use these words to draw numbers in an episode (see Episodes.keys). No episode is drawn from these words.
     """
     own = stream(purpose, keys)
     return mix(own[:, None] + torch.arange(1, count + 1, device=keys.device) * _GOLDEN)
@@ -87,8 +87,8 @@ class Episodes:
     """Index tensors of E episodes; images are numbered as in the bank.
 
     classes (E, way)   support (E, way, shot)   query (E, way, query)   all int64
-    keys (E,) int64: where the random words begin that a learner may draw for an episode, a function of the sampler's
-    seed and the episode's number alone; None of episodes that no sampler drew
+    keys (E,) int64: the key of the random words that a learner may draw for each episode, a function of the sampler's
+    seed and the episode's number alone; None if no sampler drew the episodes
     """
 
     classes: Tensor
@@ -107,10 +107,10 @@ class Episodes:
 
 
 class EpisodeSampler:
-    """Draws `way` classes, and in each `shot` support and `query` query images, uniformly and without repeats.
+    """Draws `way` classes, and from each class `shot` support and `query` query images, uniformly without replacement.
 
-    bank_or_sizes: an ImageBank, or the number of images of each class. Raises InputError where an episode cannot be
-    had: more ways than classes, or more images than a class holds. Episodes are nested: with the same seed, the
+    bank_or_sizes: an ImageBank, or the number of images of each class. Raises InputError if an episode needs more
+    classes than there are, or more images than a class has. Episodes are nested: with the same seed, the
     support set of a 1-shot episode is the first image a class of the 5-shot episode of that number, and the classes
     of the 5-way episode are the first five of the 20-way episode.
 
@@ -147,7 +147,7 @@ class EpisodeSampler:
         self._size = self._largest if bool((sizes == self._largest).all()) else None
 
     def episodes(self, start: int, count: int, device: torch.device | str | None = None) -> Episodes:
-        """The episodes numbered start .. start + count - 1, on `device` (by default where the class sizes are)."""
+        """The episodes numbered start .. start + count - 1, on `device` (by default the device of the class sizes)."""
         if start < 0 or count < 0:
             raise InputError(f"episodes are numbered from 0: there are no {count} episodes from number {start} on")
         device = torch.device(device or self._sizes.device)
@@ -184,8 +184,8 @@ class EpisodeSampler:
 class ListedEpisodes(EpisodeSampler):
     """The episodes that the protocol of `bank` lists (see ImageBank.listed): one a group, `count` in all.
 
-    The first image of each class is its support, the others are queries. Raises InputError where there are fewer than
-    two groups, they are not of one size, or a class has a single image.
+    The first image of each class is its support, the others are queries. Raises InputError if there are fewer than
+    two groups, the groups differ in size, or a class has a single image.
     """
 
     def __init__(self, bank: ImageBank) -> None:
@@ -205,12 +205,12 @@ class ListedEpisodes(EpisodeSampler):
         if start < 0 or count < 0 or start + count > self.count:
             raise InputError(f"{self.count} episodes are listed: there are no {count} from number {start} on")
         part, every = slice(start, start + count), self._listed
-        # copies, so that nobody can change those that are listed
+        # copies, so that no caller can change the listed episodes
         return Episodes(
             *(one[part].to(device, copy=True) for one in (every.classes, every.support, every.query, every.keys))
         )
 
 
 def sampler_of(bank: ImageBank, way: int, shot: int, query: int = 15, seed: int = 0) -> EpisodeSampler:
-    """The sampler of such episodes; where the protocol of `bank` lists its episodes, that of those."""
+    """The sampler of such episodes, or of the listed episodes if the protocol of `bank` lists its episodes."""
     return ListedEpisodes(bank) if bank.listed else EpisodeSampler(bank, way, shot, query, seed)

@@ -1,4 +1,4 @@
-"""Which images of a data set are pixel for pixel the same."""
+"""Twins: images of a data set that are pixel for pixel the same."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from episodes.inspection import image_digests
 
 
 class Place(NamedTuple):
-    """An image: its split, the name of its class, and its number in it, from 1 on in the order of the file names."""
+    """An image: its split, the name of its class, and its number in the class, from 1 in the order of file names."""
 
     split: str
     class_name: str
@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 
 def twin_groups(banks: dict[str, ImageBank]) -> list[list[Place]]:
-    """The images that occur more than once, those that are the same together, in the order of the splits."""
+    """The images that occur more than once; each group holds equal images, in the order of the splits."""
     groups: dict[bytes, list[Place]] = {}
     for split, bank in banks.items():
         labels = bank.labels.cpu().numpy()

@@ -90,9 +90,9 @@ _SEED = r"seed\d{1,9}"
 
 
 def find_source(name: str) -> tuple[Source, str]:
-    """The data set that a name stands for, and the protocol; InputError for names that there are not.
+    """The data set that a name stands for, and the protocol; InputError for an unknown name.
 
-    omniglot, omniglot:lake                a data set of the suite, and its protocol where it is not the default one
+    omniglot, omniglot:lake                a data set of the suite, and its protocol if that is not the default one
     torchvision:CIFAR10, the same:seed7    one of torchvision's, its classes split by a seed
     path/to/images, the same:seed7         a folder or an archive of images (see episodes/datasets/folder.py)
     """
@@ -149,12 +149,12 @@ def data_folders(data: str | os.PathLike | None = None) -> list[Path]:
 def load_dataset(name: str, split: str, *, data: str | os.PathLike | None = None, size: int | None = None) -> ImageBank:
     """One split of a data set as a memory-mapped ImageBank, prepared in the cache folder on first use.
 
-    name   a data set, with its protocol where that is not the default one, or a folder of images: see find_source
+    name   a data set, with its protocol if that is not the default one, or a folder of images: see find_source
     split  'train', 'validation' or 'test': disjoint classes
     data   the folder that holds the data sets; by default $FEWSHOT_DATA
     size   height and width in pixels; by default the customary one
 
-    Raises InputError with a sentence to act on; MissingData where the files are not to be had.
+    Raises InputError with a sentence to act on; MissingData if the files are missing and cannot be downloaded.
     """
     source, protocol = find_source(name)
     if split not in SPLITS:
@@ -166,14 +166,14 @@ def load_dataset(name: str, split: str, *, data: str | os.PathLike | None = None
 
 
 def where(source: Source, data: str | os.PathLike | None = None) -> str:
-    """Where the files of a data set are, in words; InputError where that cannot be seen."""
+    """Where the files of a data set are, in words; InputError if a file cannot be read."""
     with _readable():
         return source.where(data_folders(data))
 
 
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
-    """Turns what the system says of files that cannot be read into an InputError."""
+    """Turns the OSError for a file that cannot be read into an InputError."""
     try:
         yield
     except OSError as error:

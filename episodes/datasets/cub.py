@@ -1,7 +1,7 @@
 """CUB-200-2011 (Wah et al. 2011): 11,788 photographs of 200 kinds of birds, split as in A Closer Look.
 
 Chen et al. (2019) take, of the classes numbered from 0, every even one for training, i % 4 == 1 for validation and
-i % 4 == 3 for test: 100/50/50. Whole photographs are used, not cropped to the bird; the middle square of each.
+i % 4 == 3 for test: 100/50/50. The suite takes the middle square of each photograph, and does not crop to the bird.
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
 
 def where(folders: list[Path]) -> str:
-    """Where it is, in words."""
+    """Where CUB-200-2011 is, in words."""
     return str(_located(folders) or "not found")
 
 

@@ -1,4 +1,4 @@
-"""Fetching data sets: impatient, whole or not at all, and clear about what to do without a network."""
+"""Downloads of data sets: short time limits, no partial data sets, and clear advice if there is no network."""
 
 import re
 import shutil
@@ -14,9 +14,9 @@ _TIMEOUT = 10  # seconds a download may stay silent
 
 
 def download(fetch: Callable[[Path], object], name: str, title: str, advice: str, folders: list[Path]) -> Path:
-    """What `fetch(folder)` puts into an empty folder is moved to data/`name` in the cache folder, which is returned.
+    """Move what `fetch(folder)` puts into an empty folder to data/`name` in the cache folder, and return its path.
 
-    Raises MissingData where it cannot be had, with `advice` on where the data set `title` is to be put instead.
+    Raises MissingData if `fetch` fails, with `advice` on where to put the data set `title` instead.
     """
     home = cache_folder() / "data" / name
     waiting = socket.getdefaulttimeout()
@@ -26,7 +26,7 @@ def download(fetch: Callable[[Path], object], name: str, title: str, advice: str
         with tempfile.TemporaryDirectory(dir=home) as unfinished:
             fetch(Path(unfinished))
             for path in Path(unfinished).iterdir():
-                if (home / path.name).is_dir():  # of an earlier download that was damaged since
+                if (home / path.name).is_dir():  # left by an earlier download and damaged since
                     shutil.rmtree(home / path.name)
                 shutil.move(path, home / path.name)
         return home

@@ -1,9 +1,10 @@
 """Any folder of images, or archive of one, as a data set: class folders, or images with a csv file.
 
-given  the splits that are there: folders train/, val/ and test/ of class folders, or train.csv, val.csv and test.csv,
-       or a column split. Where only validation is missing, a fifth of the training classes becomes it.
-seedN  else, or where train/ and test/ hold the same classes: the classes are shuffled with seed N; 64 % are for
-       training, 16 % for validation, 20 % for test, the shares of miniImageNet; of few classes, more for test.
+given  the splits that the user made: folders train/, val/ and test/ of class folders, or train.csv, val.csv and
+       test.csv, or a column split. If only validation is missing, a fifth of the training classes becomes validation.
+seedN  used on request, if no splits are given, or if train/ and test/ hold the same classes: the classes are shuffled
+       with seed N; 64 % are for training, 16 % for validation, 20 % for test, the shares of miniImageNet. If there are
+       few classes, the test split gets more.
 """
 
 import collections
@@ -31,7 +32,7 @@ Classes = dict[str, list[Picture]]
 
 
 class Layout(NamedTuple):
-    """The classes of each split, how they came to it, and what of the folder is not as given, in words."""
+    """The classes of each split, the protocol that split them, and remarks about what was left out or split anew."""
 
     splits: dict[str, Classes]
     protocol: str
@@ -44,7 +45,7 @@ def load(path: Path, split: str, protocol: str, size: int) -> ImageBank:
 
     def whole() -> Contents:
         layout = look(files, protocol)
-        if split == "train":  # once is enough
+        if split == "train":  # warn once, not for each split
             for remark in layout.remarks:
                 log.warning("%s: %s", path, remark)
         about = {"dataset": dataset_name(path), "protocol": layout.protocol, "split": split, "source": str(path)}
@@ -52,7 +53,7 @@ def load(path: Path, split: str, protocol: str, size: int) -> ImageBank:
         groups = {name: name.rpartition("/")[0] for name in classes}
         return contents(classes, groups, size, about)
 
-    # the whole path too: two folders of one name may hold files of the same names, sizes and times
+    # the whole path too: two folders with one name may hold files with the same names, sizes and times
     mark = fingerprint((str(path.resolve()), files.fingerprint))
     return cached_bank(f"{places.squashed(path.name)[:40]}-{split}-{protocol or 'given'}-{size}-{mark}", whole)
 
@@ -66,7 +67,7 @@ def where(path: Path, protocol: str = "") -> str:
 
 
 def dataset_name(path: Path) -> str:
-    """What tables call it: the name of the folder, or of the archive without its ending."""
+    """The name of the data set in tables: the name of the folder, or of the archive without its suffix."""
     name = path.resolve().name
     ending = next((ending for ending in ARCHIVES if name.lower().endswith(ending) and path.is_file()), "")
     return name[: len(name) - len(ending)] or "images"
@@ -80,7 +81,7 @@ def image_files(path: Path) -> ImageFiles:
 
 
 def look(files: ImageFiles, protocol: str = "") -> Layout:
-    """Which image is of which class and split; InputError where that cannot be seen or there are too few classes."""
+    """Which image is of which class and split; InputError if the files do not say or there are too few classes."""
     images = {name: Picture(files, name) for name in files.names if not name.lower().endswith(".csv")}
     if not images:
         raise InputError(
@@ -159,7 +160,7 @@ def _shuffled(count: int, seed: int) -> list[int]:
 
 
 def _given(splits: dict[str, Classes]) -> dict[str, Classes] | None:
-    """The three splits where at least training and test classes are given and no class is in two; else None."""
+    """The three splits if at least training and test classes are given and no class is in two splits; else None."""
     if not {"train", "test"} <= splits.keys():
         return None
     splits = dict(splits)
@@ -175,14 +176,14 @@ def _given(splits: dict[str, Classes]) -> dict[str, Classes] | None:
 
 
 def _inside(names: Iterable[str]) -> dict[str, str]:
-    """Each path without the one folder that an archive or a download often wraps everything in."""
+    """Each path without its first folder, if that folder contains all files, as in many archives and downloads."""
     names = list(names)
     wrapped = len({name.partition("/")[0] for name in names}) == 1
     return {name: name.partition("/")[2] if wrapped and "/" in name else name for name in names}
 
 
 def _from_folders(files: ImageFiles, images: dict[str, Picture]) -> dict[str, Classes]:
-    """{split: classes}, or {'': classes} where no folders of splits are there."""
+    """{split: classes}, or {'': classes} if no folder stands for a split."""
     paths = _inside(images)
     bare = next((name for name, path in paths.items() if "/" not in path), None)
     if bare is not None and all("/" not in path for path in paths.values()) and any("/" in name for name in images):
@@ -204,7 +205,7 @@ def _from_folders(files: ImageFiles, images: dict[str, Picture]) -> dict[str, Cl
 
 
 def _split_folders(files: ImageFiles, paths: Iterable[str]) -> dict[str, str]:
-    """The split of each top folder, as train/ and test/, where these are splits of class folders; else nothing."""
+    """The split of each top folder, such as train/, if the top folders are splits of class folders; else {}."""
     inside: dict[str, set[str]] = {}
     for path in paths:
         top, _, rest = path.partition("/")
@@ -230,7 +231,7 @@ def _split_folders(files: ImageFiles, paths: Iterable[str]) -> dict[str, str]:
 
 
 def _from_csv(files: ImageFiles, images: dict[str, Picture], listings: list[str]) -> dict[str, Classes]:
-    """{split: classes} of the csv files; every image they name must be there, and every image be named."""
+    """{split: classes} of the csv files; every image that a row names must exist once, and be named once."""
     of_splits = places.split_of(listings[0].rpartition("/")[2]) is not None
     if not of_splits and len(listings) > 1:
         raise InputError(
@@ -260,7 +261,7 @@ def _from_csv(files: ImageFiles, images: dict[str, Picture], listings: list[str]
 
 
 def _split_in(row: dict[str, str], where: str) -> str:
-    """The split that a row names in its column split; '' where there is no such column."""
+    """The split in the column 'split' of a row; '' if there is no such column."""
     if "split" not in row:
         return ""
     split = places.word_for_split(row["split"])

@@ -1,13 +1,13 @@
 """glyphs, the embedded data set: letters of fifteen scripts, 20 renderings each, from the fonts that matplotlib ships.
 
-It needs no download, so the suite runs anywhere. Printed letters are easier than handwriting: its numbers say that
-everything works, and are no substitute for Omniglot's.
+glyphs needs no download, so the suite runs anywhere. Printed letters are easier than handwriting: numbers on glyphs
+show that everything works, and are no substitute for numbers on Omniglot.
 
-Which letters: every letter that DejaVu Sans draws in these scripts, but for near-duplicates, which would make two
-classes of one shape. Left out are letters that Unicode decomposes into a base and accents or names 'X WITH ...', the
-vowel-length and w-dots of Canadian syllabics, and of any two letters whose outlines agree when brought to one size
-(the Latin, Greek and Cyrillic A; o and O) one. tests/episodes/test_glyphs.py checks the outcome. The list
-is spelled out so that a data set of this name stays the same whatever fonts come later.
+The letters are those that DejaVu Sans draws in these scripts, without near-duplicates, which would make two classes of
+one shape. Left out are letters that Unicode decomposes into a base and accents or names 'X WITH ...', letters with the
+vowel-length and w-dots of Canadian syllabics, and one of any two letters whose outlines agree after scaling to one size
+(the Latin, Greek and Cyrillic A; o and O). tests/episodes/test_glyphs.py checks the result. The list is spelled out, so
+that later fonts do not change the data set.
 """
 
 import unicodedata
@@ -61,7 +61,7 @@ def _letters() -> dict[str, tuple[str, str]]:
 SCRIPTS = _letters()
 CHARACTERS = sum(len(letters) for _, letters in SCRIPTS.values())
 
-# in the order in which they are tried for a letter's renderings; a font without the letter is passed over
+# in the order in which a letter's renderings use them; a font without the letter is skipped
 _FONTS = (
     "DejaVuSans",
     "DejaVuSerif-Bold",
@@ -80,8 +80,8 @@ _FONTS = (
     "STIXGeneralBolIta",
     "DejaVuSansMono-BoldOblique",
 )
-_CANVAS = 84  # pixels of the square a letter is drawn in before it is distorted and made smaller
-_LETTER = 57  # pixels of its longer side there
+_CANVAS = 84  # pixels of the square that a letter is drawn in before distortion and scaling
+_LETTER = 57  # pixels of the letter's longer side in the square
 
 
 def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
@@ -106,7 +106,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
 
 class _Font:
-    """One font file, and whether it draws a letter at all (a missing one comes out as the font's empty box)."""
+    """One font file, and whether it has a letter (a font draws a missing letter as an empty box)."""
 
     def __init__(self, name: str) -> None:
         path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"

@@ -1,10 +1,10 @@
 """miniImageNet: 100 classes of ImageNet with 600 images each, split by Ravi and Larochelle (2017) into 64/16/20.
 
-Nobody may hand it on, so everybody has it in another form. All of these are recognised by looking:
+Nobody may redistribute miniImageNet, so copies differ in form. The suite recognises each of these forms:
 
 - mini-imagenet-cache-{train,val,test}.pkl (image_data, class_dict), learn2learn's -validation.pkl too
-- miniImageNet_category_split_{train_phase_train,val,test}.pickle (data with labels or catname2label); where labels
-  are numbers without names, classes are called by them, since copies differ in the order of the names
+- miniImageNet_category_split_{train_phase_train,val,test}.pickle (data with labels or catname2label); if labels are
+  numbers without names, the numbers name the classes, because copies differ in the order of the names
 - class folders, flat or in a folder for each split, or images named after their class; loose, or in zip and tar
   archives, one or several; with train.csv, val.csv and test.csv (filename, label) or without
 - class folders of ImageNet's training set with those csv files, whose file names are class and position in the
@@ -12,7 +12,7 @@ Nobody may hand it on, so everybody has it in another form. All of these are rec
 - parquet files, as Hugging Face keeps data sets
 
 Images of another size than the one asked for are squashed to a square, as the makers of the set did. Popular copies
-agree in their classes; that they agree in every image is not known.
+agree in their classes; whether the copies agree in every image is not known.
 """
 
 import collections
@@ -35,7 +35,7 @@ from episodes.pictures import ArrayImages, Picture, contents, squashed
 PROTOCOLS = ("ravi",)
 SIZE = 84
 IMAGES = 600  # of each class
-NUMBERED = "label "  # what classes without a name are called, with their number
+NUMBERED = "label "  # before the number of a class without a name
 
 NAMES = {row["wordnet_id"]: row["name"] for row in read_classes("mini_imagenet")}
 SPLITS = {
@@ -49,7 +49,7 @@ Classes = dict[str, list[Picture]]
 
 
 class Form(NamedTuple):
-    """How the user has a split: in words, in which files, and how its images by class are had."""
+    """The form in which the user has a split: in words, its files, and a function that gives its images by class."""
 
     about: str
     home: Path
@@ -79,7 +79,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
 
 def where(folders: list[Path]) -> str:
-    """Where its splits are, and in which form, in words."""
+    """Where the splits of miniImageNet are, and in which form, in words."""
     found = {split: find(split, folders) for split in SPLITS}
     if not any(found.values()):
         return "not found; docs/data-sets.md names the forms that are recognised"
@@ -89,7 +89,7 @@ def where(folders: list[Path]) -> str:
 
 
 def find(split: str, folders: list[Path]) -> Form | None:
-    """The first form of `split` in `folders`; None where there is none."""
+    """The first form of `split` in `folders`; None if no form is there."""
     listing = None
     for home in places.homes(folders, "miniimagenet"):
         entries = sorted(home.iterdir()) if home.is_dir() else [home]
@@ -102,7 +102,7 @@ def find(split: str, folders: list[Path]) -> Form | None:
 
 
 def _key(name: str, split: str, path: Path) -> str:
-    """The WordNet id of a class that is called by it, by its human name, or by a label; InputError for other names."""
+    """The WordNet id of a class from its id or its human name; a label stays as it is; InputError for other names."""
     if name.startswith(NUMBERED):
         return name
     human = places.squashed(name.partition(",")[0])
@@ -157,7 +157,7 @@ def _unpickled(path: Path, split: str) -> Classes:
 
 
 def _are_images(array: object) -> bool:
-    """Whether it is an array of bytes (images, height, width, 3), none of them 0."""
+    """Whether the value is an array of bytes (images, height, width, 3) with no dimension 0."""
     return isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[3:] == (3,) and array.size > 0
 
 
@@ -175,7 +175,7 @@ def _members(data: dict, images: int) -> dict[str, np.ndarray]:
 
 def _numbers_in(values: object) -> np.ndarray:
     if not isinstance(values, list | tuple | np.ndarray) or any(isinstance(value, list | tuple) for value in values):
-        raise ValueError("numbers that are not in a row")  # lists in lists of one list again and again have no end
+        raise ValueError("numbers that are not in a row")  # nested lists may have no end
     numbers = np.asarray(values, np.int64)
     if numbers.ndim != 1:
         raise ValueError(f"numbers in {numbers.ndim} dimensions, not in a row")
@@ -271,7 +271,7 @@ def _from_files(sources: list[ImageFiles], split: str, listing: Path | None) -> 
 
 
 def _listed(key: str, names: list[str], found: dict[str, Picture]) -> list[Picture]:
-    """The pictures of one class that the csv file names: by name, or by position among those of ImageNet's class."""
+    """The pictures of one class that the csv file lists: by name, or by position in the listing of ImageNet's class."""
     twice = next((name for name, count in collections.Counter(names).items() if count > 1), None)
     if twice:
         raise InputError(f"the csv file lists {twice} of class {key} twice: get Ravi and Larochelle's")
@@ -301,7 +301,7 @@ def _numbers(name: str) -> list[int]:
 
 
 def _check(classes: Classes, split: str, form: Form) -> None:
-    """InputError, with the classes that lack images, where this is not all of the split or more than it."""
+    """Raise InputError, with the classes at fault, if a class of the split does not have exactly IMAGES images."""
     numbered = all(key.startswith(NUMBERED) for key in classes) and len(classes) == len(SPLITS[split])
     wrong = [key for key in (classes if numbered else SPLITS[split]) if len(classes.get(key, ())) != IMAGES]
     if not wrong:

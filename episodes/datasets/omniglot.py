@@ -98,7 +98,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
 
 def characters(split: str, protocol: str) -> list[Character]:
-    """The characters of one split, in order: a rule, so no list has to be shipped or found."""
+    """The characters of one split, in order; a rule gives them, so the suite needs no list."""
     every = [
         (part, alphabet, f"character{number:02d}")
         for part, alphabets in _PARTS.items()
@@ -113,7 +113,7 @@ def characters(split: str, protocol: str) -> list[Character]:
 
 
 def _prepare(image: Image.Image, size: int) -> Image.Image:
-    """Grey before it is made smaller: a palette or 1-bit image would be resized without smoothing."""
+    """Turn the image grey before resizing it: Pillow resizes palette and 1-bit images without smoothing."""
     grey = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
     return grey.point(lambda level: 255 - level)
 
@@ -133,13 +133,13 @@ def _located(part: str, folders: list[Path]) -> Path | None:
 
 
 def _find(part: str, folders: list[Path]) -> ImageFiles:
-    """The images of one part of the release, downloaded where they are not in one of `folders`."""
+    """The images of one part of the release, downloaded if they are not in one of `folders`."""
     path = _located(part, folders) or _download(part, folders)
     return ImageFiles(path, r"(?:^|/)(?!\._)[^/]+/character\d\d/(?!\.)[^/]+\.png$")
 
 
 def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:
-    """The file names of each character, sorted by drawer; InputError where the release is not whole."""
+    """The file names of each character, sorted by drawer; InputError if the release is incomplete."""
     found: dict[Character, list[str]] = {}
     for name in files.names:
         if "__MACOSX" not in name:
@@ -157,11 +157,11 @@ def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:
 
 
 def _download_runs(folders: list[Path]) -> Path:
-    """The official all_runs.zip, fetched into the cache folder; MissingData where it cannot be had."""
+    """The official all_runs.zip, downloaded into the cache folder; MissingData if the download fails."""
 
     def fetch(folder: Path) -> None:
         download_url(f"{Omniglot.download_url_prefix}/one-shot-classification/all_runs.zip", folder, "all_runs.zip")
-        if not zipfile.is_zipfile(folder / "all_runs.zip"):  # nobody publishes a checksum of it
+        if not zipfile.is_zipfile(folder / "all_runs.zip"):  # nobody publishes a checksum of this archive
             raise OSError("what came is no zip archive")
 
     advice = (
@@ -173,7 +173,7 @@ def _download_runs(folders: list[Path]) -> Path:
 
 
 def _download(part: str, folders: list[Path]) -> Path:
-    """The official zip, fetched through torchvision into the cache folder; MissingData where it cannot be had."""
+    """The official zip, downloaded with torchvision into the cache folder; MissingData if the download fails."""
 
     def fetch(folder: Path) -> None:
         download_url(f"{Omniglot.download_url_prefix}/{part}.zip", folder, f"{part}.zip", Omniglot.zips_md5[part])

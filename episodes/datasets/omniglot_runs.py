@@ -11,15 +11,15 @@ from episodes.bank import Contents
 from episodes.errors import InputError
 
 RUNS = 20
-CHARACTERS = 20  # of a run; each is drawn once to learn it from, and once more, by another drawer, to be recognised
+CHARACTERS = 20  # of a run; one drawer makes the training image of each, another drawer the test image
 FILES = r"(?:^|/)run\d\d/(?:training/class\d\d\.png|test/item\d\d\.png|class_labels\.txt)$"
 _ANSWER = re.compile(r"run(\d\d)/test/(item\d\d\.png) run(\d\d)/training/class(\d\d)\.png")
 
 
 def contents(files: ImageFiles, size: int, prepare: Callable[[Image.Image], Image.Image]) -> Contents:
-    """A class a character and run, with two images: the one to learn from, and the one to be recognised.
+    """One class for each character of each run, with two images: the training image and the test image.
 
-    prepare: makes a file's image (H, W) in grey, size x size. Raises InputError where the runs are not whole.
+    prepare: makes the image of a file grey, (H, W) = (size, size). Raises InputError if the runs are incomplete.
     """
     pairs = [pair for run in range(1, RUNS + 1) for pair in _pairs(files, run)]
 
@@ -62,7 +62,7 @@ def _pairs(files: ImageFiles, run: int) -> list[tuple[str, str]]:
 def _answers(files: ImageFiles, run: int, path: str) -> dict[int, str]:
     """Which test item shows character 1 .. 20, from class_labels.txt: lines 'run01/test/item01.png run01/training/...'.
 
-    Every character has one item, or InputError.
+    Raises InputError unless every character has one item.
     """
     if path not in files.names:
         raise _broken(files, f"{path} is missing")

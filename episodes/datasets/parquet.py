@@ -39,10 +39,10 @@ class ParquetImages(EncodedImages):
         return data
 
     def _named(self, table: Any, column: str) -> Iterator[str]:
-        """Labels as class names; numbers are positions in the list of names among the file's metadata."""
+        """Labels as class names; a number is a position in the list of names in the file's metadata."""
         try:
             names = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
-        except (TypeError, KeyError, ValueError):  # where nobody says what the labels mean
+        except (TypeError, KeyError, ValueError):  # the metadata do not say what the labels mean
             names = None
         for row, label in enumerate(table.column(column).to_pylist()):
             if isinstance(label, int) and isinstance(names, list):

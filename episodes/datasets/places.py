@@ -24,8 +24,8 @@ def squashed(name: str) -> str:
 
 
 def homes(folders: list[Path], *names: str) -> Iterator[Path]:
-    """Where a data set of one of these (squashed) names may be: in folders and archives that are called so, then in
-    `folders` themselves."""
+    """Where a data set with one of these (squashed) names may be: first the folders and archives whose names begin with
+    one of `names`, then `folders` themselves."""
     existing = [folder for folder in folders if folder.is_dir()]
     for folder in existing:
         for path in sorted(folder.iterdir()):
@@ -37,14 +37,14 @@ def homes(folders: list[Path], *names: str) -> Iterator[Path]:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file name speaks of: 'train-1.tar.xz' of train; None where of none, or of several."""
+    """The split in a file name: train in 'train-1.tar.xz'; None if it names no split, or several."""
     words = re.findall(rf"(?<![a-z])({'|'.join(_WORDS)})(?![a-z])", name.lower())
     splits = {_WORDS[word] for word in words}
     return splits.pop() if len(splits) == 1 else None
 
 
 def read_listing(text: bytes, where: str) -> list[dict[str, str]]:
-    """The rows of a csv file with a header, each with the keys 'file' and 'label', and 'split' where it has one."""
+    """The rows of a csv file with a header: the keys 'file' and 'label', and 'split' if there is that column."""
     try:
         reader = csv.DictReader(io.StringIO(text.decode("utf-8-sig"), newline=""), strict=True)
         header = {(column or "").strip().lower(): column for column in reader.fieldnames or ()}

@@ -1,6 +1,6 @@
 """tieredImageNet (Ren et al. 2018): 608 classes of ImageNet, split 351/97/160 by superclass, all their images.
 
-It is made from ImageNet's training set as the user has it: class folders called by WordNet id, unpacked.
+The suite reads the user's copy of ImageNet's training set: unpacked class folders, named by WordNet id.
 Images are squashed to a square.
 """
 
@@ -15,7 +15,7 @@ from episodes.pictures import contents, squashed
 
 PROTOCOLS = ("ren",)
 SIZE = 84
-FEWEST = 732  # images of any class in ImageNet's training set
+FEWEST = 732  # images of the smallest class in ImageNet's training set
 
 
 def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:

@@ -31,7 +31,7 @@ class DatasetImages:
     def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
         try:
             image = self._dataset[key][0]
-        except Exception as error:  # as many readers as data sets
+        except Exception as error:  # each data set has its own reader, with its own exceptions
             raise InputError(f"item {key} of {self._name} cannot be read ({error}): download it again") from error
         if not isinstance(image, Image.Image):
             raise InputError(f"item {key} of {self._name} is a {type(image).__name__}, not an image")
@@ -59,7 +59,7 @@ def load(name: str, split: str, protocol: str, size: int, folders: list[Path]) -
 
 
 def find(name: str) -> type[VisionDataset]:
-    """The class of that name; InputError where torchvision has none."""
+    """The class called `name`; InputError if torchvision has no such class."""
     if name in _FOLDERS:
         raise InputError(f"torchvision's {name} is no data set but a way to read a folder: name the folder itself")
     known = {key: cls for key, cls in vars(datasets).items() if inspect.isclass(cls) and issubclass(cls, VisionDataset)}
@@ -84,7 +84,7 @@ def _parts(cls: type[VisionDataset], name: str, folders: list[Path]) -> list[Vis
 
 
 def _opened(cls: type[VisionDataset], name: str, root: Path, **more: Any) -> list[VisionDataset]:
-    """The parts that are in `root`; none where it is not whole there."""
+    """The parts that are in `root`; an empty list if the data set is incomplete there."""
     if "train" in inspect.signature(cls).parameters:
         choices = [{"train": train} for train in (True, False)]
     else:
@@ -98,7 +98,7 @@ def _opened(cls: type[VisionDataset], name: str, root: Path, **more: Any) -> lis
         except (TypeError, ImportError, NotImplementedError) as error:
             raise InputError(f"torchvision's {name} cannot be opened as images with classes ({error})") from error
         except ValueError as error:
-            if "Unknown value" not in str(error):  # that is a split which this one does not have
+            if "Unknown value" not in str(error):  # the data set does not have this split
                 return []
         except (RuntimeError, OSError):
             if more:
@@ -114,7 +114,7 @@ def _takes(cls: type, name: str) -> bool:
 
 
 def _labels(part: VisionDataset, name: str) -> list[int]:
-    """The label of each image, without decoding them all where the data set keeps a list."""
+    """The label of each image; no image is decoded if the data set has a list of labels."""
     try:
         for attribute in ("targets", "labels", "_labels"):
             values = getattr(part, attribute, None)

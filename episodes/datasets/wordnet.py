@@ -11,16 +11,17 @@ _HOLDERS = ("images", "data", "train", "val", "valid", "validation", "test", "cl
 
 
 def pattern(wanted: Iterable[str]) -> str:
-    """Of the paths n01532829/any.jpg and n01532829....jpg of the wanted classes.
+    """The pattern of the paths n01532829/any.jpg and n01532829....jpg of the wanted classes.
 
-    Images of ImageNet's validation set, which some sort into class folders too, are not of these data sets.
+    Images of ImageNet's validation set do not match: some users sort them into class folders, but no data set here uses
+    them.
     """
     ids = "|".join(sorted(wanted))
     return rf"(?:^|/)(?:{ids})(?:/(?!ILSVRC2012_val_)[^/]+|[^/]*)\.(?i:jpe?g|png|bmp|webp)$"
 
 
 def class_files(folders: list[Path], names: tuple[str, ...], wanted: Collection[str]) -> Iterator[ImageFiles]:
-    """Folders that are called like one of the (squashed) `names`, or are in `folders`, and hold wanted classes."""
+    """Folders that hold wanted classes, and whose names begin with one of `names` (squashed) or are in `folders`."""
     for home in places.homes(folders, *names):
         if home.is_dir():
             files = ImageFiles(home, pattern(wanted), holds_classes(wanted, names))
@@ -29,12 +30,12 @@ def class_files(folders: list[Path], names: tuple[str, ...], wanted: Collection[
 
 
 def holds_classes(wanted: Collection[str], names: tuple[str, ...]):
-    """Whether to look into a folder of that name: one of a wanted class, or one that may hold such folders."""
+    """Whether to enter a folder by its name: the folder of a wanted class, or one that may hold such folders."""
     return lambda name: name in wanted or places.squashed(name) in _HOLDERS or places.squashed(name).startswith(names)
 
 
 def of_classes(sources: list[ImageFiles], wanted: Collection[str]) -> dict[str, dict[str, Picture]]:
-    """The pictures of each wanted class by file name; of a name that is there twice, the first."""
+    """The pictures of each wanted class by file name; the first picture if a name is there twice."""
     found: dict[str, dict[str, Picture]] = {}
     for source in sources:
         for path in source.names:

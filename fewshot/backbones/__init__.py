@@ -18,7 +18,7 @@ BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS, **PIXELS}
 
 
 def find_backbone(name: str) -> Callable[[int, int], Backbone]:
-    """What makes the backbone of that name for images of so many channels and pixels a side; InputError for none."""
+    """A function of (channels, size) that makes the backbone called `name`; InputError for an unknown name."""
     library, colon, network = name.partition(":")
     if colon and library in external.LIBRARIES:
         return external.LIBRARIES[library](network)
@@ -39,6 +39,6 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
 
 
 def backbone_listing() -> list[tuple[str, str, str]]:
-    """Name, description and paper of each backbone; the libraries stand as NAME, since they have hundreds."""
+    """Name, description and paper of each backbone; each library is one row, NAME, because it has hundreds."""
     listed = [(name, recipe.about, recipe.paper) for name, recipe in BACKBONES.items()]
     return [*listed, *((f"{library}:NAME", external.ABOUT[library], "") for library in external.LIBRARIES)]

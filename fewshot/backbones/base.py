@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from episodes.errors import InputError
 
-# of ImageNet's training images: what the published networks, and their weights, expect of red, green and blue
+# of red, green and blue in ImageNet's training images, which published networks and their weights expect
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
     """A network body that maps images (B, C, H, W) in [0, 1] to embeddings (B, embedding_size) in float32.
 
-    Colour images are standardised by ImageNet's means and deviations first; grey ones are taken as they are.
+    Colour images are first standardised by ImageNet's means and deviations; grey images are not.
     precision: the arithmetic of the body alone; losses and scores are always float32.
-    layout: of images and feature maps in memory
+    layout: the memory format of images and feature maps
     """
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
@@ -42,11 +42,11 @@ class Backbone(nn.Module):
         return torch.autocast(device.type, self.precision if reduced else torch.bfloat16, enabled=reduced)
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        """The images in the layout of the weights; those of one channel in fresh strides.
+        """The images in the layout of the weights; images of one channel get fresh strides.
 
         The bytes of one channel are the same in both layouts, and `contiguous` leaves them as they are. A convolution
-        then goes by the strides of its weights, which an adapted copy of them has lost, and the wrong layout makes its
-        max-pooling several times as slow.
+        then takes its layout from the strides of its weights. An adapted copy of the weights has lost the strides, and
+        the wrong layout makes the max-pooling after the convolution several times as slow.
         """
         if self.layout == torch.channels_last and images.shape[1] == 1:
             return torch.empty_like(images, memory_format=self.layout).copy_(images)
@@ -66,7 +66,7 @@ class Recipe:
 
 
 def check_size(network: str, size: int, halvings: int) -> None:
-    """Raise InputError for images that the halvings would leave nothing of."""
+    """Raise InputError for images that have fewer than one pixel after the halvings."""
     if size < 2**halvings:
         times = {2: "twice", 3: "three times", 4: "four times"}[halvings]
         raise InputError(f"{network} halves an image {times}: it needs {2**halvings} pixels or more, not {size}")

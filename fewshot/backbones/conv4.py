@@ -29,7 +29,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         convolution, norm = self.convolution, self.norm
-        plain = type(norm) is nn.BatchNorm2d  # one that was put in its place has rules of its own
+        plain = type(norm) is nn.BatchNorm2d  # a replaced norm, such as HeldNorm, has rules of its own
         cheap = images.shape[1] <= _FEW and convolution.stride == (1, 1)
         if plain and (cheap or not norm.training):
             statistics = self._measured(images) if norm.training else (norm.running_mean, norm.running_var)
@@ -44,8 +44,8 @@ class ConvBlock(nn.Module):
         """Mean and variance of the convolution of `images`, (C,) each, which the norm's running ones follow.
 
         They are w . m and w' C w, with the mean m and the covariance C of all patches: no pass over the feature map,
-        the largest of all, forward or backward. They come cheap where a patch has few numbers, and more exact than
-        float32 sums over the map.
+        the largest of all, forward or backward. They are cheap to compute if a patch has few numbers, and more exact
+        than float32 sums over the map.
         """
         norm, weight = self.norm, self.convolution.weight
         with _in_full_precision(images.device):
@@ -77,13 +77,13 @@ def patch_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     padded = functional.pad(images, [1] * 4).transpose(0, 1)
     shifted = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
     patches = torch.stack(shifted, 1).flatten(3).flatten(0, 1)  # (9 C, B, H W)
-    mean = patches.mean(2).mean(1)  # a sum an image first: one long sum of float32 would lose digits
+    mean = patches.mean(2).mean(1)  # first a sum for each image: one long float32 sum would lose digits
     centred = (patches - mean[:, None, None]).transpose(0, 1)
     return mean, (centred @ centred.mT).mean(0) / (height * width)
 
 
 def _in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Inside, no autocast; on the device 'meta', where only shapes are computed, there is none."""
+    """Inside, autocast is off; the device 'meta', which computes only shapes, has no autocast."""
     kind = device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
 
@@ -106,7 +106,7 @@ def conv4(
 def strided_conv4(channels: int, size: int) -> Backbone:
     """The network of Finn et al. 2017 for Omniglot: strides of two instead of poolings, and 64 means over all places.
 
-    It costs about a quarter of Conv-4, which counts where each episode has weights of its own.
+    It costs about a quarter of Conv-4, which matters if each episode has weights of its own.
     """
     blocks = [ConvBlock(inputs, 64, pool=False, stride=2) for inputs in (channels, 64, 64, 64)]
     return Backbone(nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1)), 64)

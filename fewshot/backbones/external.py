@@ -11,24 +11,24 @@ from episodes.errors import InputError, nearest_name
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.openclip import openclip_network
 
-_WITH_SIDE_CLASSIFIERS = ("googlenet", "inception_v3")  # that are for training as classifiers alone
+_WITH_SIDE_CLASSIFIERS = ("googlenet", "inception_v3")  # which only training as a classifier uses
 
 
 class ColourBackbone(Backbone):
-    """A backbone of a network for colour images: grey ones become colour ones of three equal channels."""
+    """A backbone of a network for colour images: grey images become colour images with three equal channels."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.expand(-1, 3, -1, -1))
 
 
 def torchvision_network(network: str) -> Callable[[int, int], Backbone]:
-    """What makes that classification network of torchvision, untrained and without its last linear layer."""
+    """A function that makes a classification network of torchvision, untrained, without its last linear layer."""
     _check_name("torchvision", network, torchvision.models.list_models(module=torchvision.models))
     return functools.partial(_backbone, f"torchvision:{network}", functools.partial(_of_torchvision, network))
 
 
 def timm_network(network: str) -> Callable[[int, int], Backbone]:
-    """What makes that network of timm, untrained and without its classifier."""
+    """A function that makes a network of timm, untrained and without its classifier."""
     try:
         import timm
     except ImportError as error:

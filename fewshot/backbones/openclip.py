@@ -13,14 +13,14 @@ from torch.nn import functional
 from episodes.errors import InputError, nearest_name, unknown_name
 from fewshot.backbones.base import Backbone
 
-_DIFFER = ("mean", "std", "interpolation", "quick_gelu")  # what the published weights of one model may want differently
+_DIFFER = ("mean", "std", "interpolation", "quick_gelu")  # in which the published weights of one model differ
 
 
 class OpenClipBackbone(Backbone):
     """The image network of a model of open_clip; `body` is the whole model, so that a file of its weights fits it.
 
-    Images of any size become the size that the model takes, in its colours' means and deviations; grey ones become
-    colour ones of three equal channels.
+    Images of any size are resized to the size that the model takes, and standardised by the model's means and
+    deviations; grey images become colour images with three equal channels.
     """
 
     def __init__(self, model: nn.Module, embedding_size: int, tokenizer: Callable[[list[str]], Tensor]) -> None:
@@ -46,16 +46,16 @@ class OpenClipBackbone(Backbone):
 
     @property
     def scale(self) -> Tensor:
-        """What the cosines of images and texts are multiplied by, as the model learned it."""
+        """The learned factor of the cosines of images and texts."""
         return self.body.logit_scale.exp()
 
 
 def openclip_network(network: str) -> Callable[[int, int], OpenClipBackbone]:
-    """What makes that model of open_clip, with random weights: MODEL, or MODEL:WEIGHTS.
+    """A function that makes a model of open_clip with random weights; network: MODEL, or MODEL:WEIGHTS.
 
     WEIGHTS is what open_clip calls the published weights that a file is to bring; it decides how images are prepared.
-    Nothing is ever downloaded. Raises InputError for names that there are not, for a model whose published weights
-    differ in that where none are named, and for one whose parts would have to be downloaded.
+    Nothing is ever downloaded. Raises InputError for an unknown name, for a model whose published weights differ in
+    the preparation if WEIGHTS is not given, and for a model with parts that would have to be downloaded.
     """
     try:
         import open_clip
@@ -76,7 +76,7 @@ def openclip_network(network: str) -> Callable[[int, int], OpenClipBackbone]:
 
 
 def _wanted(model: str, weights: str) -> dict[str, Any]:
-    """What the published weights of a model want: mean, std, interpolation, quick_gelu; {} where there are none."""
+    """The settings of a model's published weights: mean, std, interpolation, quick_gelu; {} if none are published."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -110,8 +110,8 @@ def _backbone(name: str, embedding_size: int, wanted: dict[str, Any], channels: 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, what libraries log by way of the root logger does not make it print: open_clip warns of random weights,
-    which the suite fills afterwards."""
+    """Inside, messages to the root logger install no handler that prints them: open_clip warns of random weights, which
+    the suite replaces afterwards."""
     handler, root = logging.NullHandler(), logging.getLogger()
     root.addHandler(handler)
     try:

@@ -14,9 +14,9 @@ from fewshot.backbones.base import Backbone, Recipe, check_size
 class DropBlock(nn.Module):
     """Zeroes squares of feature maps in training (Ghiasi et al. 2018), more of them as training goes on.
 
-    As in MetaOptNet (Lee et al. 2019): each channel of each image for itself, the share of zeros rises from nothing to
-    `rate` over `steps` batches, and the rest is scaled so that the batch as a whole keeps its expectation.
-    size: of the squares; they are smaller where the feature map is
+    As in MetaOptNet (Lee et al. 2019), each channel of each image has its own squares, the share of zeros rises from
+    zero to `rate` over `steps` batches, and the rest is scaled so that the batch as a whole keeps its expectation.
+    size: of the squares; the squares are never larger than the feature map
     """
 
     def __init__(self, rate: float, size: int, steps: int = 40_000) -> None:
@@ -31,7 +31,7 @@ class DropBlock(nn.Module):
         height, width = features.shape[2:]
         size = min(self.size, height, width)
         corners = height - size + 1, width - size + 1
-        # so many squares as zero the share wanted, as long as they do not overlap
+        # as many squares as zero the wanted share if the squares do not overlap
         rate = self.rate * (self.step / self.steps).clamp_max(1)
         chance = rate / size**2 * (height * width) / (corners[0] * corners[1])
         begins = torch.rand(*features.shape[:2], *corners, device=features.device) < chance
@@ -43,8 +43,8 @@ class DropBlock(nn.Module):
 class Block12(nn.Module):
     """Three 3x3 convolutions with a 1x1 shortcut, LeakyReLU, 2x2 max-pooling, `drop`.
 
-    Names are those of MetaOptNet's code, so that weights trained with it fit. LeakyReLU rises everywhere: as in
-    ConvBlock, pooling first gives the same from a quarter of the values.
+    Names are those of MetaOptNet's code, so that weights trained with it fit. LeakyReLU is monotonic, so
+    pooling first gives the same result from a quarter of the values, as in ConvBlock.
     """
 
     def __init__(self, channels: int, width: int, drop: nn.Module) -> None:
@@ -66,7 +66,7 @@ def resnet12(channels: int, size: int, pool: bool = True) -> Backbone:
     """ResNet-12 of MetaOptNet (Lee et al. 2019): four blocks of 64, 160, 320 and 640 channels.
 
     pool: average the last feature map to 640 numbers; MetaOptNet itself takes all of it, 16,000 numbers at 84x84
-    Dropout and DropBlock as there: 0.1, in squares of 5 (84x84) or 2 (its CIFAR data sets).
+    Dropout and DropBlock are those of MetaOptNet: 0.1, in squares of 5 (84x84) or 2 (its CIFAR data sets).
     """
     check_size("ResNet-12", size, 4)
     squares = 5 if size >= 64 else 2

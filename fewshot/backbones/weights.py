@@ -8,15 +8,15 @@ from episodes.errors import InputError
 from fewshot.backbones.base import Backbone
 from fewshot.checkpoints import unpickled
 
-_TABLES = ("state_dict", "model", "learner")  # under which keys files keep their weights; 'learner' is this suite's
+_TABLES = ("state_dict", "model", "learner")  # the keys of weights in files; 'learner' is the key of this suite
 _PREFIXES = ("module.", "backbone.", "encoder.", "body.")  # before the names of weights, in any order
 
 
 def load_weights(backbone: Backbone, path: Path, name: str) -> None:
-    """Give the body of `backbone`, called `name`, the weights in the file; InputError where they do not fit it.
+    """Give the body of `backbone`, called `name`, the weights in the file; InputError if they do not fit.
 
-    The file is a state dict as of torch.save or safetensors, of the body alone or of what it was trained in: a
-    classifier beside the body is left out. Every weight of the body must be there, in its shape.
+    The file is a state dict from torch.save or safetensors, of the body alone or of a whole model: a classifier beside
+    the body is left out. Every weight of the body must be there, in its shape.
     """
     wanted = backbone.body.state_dict()
     given = _by_wanted_names(_read(path), wanted, path)
@@ -42,7 +42,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = _safetensors(path) if path.suffix == ".safetensors" else unpickled(path)
     except InputError:
         raise
-    except Exception as error:  # bytes that are no weights can fail anywhere in the readers
+    except Exception as error:  # a file without weights can fail anywhere in the readers
         raise InputError(
             f"{path} cannot be read as weights: it is damaged, or holds more than tensors and plain data"
         ) from error
@@ -76,12 +76,12 @@ def _by_wanted_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], path
 
 
 def _inside(weight: str, body: nn.Module) -> bool:
-    """Whether a weight that the body lacks would be among its layers, and is not of a classifier at its end.
+    """Whether a weight that the body lacks would be inside its layers, and not in a classifier at the end.
 
-    A deeper network has all the weights of a shallower one, and more: it must not be taken for that.
+    A deeper network has all the weights of a shallower one and more, so its file must not load into the shallower one.
     """
     parent = weight.rpartition(".")[0]
     modules = dict(body.named_modules())
-    if isinstance(modules.get(parent), nn.Identity):  # where the classifier was
+    if isinstance(modules.get(parent), nn.Identity):  # the place of the removed classifier
         return False
     return any(name.startswith(weight.partition(".")[0] + ".") for name in body.state_dict())

@@ -9,7 +9,7 @@ from fewshot.backbones.base import Backbone, Recipe, check_size
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch norm and ReLU, and a 1x1 shortcut where the shape changes.
+    """Two 3x3 convolutions, each after batch norm and ReLU, and a 1x1 shortcut if the shape changes.
 
     Names are those of the PyTorch code in common use (and of S2M2, Mangla et al. 2020), so that its weights fit.
     """

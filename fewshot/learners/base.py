@@ -104,20 +104,20 @@ class Learner(nn.Module):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,).
 
-        A GPU records a step and replays it if the loss does the same operations on every batch, none of which waits
-        for a value (`item()`, a mask in brackets and `nonzero` do): see fewshot/recording.py. State that changes from
-        batch to batch must be tensors that change in place.
+        A GPU records a step and replays the recording if the loss does the same operations on every batch and no
+        operation waits for a value (`item()`, a mask in brackets and `nonzero` wait): see fewshot/recording.py. State
+        that changes from batch to batch must be tensors that change in place.
         """
         raise NotImplementedError
 
     def check_batches(self, batches: Batches) -> None:
-        """Raise InputError if `loss` cannot work on such batches; by default, if they are of another kind."""
+        """Raise InputError if `loss` cannot use these batches; by default, if they are not of the kind of `batches`."""
         if type(batches) is not type(self.batches):
             wanted = ", ".join(f"{field} = ..." for field in vars(self.batches))
             raise InputError(f"{self.name} trains on batches of the kind {{{wanted}}}, not on {vars(batches)}")
 
     def begin_validation(self, base: "EmbeddedBank") -> None:
-        """Measure what the learner has to know about base classes, before each validation, or once without training.
+        """Measure what the learner needs of base classes, before each validation, or once if there is no training.
 
         `base` has a few thousand training images, always the same ones, the same number of each class.
         """
@@ -129,42 +129,44 @@ class Learner(nn.Module):
         return self.backbone(images)
 
     def embed_texts(self, texts: tuple[str, ...]) -> Tensor:
-        """Embeddings (T, D) of T texts; only learners that read the names of classes define it."""
+        """Embeddings (T, D) of T texts; only learners that read class names define this method."""
         raise NotImplementedError
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         """Scores (E, Q, N) of each query for each class, higher is better.
 
         support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. A learner that draws numbers
-        for an episode takes a third argument, `keys` (see Episodes.keys), or None if there are none: what it draws is
-        then a function of the episode's key, and so its scores depend neither on the other episodes nor on their order.
+        for an episode takes a third argument, `keys` (see Episodes.keys), or None if there are none: the
+        drawn numbers are then a function of the episode's key, and the scores do not depend on other episodes or on
+        their order.
         """
         raise NotImplementedError
 
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
         """Scores (E, Q, N) of whole episodes, for learners that work on the images or names of an episode.
 
-        `data.embeddings` holds `embed` of every image of the split, `data.text_embeddings` `embed_texts` of the text of
-        every class; `data.bank` the images themselves.
+        `data.embeddings` holds `embed` of every image of the split, `data.text_embeddings` holds `embed_texts` of the
+        text of every class, and `data.bank` holds the images.
         """
         support, query = episodes.support, episodes.query.flatten(1)
-        # index_select copies whole rows, an index in brackets number by number
+        # index_select copies whole rows; an index in brackets copies number by number
         rows = [data.embeddings.index_select(0, images.flatten()) for images in (support, query)]
         return scores_of(self, rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape), episodes.keys)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities (E, A, B) of embeddings a (E, A, D) and b (E, B, D), higher if they rather show one class.
+        """Similarities (E, A, B) of embeddings a (E, A, D) and b (E, B, D), higher if one class is more likely.
 
-        By default the score of a for a class of which b is the one support image. Override it if a network of the
-        learner compares two images: verification then uses it, and retrieval, which compares each image with all
-        others, uses the cosine (see fewshot/protocols/similarity.py, also for when the default is no similarity).
+        The default is the score of a for a class whose one support image is b. Override `similarity` if a network of
+        the learner compares two images: verification then uses the override, and retrieval, which compares each image
+        with all others, uses the cosine. See fewshot/protocols/similarity.py, which also says when neither uses the
+        default.
         """
         return self.scores(b[:, :, None], a)
 
     def base_logits(self, query: Tensor) -> Tensor:
         """Logits (E, Q, classes) of queries (E, Q, D) for the base classes, on the scale of `scores`.
 
-        Only learners that keep something of each base class, such as its weights, define it.
+        Only learners that keep something of each base class, such as weights, define `base_logits`.
         """
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from fewshot.small_batches import Span, cosine_gradients, fitted, fresh, in_orde
 
 _TRAITS = Traits(fits_episodes=True, paper="Chen et al. 2019")
 _SCALE = 2.0  # of the cosine head of an episode: the authors' code fixes it for 200 classes or fewer
-# of the variants that are not theirs: as many steps as an epoch has batches of 4, each on all images, but 8 at most
+# of our own variants: an epoch has as many steps as batches of 4, but 8 at most, and each step is on all images
 _BATCH, _STEPS = 4, 8
 _SGD = {"momentum": 0.9, "dampening": 0.9, "decay": 1e-3}
 
@@ -28,9 +28,9 @@ class Baseline(LinearClassifier):
 
     The new head is fitted as the authors' code does (CloserLookFewShot, methods/baselinefinetune.py): a fresh
     torch.nn.Linear learns the cross-entropy of the support set by SGD with a rate of 0.01, momentum and dampening 0.9
-    and weight decay 0.001, in 100 epochs of shuffled batches of 4. Its random start and the shuffling are drawn by the
-    episode's key, and fall to images and classes by their embeddings: neither other episodes nor the order of classes
-    or images change the scores.
+    and weight decay 0.001, in 100 epochs of shuffled batches of 4. The episode's key draws the random start and the
+    shuffling, and the embeddings decide which class or image gets which random number: neither other episodes nor the
+    order of classes or images change the scores.
 
     zero-start  is no published method: the head starts from zero, and each step is on the whole support set, as many as
                 there are batches (from 32 images on 8 longer ones an epoch, as far together), so nothing is drawn. On
@@ -81,13 +81,13 @@ class BaselinePlusPlus(CosineClassifier):
     """A cosine classifier of base classes; a new cosine one is fitted to each episode.
 
     The new head is that of the authors' code (CloserLookFewShot, distLinear in backbone.py): its logits are
-    2 g_k cos(f(x), v_k), where the length g_k and the direction v_k of a fresh linear layer's weights learn apart
-    (torch.nn.utils.weight_norm), fitted and drawn as for `baseline`. So small a scale fits an episode loosely, and
-    beside the logits of base classes, with the tau that they learned, it leaves new classes little: in the protocol
-    `generalised` nearly all queries go to base classes.
+    2 g_k cos(f(x), v_k), and the length g_k and the direction v_k of a fresh linear layer's weights learn separately
+    (torch.nn.utils.weight_norm). The head is fitted and drawn as for `baseline`. With so small a scale the head fits an
+    episode loosely, and its logits are small beside those of the base classes, which have a learned tau: in the
+    protocol `generalised` nearly all queries go to base classes.
 
-    The classifier of base classes is our own in both variants: a learned tau and weights of length one, where the
-    authors have a fixed scale (10, or 2 for 200 classes or fewer) and learned lengths.
+    The classifier of base classes is our own in both variants: it has a learned tau and weights of length one. The
+    authors' classifier has a fixed scale (10, or 2 for 200 classes or fewer) and learned lengths.
 
     mean-start  is no published method: the head keeps the tau that was learned on base classes, all its w_k start as
                 the mean direction of the support set, and each step is on the whole support set, as for
@@ -143,7 +143,7 @@ class BaselinePlusPlus(CosineClassifier):
 def _of_ordered(
     scores: Callable[[Tensor, Tensor, Tensor], Tensor], support: Tensor, query: Tensor, keys: Tensor | None
 ) -> Tensor:
-    """scores(support, query, keys) of support sets that were brought into an order of their own, few at a time.
+    """scores(support, query, keys) of support sets in the order of `in_order`, a few episodes at a time.
 
     Episodes without keys all draw the same numbers.
     """

@@ -15,7 +15,7 @@ from fewshot.learners.text_encoder import NGramEncoder
 from fewshot.losses import image_text
 
 _TRAITS = Traits(text=True, paper="Radford et al. 2021")
-_MOST = 100.0  # of the scale that is learned, as in the paper
+_MOST = 100.0  # the upper bound of the learned scale, as in the paper
 
 
 @register("clip")
@@ -23,12 +23,12 @@ class CLIP(Learner):
     """Images near their classes' names; knows unseen classes by name.
 
     A network for images and one for texts (`text_encoder.py`) end in a linear projection and a length of one; the
-    contrastive loss is symmetric (section 2.3, figure 3). A batch has each name once and maybe several images of it,
-    which the loss takes all as right answers (see losses.image_text).
+    contrastive loss is symmetric (section 2.3, figure 3). A batch has each name once and may have several images
+    of a name; for the loss all of them are right answers (see losses.image_text).
 
     few-shot   cosine to the normalised mean of the support embeddings
-    mixed      cosine to the mean of that and the text's embedding, the text with `text_weight`
-    zero-shot  cosine to the text's embedding: no support image is looked at
+    mixed      cosine to the mean of that mean and the text's embedding, in which the text has the weight `text_weight`
+    zero-shot  cosine to the text's embedding; the support images are not used
     """
 
     variants: ClassVar = {
@@ -41,12 +41,12 @@ class CLIP(Learner):
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", size: int = 128, text_weight: float = 0.1
     ) -> None:
-        """size: of the common space; text_weight: what a name counts in the variant 'mixed', from 0 to 1."""
+        """size: of the common space; text_weight: the weight of a name in the variant 'mixed', from 0 to 1."""
         super().__init__(backbone, classes, variant)
         self.text_weight = text_weight
         self.image_projection = nn.Linear(backbone.embedding_size, size, bias=False)
         self.text_encoder = NGramEncoder(size)
-        # with a bias, since a text of which nothing is known must have a direction too
+        # with a bias, because a text without known words must have a direction too
         self.text_projection = nn.Linear(size, size)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self._numbers: tuple[tuple[str, ...], Tensor] | None = None

@@ -17,19 +17,20 @@ from fewshot.learners.registry import register
 class _Solved(Learner):
     """Trains on episodes, through a head that a solver fits to the support set; the test does the same.
 
-    The scores are a learned `scale` times the head's, and the loss is the cross-entropy of their softmax for the
-    queries. A batch of P classes holds P / `way` episodes; the classes that do not fill another one are left out.
+    The scores are a learned `scale` times the scores of the head, and the loss is the cross-entropy of their softmax
+    for the queries. A batch of P classes holds P / `way` episodes; classes that do not fill another episode are left
+    out.
     """
 
     batches = ClassBatches(classes=60, images=6)
-    smoothing = 0.0  # what the right class of a query leaves to the others, in training
+    smoothing = 0.0  # the share of a query's label that goes to the other classes, in training
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", way: int = 20, shot: int = 1, scale: float = 10.0
     ) -> None:
-        """way, shot: classes of a training episode and support images of each, the other images are queries.
+        """way, shot: classes of a training episode and support images of each class; the other images are queries.
 
-        scale: what the learned factor of the scores starts from.
+        scale: the initial value of the learned factor of the scores.
         """
         super().__init__(backbone, classes, variant)
         self.way, self.shot = way, shot
@@ -44,7 +45,7 @@ class _Solved(Learner):
         episodes, way, queries, _ = query.shape
         scores = self.scores(support, query.flatten(1, 2))
         targets = torch.arange(way, device=scores.device).repeat_interleave(queries)
-        # PyTorch spreads its share over all classes, the right one too; the paper over the others
+        # PyTorch spreads the share over all classes, also the right one; the paper over the other classes
         share = self.smoothing * way / max(1, way - 1)
         return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(episodes), label_smoothing=share)
 
@@ -81,7 +82,7 @@ class Ridge(_Solved):
         scale: float = 10.0,
         penalty: float = 1.0,
     ) -> None:
-        """penalty: what lambda starts from, to be seen beside the embeddings' squared length."""
+        """penalty: the initial value of lambda; the embeddings' squared length sets its scale."""
         super().__init__(backbone, classes, variant, way, shot, scale)
         self.log_penalty = nn.Parameter(torch.tensor(penalty).log())
 
@@ -94,8 +95,8 @@ class SupportVectorMachine(_Solved):
     """A support vector machine, trained through the solver of its dual (MetaOptNet).
 
     The head of an episode is the multi-class machine of Crammer and Singer with C = `cost`, without a bias. The paper
-    differentiates the optimum of its dual problem, here that happens to the steps that lead there, which leave an error
-    of a hundredth in the scores or less.
+    differentiates the optimum of the dual problem. Here the gradient passes through the steps of the solver, which
+    leave an error of a hundredth or less in the scores.
     """
 
     variants: ClassVar = {"": Traits(fits_episodes=True, paper="Lee et al. 2019")}
@@ -113,7 +114,7 @@ class SupportVectorMachine(_Solved):
     ) -> None:
         """cost: the price of a slack, C, 0.1 in the paper.
 
-        smoothing: of the labels of queries in training, what goes to the other classes together, 0.1 in the paper.
+        smoothing: the share of a query's label that goes to all other classes together in training, 0.1 in the paper.
         """
         super().__init__(backbone, classes, variant, way, shot, scale)
         if not 0 <= smoothing <= 0.5:

@@ -10,7 +10,7 @@ from fewshot.learners.base import Learner
 class CosineClassifier(Learner):
     """The logits of the base classes are tau * cos(f(x), w_k), with a learned tau that starts at 10.
 
-    Its embeddings have the length one. What it makes of a support set is left to those who derive from it.
+    Embeddings have length one. A subclass decides how a support set is used.
     """
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
@@ -25,12 +25,12 @@ class CosineClassifier(Learner):
         return functional.cross_entropy(self.logits(self.embed(images), self.weights), labels)
 
     def logits(self, embeddings: Tensor, weights: Tensor) -> Tensor:
-        """tau * cos (..., N) of embeddings (..., D), which have the length one, and weights (..., N, D) of any."""
+        """tau * cos (..., N) of embeddings (..., D), which have length one, and weights (..., N, D) of any length."""
         return self.tau * embeddings @ functional.normalize(weights, dim=-1).mT
 
     def base_logits(self, query: Tensor) -> Tensor:
         """Logits (E, Q, classes) of queries (E, Q, D) for the base classes.
 
-        They are on the scale of `scores`: side by side, the two classify among base and new classes together.
+        The logits are on the scale of `scores`, so both together classify among base and new classes.
         """
         return self.logits(query, self.weights)

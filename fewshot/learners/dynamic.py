@@ -17,16 +17,16 @@ class Dynamic(CosineClassifier):
     """A cosine classifier; a trained generator makes the weights of new classes.
 
     Training has two stages. In the first the network and the base classes' weights w_b learn by cross-entropy, with
-    the logits tau * cos(z, w_b). In the second the network stays as it is; the generator learns, and the w_b and tau go
-    on learning, from classes of the batch that play new ones: their own weights are left out, generated ones take
-    their places, and queries of theirs and as many of other classes are classified among all classes.
+    the logits tau * cos(z, w_b). In the second the network is frozen; the generator, the w_b and tau learn.
+    Some classes of the batch play new classes: generated weights replace the w_b of these classes. Queries of these
+    classes, and as many queries of other classes, are classified among all classes.
 
     attention  w' = phi_avg * mean of z_i + phi_att * mean over i of the sum over b of a_ib w_b, all z and w_b of length
-               one, where a_i = softmax over b of gamma * cos(phi_q z_i, k_b), with a key k_b for each base class
+               one, with a_i = softmax over b of gamma * cos(phi_q z_i, k_b) and a key k_b for each base class
     average    w' = phi_avg * mean of z_i alone, what the paper calls feature averaging
 
-    phi_avg starts at one and phi_att at zero, where the weights are imprinted ones; in the authors' code both start at
-    one, and until its training the attention is noise.
+    phi_avg starts at one and phi_att at zero, so the generated weights start as imprinted weights. In the authors' code
+    both start at one, and before training the attention is noise.
     """
 
     variants = dict.fromkeys(["attention", "average"], Traits(paper="Gidaris and Komodakis 2018"))
@@ -43,9 +43,9 @@ class Dynamic(CosineClassifier):
     ) -> None:
         """shot: support images of a class that plays a new one; its other images in the batch are queries.
 
-        novel: how many play new ones at once; the batch is as many such episodes as it has groups of so many classes,
-        two at least
-        first_stage: its share of the training steps
+        novel: how many classes play new ones in an episode; each group of so many classes of the batch is one episode,
+        and a batch has two groups or more
+        first_stage: the share of the first stage in the training steps
         """
         super().__init__(backbone, classes, variant)
         if novel < 1 or not 0 <= first_stage <= 1:
@@ -72,7 +72,7 @@ class Dynamic(CosineClassifier):
             raise InputError("dynamic needs batches of two classes or more: one plays a new class, one a base class")
 
     def train(self, mode: bool = True) -> "Dynamic":
-        """As of any module; but in the second stage the network stays in eval mode: its batch norms would go on."""
+        """Set the mode; in the second stage the network stays in eval mode: its batch norms must not change."""
         super().train(mode)
         self.backbone.train(mode and self.stage == 0)
         return self
@@ -88,7 +88,7 @@ class Dynamic(CosineClassifier):
         return self.logits(query, self._generated(support))
 
     def _generator_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Of embeddings (classes, images, D) and labels (classes, images): each group of classes is new in its turn."""
+        """The loss of embeddings (classes, images, D) and labels (classes, images); each group plays new classes."""
         novel = min(self.novel, len(labels) // 2)
         groups = len(labels) // novel  # one episode each
         embeddings = embeddings[: groups * novel].unflatten(0, (groups, novel))  # (E, N, images, D)
@@ -105,7 +105,7 @@ class Dynamic(CosineClassifier):
     def _generated(self, support: Tensor, absent: Tensor | None = None) -> Tensor:
         """The weights (E, N, D) of new classes from support (E, N, K, D).
 
-        absent: the base classes (E, M) that an episode has to do without
+        absent: the base classes (E, M) that an episode does not see
         """
         support = functional.normalize(support, dim=3)
         weights = self.phi_avg * support.mean(2)

@@ -14,17 +14,17 @@ _NUMBERS = 1 << 22  # of the largest tensor that `in_parts` lets a function make
 
 
 class EpisodicLearner(Learner):
-    """Trains on episodes of the kind that the test runs: each batch is one, the loss a cross-entropy."""
+    """Trains on episodes like those of the test: each batch is one episode, and the loss is a cross-entropy."""
 
     batches = ClassBatches(classes=60, images=6)
 
     def __init__(
         self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, turns: bool = False
     ) -> None:
-        """shot: support images of each class in a training batch, the other ones are queries.
+        """shot: support images of each class in a training batch; the other images are queries.
 
-        turns: not only the first images of a class are its support, all of them are in turn, and the loss is the mean:
-        that of more episodes from the same embeddings.
+        turns: the support begins with each image of a class in turn, not only with the first one, and the loss is the
+        mean over these episodes: one batch of embeddings gives more episodes.
         """
         super().__init__(backbone, classes, variant)
         self.shot, self.turns = shot, turns
@@ -68,8 +68,8 @@ def split_episodes(
 def cut_episodes(rows: Tensor, batches: ClassBatches, way: int, shot: int) -> tuple[Tensor, Tensor]:
     """Support (E, N, K, ...) and queries (E, N, images - K, ...) from the rows (B, ...) of one of these batches.
 
-    Every `way` classes of the batch make an episode, all of them where there are fewer; those that do not fill another
-    one are left out. The first `shot` images of a class are its support.
+    Every `way` classes of the batch make an episode, or all classes if there are fewer; classes that do not fill
+    another episode are left out. The first `shot` images of a class are its support.
     """
     classes = by_class(rows, batches)
     way = min(way, len(classes))
@@ -78,7 +78,7 @@ def cut_episodes(rows: Tensor, batches: ClassBatches, way: int, shot: int) -> tu
 
 
 def check_shot(name: str, shot: int, batches: Batches) -> None:
-    """Raise InputError where the classes of ClassBatches have no images for queries left."""
+    """Raise InputError if the classes of ClassBatches have no images left for queries."""
     if batches.images <= shot:
         raise InputError(
             f"{name} with shot = {shot} needs batches of more images a class, not {batches.images}: some must be left"
@@ -87,9 +87,9 @@ def check_shot(name: str, shot: int, batches: Batches) -> None:
 
 
 def in_parts(function: Callable[..., Tensor], numbers: int, *tensors: Tensor) -> Tensor:
-    """function(*tensors) of tensors (E, ...), few episodes after another, so that memory does not grow with E.
+    """function(*tensors) of tensors (E, ...), computed for a few episodes at a time: memory does not grow with E.
 
-    numbers: how many the function's largest tensor has for one episode
+    numbers: how many numbers the function's largest tensor has for one episode
     """
     few = max(1, _NUMBERS // numbers)
     return torch.cat([function(*part) for part in zip(*(tensor.split(few) for tensor in tensors), strict=True)])

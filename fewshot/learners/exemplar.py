@@ -17,13 +17,14 @@ from fewshot.losses import instance
 class Exemplar(DirectionLearner):
     """Each training image a class of its own, seen again through augmentation.
 
-    An image must be told from `others` that are drawn anew for each batch, by what stands for each image's class:
+    The network learns to tell an image from `others`, which are drawn anew for each batch. A vector stands for the
+    class of each image:
 
     memory      the embedding that the image had when it was last seen (Wu et al. 2018, the non-parametric softmax with
-                a memory bank; `momentum` of the old one stays)
+                a memory bank; the old embedding keeps the weight `momentum`)
     parametric  a learned vector of weights (Dosovitskiy et al. 2014)
 
-    The softmax over a sample takes the place of Wu et al.'s noise-contrastive estimate of that over all images. A query
+    A softmax over a sample replaces Wu et al.'s noise-contrastive estimate of the softmax over all images. A query
     goes to the class with the most similar mean direction. Neither source has episodes: Dosovitskiy et al. fit a linear
     support vector machine to the features of all labelled images, Wu et al. vote among the 200 nearest.
     """

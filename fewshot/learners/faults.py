@@ -1,4 +1,4 @@
-"""Whose fault an exception is: one out of a learner's own code becomes a sentence with its place and its promise."""
+"""Exceptions in a learner's own code become a sentence with the file, the line and the promise that was broken."""
 
 import re
 import traceback
@@ -8,7 +8,7 @@ from types import FrameType
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import source_of
 
-# what the suite calls, and what it may count on
+# the methods that the suite calls, and what the suite expects of each
 _PROMISES = {
     "__init__": "__init__ takes backbone, classes, variant='' and the options",
     "check_batches": "check_batches takes batches and raises InputError for those that will not do",
@@ -23,10 +23,10 @@ _Frame = tuple[FrameType, int]  # of a traceback, with its line
 
 
 def fault_of(error: Exception, suite: bool = False) -> str:
-    """What `error` says against a learner in whose methods it was raised, in one sentence; '' where it was not.
+    """One sentence about the learner in whose methods `error` was raised; '' if none of its methods raised the error.
 
-    suite: learners of the suite, too; otherwise only those that somebody brought, as an exception out of the suite is
-    a bug of the suite, which wants its traceback.
+    suite: whether learners of the suite count too. By default only learners from outside the suite count: an exception
+    in the suite is a bug, and its traceback should be shown.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
     entered = _entered(frames, suite)
@@ -39,7 +39,7 @@ def fault_of(error: Exception, suite: bool = False) -> str:
 
 
 def place_of(learner: Learner, method: str) -> str:
-    """' (mine.py, line 12)', where a learner that somebody brought defines `method`; '' for learners of the suite."""
+    """' (mine.py, line 12)', where a learner from outside the suite defines `method`; '' for others."""
     function = getattr(type(learner), method)
     if function.__module__ not in _modules(type(learner)):
         return ""
@@ -87,7 +87,7 @@ def _learner_of(frame: FrameType) -> type[Learner] | None:
 
 
 def _modules(learner: type[Learner], suite: bool = False) -> set[str]:
-    """The modules that a learner and what it is derived from are written in, but for the suite's own."""
+    """The modules that define a learner and its base classes, without the suite's own modules."""
     written = [cls for cls in learner.__mro__ if issubclass(cls, Learner) and cls is not Learner]
     return {cls.__module__ for cls in written if suite or source_of(cls)}
 

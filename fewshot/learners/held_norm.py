@@ -14,11 +14,12 @@ from episodes import InputError
 class HeldNorm(nn.BatchNorm2d):
     """Batch norm by given statistics; its weights and buffers are those of the nn.BatchNorm2d it stands in for.
 
-    In eval mode they are the running ones. In training mode a batch is normalised by its own and the running ones
-    follow, as usual; inside `holding`, all batches are normalised by those of the last batch before it.
+    In eval mode the statistics are the running ones. In training mode a batch is normalised by its own statistics, and
+    the running ones are updated, as usual; inside `holding`, all batches are normalised by the statistics of the last
+    batch before it.
     of_batch: True normalises every batch by its own statistics, in eval mode too, and the running ones stay.
 
-    Written out, since PyTorch's own has no gradients with respect to given statistics.
+    The formula is written out, because PyTorch's batch norm has no gradients with respect to given statistics.
     """
 
     of_batch = False
@@ -53,7 +54,7 @@ class HeldNorm(nn.BatchNorm2d):
 
 
 def hold_norms(backbone: nn.Module, of_batch: bool = False) -> None:
-    """Put a HeldNorm in the place of each batch norm; InputError where there are some of another kind."""
+    """Put a HeldNorm in the place of each batch norm; InputError for other kinds of batch norm."""
     for name, norm in list(backbone.named_modules()):
         if not isinstance(norm, _BatchNorm):
             continue

@@ -23,7 +23,7 @@ class Histogram(DirectionLearner):
     batches = ClassBatches(classes=64, images=4)
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "", bins: int = 100) -> None:
-        """bins: of the histograms on [-1, 1], which have one node more."""
+        """bins: of the histograms on [-1, 1]; each histogram has one node more than bins."""
         super().__init__(backbone, classes, variant)
         self.bins = bins
 

@@ -19,12 +19,12 @@ _PAPER = "Qi et al. 2018, Gidaris and Komodakis 2018"
 class Imprinted(CosineClassifier):
     """A cosine classifier; new classes get their weights imprinted.
 
-    It is trained on the base classes with the logits tau * cos(f(x), w_k). The weights of a new class come from its
+    Training is on the base classes, with the logits tau * cos(f(x), w_k). The weights of a new class come from its
     support set:
 
     imprint   w = the normalised mean of the normalised support embeddings (Qi et al. 2018, section 3.2)
     finetune  then gradient descent on the imprinted weights, by the cross-entropy of the support set. Qi et al.
-              also fine-tune the network, which an episode of a few images does not pay for.
+              also fine-tune the network, which the few images of an episode do not justify.
     """
 
     variants: ClassVar = {"imprint": Traits(paper=_PAPER), "finetune": Traits(fits_episodes=True, paper=_PAPER)}

@@ -1,4 +1,4 @@
-"""The linear classifier of base classes, of which other learners keep the network."""
+"""The linear classifier of base classes, whose network other learners use."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,7 +10,7 @@ from fewshot.learners.base import Learner
 class LinearClassifier(Learner):
     """Trains by the cross-entropy of a linear classifier of the base classes.
 
-    What it makes of a support set is left to those who derive from it.
+    A subclass decides how a support set is used.
     """
 
     batches = ShuffledBatches(size=256)

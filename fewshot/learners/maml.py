@@ -19,20 +19,20 @@ from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.held_norm import hold_norms, holding
 from fewshot.learners.registry import register
 
-# Pixels of the images whose feature maps, by the weights of their own episodes, are worked on at once. On a CPU one
-# episode is: its arithmetic fills a core, and convolutions by stacked weights are slower than one after another.
+# Pixels of the images of the episodes that are computed at once, each with weights of its own. A CPU computes one
+# episode at a time: the arithmetic fills a core, and convolutions with stacked weights are slower than separate ones.
 _CHUNK = {"cpu": 0, "cuda": 1 << 23}
 
 
 class _MetaLearner(Learner):
-    """What the two share: batches that are cut into tasks, and a linear head that starts at zero.
+    """What MAML and ANIL share: batches that are cut into tasks, and a linear head that starts at zero.
 
     A head whose rows start alike serves any number and any order of classes (Ye and Chao 2022, UnicornMAML: one
     learned row for all of them). What is common to all rows cancels in the softmax, so this row may as well be zero
-    (the zeroing trick of Kao et al. 2022), and there is none to learn. From zero, the first inner step moves the head
+    (the zeroing trick of Kao et al. 2022), and no row is learned. From zero, the first inner step moves the head
     alone: no gradient passes through it to the network.
 
-    The head descends on the loss of the support summed over classes, so that one rate serves any number of them.
+    The head descends on the loss of the support summed over classes, so that one rate serves any number of classes.
     """
 
     batches = ClassBatches(classes=60, images=6)
@@ -84,7 +84,7 @@ class _MetaLearner(Learner):
         return support.flatten(1, 2), query.flatten(1, 2)
 
     def _adapted(self, module: nn.Module, support: Tensor, steps: int) -> nn.Module:
-        """A clone of `module` after `steps` gradient steps on a task's support, which gradients pass through.
+        """A clone of `module` after `steps` differentiable gradient steps on a task's support.
 
         support (N * K, ...) is what the module maps to scores (N * K, N).
         """
@@ -102,7 +102,7 @@ class _MetaLearner(Learner):
     def _gain(self, way: int) -> float:
         """What to multiply embeddings by, so that a step of inner_rate on the mean loss is one of head_rate on the sum.
 
-        With scores (gain W) f, the head proper is gain W, and moves by gain^2 as much as W would without.
+        With scores (gain W) f, the head is gain W, and a step moves gain W by gain^2 times as much as W without a gain.
         """
         return math.sqrt(way * self.head_rate / self.inner_rate)
 
@@ -124,21 +124,21 @@ class Maml(_MetaLearner):
     """A few gradient steps on the support adapt the whole network, which starts where they pay most.
 
     Training cuts a batch into tasks and descends on the loss of each task's queries after the inner steps on its
-    support (Finn et al. 2017, algorithm 2). The head starts at zero, and so does the first step's gradient for the
-    network: it takes two steps or more.
+    support (Finn et al. 2017, algorithm 2). The head starts at zero, so the first step's gradient for the network
+    is zero: the network adapts from the second step on, and there must be two steps or more.
 
-    second-order  through the gradients of the inner steps (equation 1)
-    first-order   these count as constants (section 5.2)
+    second-order  the loss is differentiated through the gradients of the inner steps (equation 1)
+    first-order   the gradients of the inner steps count as constants (section 5.2)
     transductive  second-order, and batch norms use the statistics of each batch, at test of all queries, as in Finn's
                   code
 
-    Finn et al. learn where the head starts too, here it starts at zero: theirs serves one number of classes in one
-    order alone.
+    Finn et al. also learn the initial weights of the head. Here the head starts at zero, because a learned head serves
+    only one number of classes, in one order.
 
-    But for the last, batch norms use the statistics of the network before it adapts, and hold them while it does: at
-    test the running ones; in training those of the support images of all tasks, which gradients pass through. So a
-    query's scores depend on the support and itself alone, in training too. It trains in float32: second derivatives
-    want it.
+    In all variants but transductive, batch norms use the statistics of the network before it adapts, and hold these
+    statistics while the network adapts: the running statistics at test; in training the statistics of the support
+    images of all tasks, and gradients pass through them. So the scores of a query depend only on the support and on the
+    query itself, in training too. The network trains in float32, because second derivatives need the precision.
     """
 
     variants: ClassVar = {
@@ -180,7 +180,7 @@ class Maml(_MetaLearner):
         return torch.stack(losses).mean()
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
-        """Scores (E, Q, N) by weights of each episode's own, of as many episodes at once as pays (see _CHUNK)."""
+        """Scores (E, Q, N), each episode with its own weights, computed for several episodes at once (see _CHUNK)."""
         _, way, shot = episodes.support.shape
         images = way * shot + episodes.query[0].numel()
         chunk = max(1, _CHUNK[data.device.type] // (images * data.bank.images[0, 0].numel()))
@@ -217,11 +217,11 @@ class Maml(_MetaLearner):
 class Anil(_MetaLearner):
     """As maml, but the inner steps adapt the head alone.
 
-    The network is trained through them and stays as it is at test (Raghu et al. 2020, section 4), so images are
-    embedded once, in training with all tasks of a batch in one batch norm.
+    The network is trained through the inner steps and does not adapt at test (Raghu et al. 2020, section 4), so images
+    are embedded once; in training the batch norms see all tasks of a batch together.
 
     second-order  the network learns from support and queries
-    first-order   inner gradients count as constants, so it learns from the queries alone
+    first-order   inner gradients count as constants, so the network learns from the queries alone
     """
 
     variants = dict.fromkeys(["second-order", "first-order"], Traits(fits_episodes=True, paper="Raghu et al. 2020"))
@@ -240,7 +240,7 @@ class Anil(_MetaLearner):
 
 @contextlib.contextmanager
 def _in_plain_layout(backbone: nn.Module) -> Iterator[None]:
-    """Inside, a Backbone keeps images as they come: vmap cannot bring them into another layout."""
+    """Inside, a Backbone keeps the layout of its input images, because vmap cannot change the layout."""
     usual = getattr(backbone, "layout", None)
     backbone.layout = torch.contiguous_format
     try:

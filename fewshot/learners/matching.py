@@ -14,15 +14,16 @@ class Matching(EpisodicLearner):
     """A query takes the labels of the support images that it attends to.
 
     The attention is the softmax, over all support images, of `scale` times the cosine similarity. The probability of
-    a class is the attention that its images get together (equation 1), its score the logarithm of that. Training runs
-    episodes of the kind that the test runs. The paper has no scale; with one shot its choice is the same, with more it
-    counts near and far images of a class more alike.
+    a class is the sum of the attention to its images (equation 1), and the score is the logarithm of the probability.
+    Training runs episodes like those of the test. The paper has no scale: with one shot the predicted class is the
+    same, with more shots the attention of the paper is closer to uniform over near and far images of a class.
 
     basic  attention over the embeddings as they are
     fce    full context embeddings (section 2.1.2, appendix A): a bidirectional LSTM lets each support image see the
            others, an LSTM with attention to the support set lets each query see it, in `steps` steps. The paper reads
-           the support set in no special order, and its scores change with the order; here it is read in the order of
-           the sums of the embeddings, so that they do not. Training starts with a context of zero, where fce is basic
+           the support set in no special order, and its scores change with the order; here the LSTM reads the support
+           set in the order of the sums of the embeddings, so the scores do not depend on the order of the images.
+           Training starts with a context of zero, so fce starts as basic
     """
 
     variants = dict.fromkeys(["basic", "fce"], Traits(paper="Vinyals et al. 2016"))
@@ -37,8 +38,8 @@ class Matching(EpisodicLearner):
         steps: int = 3,
         turns: bool = False,
     ) -> None:
-        """scale: of the cosine, 1 in the paper; with that even the surest attention is little more than even
-        steps: those of the variant 'fce', how often a query attends to the support set
+        """scale: of the cosine, 1 in the paper; with a scale of 1 even the sharpest attention is nearly uniform
+        steps: of the variant 'fce', how often a query attends to the support set
         shot, turns: as of EpisodicLearner
         """
         super().__init__(backbone, classes, variant, shot, turns)
@@ -83,6 +84,6 @@ class Matching(EpisodicLearner):
         for _ in range(self.steps):
             context = (hidden + inputs).view_as(query)  # h
             read = (context @ images.mT).softmax(2) @ images  # r
-            # the paper's LSTM takes r with its hidden state: gates are sums of products, so with its input is the same
+            # the paper's LSTM reads r beside its hidden state; beside the input the gates are the same sums
             hidden, cell = self.query_lstm(torch.cat([inputs, read.flatten(0, 1)], 1), (context.flatten(0, 1), cell))
         return (hidden + inputs).view_as(query)

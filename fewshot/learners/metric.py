@@ -20,7 +20,7 @@ class Metric(DirectionLearner):
     """Any loss of pytorch-metric-learning, with a miner or without.
 
     The variant is LOSS or LOSS+MINER, class names of that library, with its default arguments: any loss that trains on
-    labelled images and needs no others. What it learns of its own, such as proxies, is trained with the network. A
+    labelled images and needs no others. Weights of the loss, such as proxies, are trained with the network. A
     query goes to the class with the most similar mean direction: nearly all of these losses compare directions.
     """
 
@@ -72,7 +72,7 @@ def _classes(kind: str) -> dict[str, type[nn.Module]]:
 
 
 def _required(cls: type) -> list[str]:
-    """The arguments without which it cannot be made: its own, or those of the base that it hands its own on to."""
+    """The arguments without which `cls` cannot be made: its own, or those of the base class that it passes them to."""
     for one in cls.__mro__:
         parameters = list(inspect.signature(one.__init__).parameters.values())[1:]
         if "__init__" in vars(one) and not any(each.kind is each.VAR_POSITIONAL for each in parameters):
@@ -83,17 +83,17 @@ def _required(cls: type) -> list[str]:
 
 
 def _lacking(cls: type) -> list[str]:
-    """Those of them that a learner cannot give."""
+    """The required arguments that a learner cannot give."""
     return [argument for argument in _required(cls) if argument not in _sizes(0, 0)]
 
 
 def _sizes(classes: int, embedding_size: int) -> dict[str, int]:
-    """What a learner can give, by the names that it goes by in the library."""
+    """The arguments that a learner can give, by the library's names."""
     return {"num_classes": classes, "embedding_size": embedding_size, "descriptors_dim": embedding_size}
 
 
 def _made(variant: str, classes: int, embedding_size: int) -> tuple[nn.Module, nn.Module | None]:
-    """The loss, and the miner where there is one."""
+    """The loss, and the miner, None if the variant names none."""
     loss, _, miner = variant.partition("+")
     known = [_classes("loss")[loss], *([_classes("miner")[miner]] if miner else [])]
     sizes = _sizes(classes, embedding_size)
@@ -103,9 +103,9 @@ def _made(variant: str, classes: int, embedding_size: int) -> tuple[nn.Module, n
 
 @functools.cache
 def _fault(variant: str) -> str:
-    """What a loss says of two steps on toy embeddings, '' where it has nothing to say.
+    """The error that a loss raises in two steps on toy embeddings, '' if the loss raises none.
 
-    Which losses take no labels, no miner or no second step stands nowhere but in their code.
+    Only the code of a loss says whether the loss takes labels, a miner and a second step.
     """
     labels = torch.arange(4).repeat_interleave(4)
     with torch.random.fork_rng(devices=[]):

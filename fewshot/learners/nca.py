@@ -14,16 +14,16 @@ from fewshot.losses import nca, squared_distances
 class NCA(Learner):
     """Each image votes for its class, near images louder: no episodes, no prototypes.
 
-    It trains with the non-parametric softmax over all images of a batch. A class's score is the logarithm of what its
-    support images say in the same softmax, so that training and test ask the same question. Laenen and Bertinetto give
-    the nearest class mean as their result; with one shot the two choose alike.
+    It trains with the non-parametric softmax over all images of a batch. A class's score is the logarithm of the
+    summed votes of its support images in the same softmax, so that training and test agree. Laenen and Bertinetto
+    report the nearest class mean; with one shot both rules predict the same class.
     """
 
     variants: ClassVar = {"": Traits(paper="Goldberger et al. 2004, Laenen and Bertinetto 2021")}
     batches = ClassBatches(classes=60, images=6)
 
     def __init__(self, backbone: nn.Module, classes: int, variant: str = "", temperature: float = 1.0) -> None:
-        """temperature: what squared distances are divided by; those of long embeddings want more."""
+        """temperature: divides the squared distances; long embeddings need a higher one."""
         super().__init__(backbone, classes, variant)
         self.temperature = temperature
 

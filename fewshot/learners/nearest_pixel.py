@@ -1,4 +1,4 @@
-"""Nearest neighbours of pixels: nothing is learned, so whatever learns must do better."""
+"""Nearest neighbours of pixels: nothing is learned, so every trained learner must do better."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ class NearestPixel(Learner):
     """The class of the support image with the nearest pixels; untrained, the floor.
 
     The score of a class is minus the smallest squared Euclidean distance to one of its support images. The presets run
-    it on the backbone `pixels`; on another one it says what an untrained network is worth.
+    it on the backbone `pixels`; on another backbone it measures an untrained network.
     """
 
     variants: ClassVar = {"": Traits(trains=False, paper="Vinyals et al. 2016, 'pixels'")}

@@ -16,8 +16,8 @@ from fewshot.losses import n_pair
 class NPair(Learner):
     """Pairs of N classes, each against all others at once.
 
-    The loss compares by inner products, whose size says little about a class that was not trained, so the score is the
-    cosine similarity to the mean of the support embeddings.
+    The loss compares inner products. Their size says little about a class outside training, so the score is the cosine
+    similarity to the mean of the support embeddings.
     """
 
     variants: ClassVar = {"": Traits(paper="Sohn 2016")}

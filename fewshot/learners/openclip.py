@@ -22,8 +22,9 @@ _NEED = (
 class OpenCLIP(Learner):
     """Pretrained CLIP from a file, by name and by cached images.
 
-    Its backbone is a model of open_clip, `openclip:MODEL`, and the setting `weights` the file of its weights. A name is
-    read within `prompt`. All embeddings have the length one; tau is what the model learned to multiply cosines by.
+    The backbone is a model of open_clip, `openclip:MODEL`, and the setting `weights` names the file of its weights. The
+    text of a class is `prompt` with the name of the class. All embeddings have length one; tau is the model's learned
+    factor of cosines.
 
     tip-adapter  zero-shot logits plus alpha times the sum of exp(-beta (1 - cos)) over the support images of a class
                  (Zhang et al. 2022, section 3.1, without training)
@@ -46,7 +47,7 @@ class OpenCLIP(Learner):
         alpha: float = 1.0,
         beta: float = 5.5,
     ) -> None:
-        """prompt: what is read, with the name for {}; alpha: what the support counts; beta: how near it must be."""
+        """prompt: the text of a class, {} is the name; alpha: weight of the support; beta: sharpness of exp."""
         super().__init__(backbone, classes, variant)
         if not isinstance(backbone, OpenClipBackbone):
             raise InputError(f"openclip needs {_NEED}")

@@ -14,7 +14,7 @@ class Prototypical(EpisodicLearner):
     """A query goes to the class of the nearest mean embedding.
 
     euclidean  softmax over minus the squared Euclidean distance (equations 1 and 2), divided by `temperature`: 1 in the
-               paper; the distances of long embeddings want more, since they saturate the softmax of a fresh network
+               paper; long embeddings need more, because their distances saturate the softmax of a fresh network
     cosine     softmax over `scale` times the cosine similarity, which the paper finds worse
     """
 
@@ -30,7 +30,7 @@ class Prototypical(EpisodicLearner):
         scale: float = 10.0,
         turns: bool = False,
     ) -> None:
-        """temperature: of the squared distances; scale: of the cosine; the others are as of EpisodicLearner."""
+        """temperature: of the squared distances; scale: of the cosine; shot, turns: see EpisodicLearner."""
         super().__init__(backbone, classes, variant, shot, turns)
         self.temperature, self.scale = temperature, scale
 

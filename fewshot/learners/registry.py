@@ -40,7 +40,7 @@ def learner_names() -> list[str]:
 
 
 def suite_learners() -> list[str]:
-    """The names of the suite's own learners: what 'all' stands for, whatever else is installed."""
+    """The names of the suite's own learners; 'all' stands for these, also if packages bring more."""
     return sorted(name for name, cls in LEARNERS.items() if source_of(cls) is None)
 
 
@@ -54,13 +54,13 @@ def split_backbone(spec: str) -> tuple[str, str]:
 
 
 def find_learner(spec: str) -> tuple[type[Learner], str]:
-    """A learner's class and the variant asked for ('' for the default one), from one of
+    """A learner's class and its variant ('' for the default one), from a specification:
 
     NAME, NAME:VARIANT                        a registered learner, or one of the entry-point group fewshot.learners
     path/to/file.py:CLASS, the same:VARIANT   a class in a file
 
-    each also with @BACKBONE, which is not looked at here. Raises InputError where there is no such thing; a file runs
-    when it is loaded, so name only files you trust.
+    each also with @BACKBONE, which this function ignores. Raises InputError if there is no such learner. Loading a file
+    runs its code, so name only files that you trust.
     """
     spec, _ = split_backbone(spec)
     path, is_file, rest = spec.partition(".py:")
@@ -107,7 +107,7 @@ def traits_of(cls: type[Learner], variant: str = "") -> Traits:
 
 
 def missing(cls: type[Learner], settings: Mapping[str, Any]) -> str:
-    """Why a learner in its default variant cannot run here with the settings of a preset, '' if it can."""
+    """Why a learner's default variant cannot run here with the settings of a preset; '' if it can run."""
     traits = traits_of(cls)
     for package in traits.needs:
         if importlib.util.find_spec(package) is None:
@@ -116,7 +116,7 @@ def missing(cls: type[Learner], settings: Mapping[str, Any]) -> str:
 
 
 def lacks_weights(cls: type[Learner]) -> str:
-    """What to say of a learner that starts from weights of other data and was given none."""
+    """The message for a learner that starts from weights of other data, if no weights are given."""
     return (
         f"needs pretrained weights: give [learner.{cls.name}] of a preset the line weights = 'FILE', a file on this"
         " machine, and a backbone that they fit"
@@ -142,7 +142,7 @@ def checked_options(cls: type[Learner], options: dict[str, Any]) -> dict[str, An
 
 
 def source_of(cls: type[Learner]) -> Path | None:
-    """The file a learner came from where it is not part of the suite, else None."""
+    """The file of a learner if the learner is not part of the suite, else None."""
     source = _source(cls)
     return None if source is None or Path(__file__).parent in source.parents else source
 

@@ -21,10 +21,10 @@ class Relation(EpisodicLearner):
     (equations 1 and 2). The score here is the relation score before the sigmoid, which ranks alike and never ties.
 
     In the paper the module is two convolutions of feature maps and two fully connected layers, with batch norm. Here
-    an embedding is a vector, on Omniglot of 1x1 places, so the module is the two fully connected layers alone, and has
-    no batch norm that could see other queries. Support embeddings are averaged, not summed, so that one model serves
-    all shots. The module starts as minus a distance of random projections, from which the paper's many episodes are
-    not needed to find out that equal means same.
+    an embedding is a vector (on Omniglot a 1x1 feature map), so the module is only the two fully connected layers,
+    without batch norm, which could see other queries. Support embeddings are averaged, not summed, so that one model
+    serves all shots. The module starts as minus a distance of random projections, so it need not learn from the
+    paper's many episodes that equal embeddings mean the same class.
     """
 
     variants: ClassVar = {"": Traits(paper="Sung et al. 2018")}
@@ -65,9 +65,9 @@ class Relation(EpisodicLearner):
         return in_parts(self._relations, units, classes, queries)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """The relation of a and b by the network, which is too slow for each image with all others."""
+        """The relation of a and b by the network; this is too slow to compare each image with all others."""
         return self.scores(b[:, :, None], a)
 
     def _relations(self, classes: Tensor, queries: Tensor) -> Tensor:
-        """Of the first layer's halves (E, N, hidden) and (E, Q, hidden), the module's output (E, Q, N)."""
+        """The module's output (E, Q, N) from the halves (E, N, hidden) and (E, Q, hidden) of the first layer."""
         return self.output(functional.relu(queries[:, :, None] + classes[:, None])).squeeze(3)

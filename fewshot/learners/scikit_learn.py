@@ -22,8 +22,8 @@ class SklearnHead(LinearClassifier):
     A linear classifier of the base classes is trained. The estimator is any classifier of scikit-learn that can be
     made without arguments; it is fitted to the support embeddings, episode by episode. Logistic regression, the
     default, is that of Tian et al. 2020, who fit it to distorted copies of the support images too. The scores are the
-    estimator's decision function, or its probabilities where it has none. An estimator that draws numbers draws the
-    same ones in every episode; such a one may prefer some positions of classes, which others do not.
+    estimator's decision function, or its probabilities if it has no decision function. An estimator that draws random
+    numbers draws the same numbers in every episode, and may therefore prefer some positions of classes.
     """
 
     variants = OpenVariants(
@@ -58,10 +58,10 @@ def _estimators() -> dict[str, type]:
 
 
 def _made(name: str) -> Any:
-    """A fresh estimator, seeded where it draws numbers; InputError where it cannot be made as it is."""
+    """A fresh estimator, seeded if it draws random numbers; InputError if it needs arguments or gives no scores."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as that it will be gone in another version
+            warnings.simplefilter("ignore")  # such as a warning that a later version removes the estimator
             estimator = _estimators()[name]()
     except TypeError as error:
         raise InputError(f"sklearn:{name} cannot be made without arguments: choose another estimator") from error
@@ -71,11 +71,11 @@ def _made(name: str) -> Any:
 
 
 def _scores(name: str, images: np.ndarray, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Scores (Q, N) of the queries (Q, D) by the estimator fitted to the images (M, D); InputError where it fails."""
+    """Scores (Q, N) of the queries (Q, D) by the estimator fitted to the images (M, D); InputError if fitting fails."""
     way, estimator = labels[-1] + 1, _made(name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as that a solver has not converged: its scores are what they are
+            warnings.simplefilter("ignore")  # such as a warning that a solver has not converged
             estimator.fit(images, labels)
             score = getattr(estimator, "decision_function", None) or estimator.predict_proba
             scores = score(queries)

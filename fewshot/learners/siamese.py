@@ -16,15 +16,15 @@ from fewshot.losses import contrastive, pair_cross_entropy
 class Siamese(Learner):
     """Pairs of one class are near, of two classes a margin apart.
 
-    A query goes to the class whose support images are nearest on average. Hadsell et al. classify nothing, and Koch et
-    al. have one image a class.
+    A query goes to the class whose support images are nearest on average. Hadsell et al. do not classify, and Koch et
+    al. have one support image per class.
 
-    contrastive  contrastive loss (Hadsell et al. 2006) on embeddings of length one; the pairs are all positive ones
-                 of a batch and as many negative ones, the nearest, or all of them
+    contrastive  contrastive loss (Hadsell et al. 2006) on embeddings of length one; the pairs are all positive pairs
+                 of a batch, and either as many negative pairs, the nearest, or all negative pairs
     koch         a verification head, sigmoid(sum over d of alpha_d |a_d - b_d| + bias), trained with cross-entropy
-                 (Koch et al. 2015, section 3.1) on all pairs of a batch, either kind weighing the same
+                 (Koch et al. 2015, section 3.1) on all pairs of a batch; positive and negative pairs have equal weight
 
-    The score of a class is the mean over its support images of minus the squared distance (contrastive), or of the
+    The score of a class is a mean over its support images: of minus the squared distance (contrastive), or of the
     probability of 'same' (koch).
     """
 
@@ -36,13 +36,13 @@ class Siamese(Learner):
     ) -> None:
         """margin: the distance from which on two classes are far enough apart, between 0 and 2.
 
-        nearest: of the negative pairs, only the nearest; where classes overlap much, those alone make all embeddings
-        collapse.
+        nearest: train on only the nearest negative pairs; if classes overlap much, the nearest pairs alone make all
+        embeddings collapse.
         """
         super().__init__(backbone, classes, variant)
         self.margin, self.nearest = margin, nearest
         if self.variant == "koch":
-            # near images are the same: start from minus the distance
+            # near images show the same class, so the score starts as minus the distance
             self.alpha = nn.Parameter(torch.full((backbone.embedding_size,), -1.0))
             self.bias = nn.Parameter(torch.zeros(()))
 
@@ -66,8 +66,8 @@ class Siamese(Learner):
     def _logits(self, a: Tensor, b: Tensor) -> Tensor:
         """alpha . |a_i - b_j| + bias for all pairs: (..., A, B) from a (..., A, D) and b (..., B, D).
 
-        A sum of two L1 distances, of the dimensions where alpha is positive and of those where it is negative: no
-        tensor of all differences is made.
+        The sum is two L1 distances, one over the dimensions with positive alpha and one over those with negative
+        alpha, so no tensor of all differences is made.
         """
         far, near = self.alpha.clamp_min(0), (-self.alpha).clamp_min(0)
         return torch.cdist(a * far, b * far, p=1) - torch.cdist(a * near, b * near, p=1) + self.bias

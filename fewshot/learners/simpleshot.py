@@ -22,8 +22,8 @@ class SimpleShot(LinearClassifier):
     l2n   the length is made one
     un    none
 
-    The mean is that of a sample of base images (the authors take all), measured before each validation: checkpoints
-    have it. It is zero in a learner that was not trained by `train`.
+    The mean is over a sample of base images (the authors take all), measured before each validation, and checkpoints
+    keep the mean. The mean is zero in a learner that was not trained by `train`.
     """
 
     variants = dict.fromkeys(["cl2n", "l2n", "un"], Traits(paper="Wang et al. 2019"))

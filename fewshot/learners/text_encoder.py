@@ -13,9 +13,9 @@ _LONGEST = 4  # letters of an n-gram, the borders of its word counted
 class NGramEncoder(nn.Module):
     """A text is the bag of its words and of their n-grams of letters, after fastText (Bojanowski et al. 2017, 3.2).
 
-    Each is hashed into one of `buckets` rows of a table of width `size`, so that any text has an embedding, a pure
-    function of its letters; what two texts share, such as a letter's name, they share there too. A row starts at
-    nothing: words that no training text has then say nothing, instead of adding noise.
+    Each word and n-gram is hashed into one of `buckets` rows of a table of width `size`, so any text has an embedding,
+    a pure function of its letters. Two texts that share a word, such as a letter's name, share its rows. All rows start
+    at zero: a word that no training text contains adds nothing, instead of noise.
     """
 
     def __init__(self, size: int, buckets: int = 8192) -> None:
@@ -25,7 +25,7 @@ class NGramEncoder(nn.Module):
         nn.init.zeros_(self.table.weight)
 
     def numbers(self, texts: Sequence[str]) -> Tensor:
-        """The rows of each text, (T, L) int64, filled up with zeros where texts are shorter."""
+        """The rows of each text, (T, L) int64, padded with zeros at the end of shorter texts."""
         rows = [torch.tensor(_rows(text, self.buckets)) for text in texts]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.table.weight.device)
 
@@ -44,7 +44,7 @@ def _rows(text: str, buckets: int) -> tuple[int, ...]:
 def ngrams(text: str) -> list[str]:
     """The words of a text, and the n-grams of each between its borders: '<an>' has '<a', 'an', 'n>', '<an' and so on.
 
-    No difference is made between capitals and small letters. A text of no word has one n-gram, its borders.
+    Upper and lower case are the same. A text without a word has one n-gram, the borders '<>'.
     """
     found = []
     for word in text.casefold().split() or [""]:

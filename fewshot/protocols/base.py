@@ -1,4 +1,4 @@
-"""Protocol: what a way to test trained models is to the suite; one file each, and a name in fewshot/config.py."""
+"""Protocol: the interface of a way to test trained models; each has one file, and a name in fewshot/config.py."""
 
 import abc
 import dataclasses
@@ -24,19 +24,19 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class NotComparable(InputError):
-    """A protocol cannot put the scores of a learner side by side; other learners can be tested by it."""
+    """A protocol cannot compare the scores of this learner; the protocol can test other learners."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One trained model and what it is tested on.
+    """One trained model, and the data and settings of its test.
 
     data           banks by split: 'test', which is measured, 'validation', 'train', and 'held_out', the images of base
-                   classes that were kept from training
+                   classes that training did not use
     wanted         the settings of all protocols
-    shots          those that the model is for
-    columns        what else its rows say: records.row_of, and how it was trained
-    label          what messages call the model
+    shots          the shots that the model is for
+    columns        the other columns of its rows: records.row_of, and how the model was trained
+    label          the name of the model in messages
     """
 
     learner: Learner
@@ -50,11 +50,11 @@ class Task:
 class Protocol(abc.ABC):
     """A way to test trained models.
 
-    name     what `--protocol` and presets call it, and its file, fewshot/protocols/NAME.py, whose PROTOCOL it is
-    columns  of its rows
+    name     the name for `--protocol` and in presets; the protocol is PROTOCOL in fewshot/protocols/NAME.py
+    columns  the columns of its rows
     table    the file of its rows in a run's folder
     later    columns that the files of older versions lack, and their values there
-    arrays   the file of what it keeps of each trial, '' for none
+    arrays   the file of the arrays that it keeps for each trial, '' for none
     by_shot  whether it tests each model with the shots that the model is for; otherwise it tests the model of the
              fewest shots alone
     """
@@ -70,34 +70,34 @@ class Protocol(abc.ABC):
         return f"{self.name}.csv"
 
     def settings(self, wanted: Evaluation, shots: Sequence[int]) -> Row:
-        """What its rows depend on, of the settings besides the seed, for a model that is for these shots."""
+        """The settings, besides the seed, that the rows of a model for these shots depend on."""
         return getattr(wanted, self.name).model_dump() if hasattr(wanted, self.name) else {}
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
-        """Raise InputError if the images cannot give what it draws, so that it is told before any training."""
+        """Raise InputError if the banks have too few images for the trials; called before any training."""
         if banks["test"].listed:
             name = banks["test"].name
             raise InputError(f"{name} lists its episodes, and gives no other protocol: leave out {self.name}")
 
     @abc.abstractmethod
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
-        """The rows of one model, and what `arrays` is to keep; NotComparable if its scores mean nothing here."""
+        """The rows of one model, and the arrays for `arrays`; NotComparable if its scores cannot be compared here."""
 
     @abc.abstractmethod
     def sheets(self, rows: pd.DataFrame, arrays: Arrays) -> list[Sheet]:
         """The tables of its rows, at least one."""
 
     def unlike(self, rows: pd.DataFrame, arrays: Arrays) -> list[str]:
-        """For each row why it contradicts its arrays, '' if it does not."""
+        """For each row, why the row contradicts its arrays; '' if it does not."""
         return [""] * len(rows)
 
     def files(self, rows: pd.DataFrame, arrays: Arrays, run: str) -> dict[str, str]:
-        """Other files that are made of its rows, by name; run: the name of the run."""
+        """The contents of other files made from the rows, by file name; run: the name of the run."""
         return {}
 
 
 def with_widths(*measures: str) -> list[str]:
-    """The columns of measures, each with that of its half-width."""
+    """The columns of measures, each followed by the column of its half-width."""
     return [column for measure in measures for column in (measure, f"{measure}_ci95")]
 
 

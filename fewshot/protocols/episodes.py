@@ -24,7 +24,7 @@ log = logging.getLogger("fewshot")
 
 
 class EpisodeProtocol(Protocol):
-    """Every way with every shot; what episodes.npz keeps are the accuracies of all episodes."""
+    """Every way with every shot; episodes.npz keeps the accuracies of all episodes."""
 
     name = "episodes"
     columns = tuple(COLUMNS)
@@ -79,7 +79,7 @@ PROTOCOL = EpisodeProtocol()
 def open_interval(result: Accuracies, test: ImageBank) -> Estimate:
     """The interval for another test set, in percent; nan if the data set lists its episodes instead of drawing them.
 
-    Turned copies of one class are counted as one.
+    Turned copies of one class count as one class.
     """
     if test.listed:
         return Estimate(result.percent.mean, math.nan)

@@ -39,11 +39,11 @@ _NOTE = (
 
 
 class BaseScores(NamedTuple):
-    """What a learner knows of its base classes.
+    """The scores that a learner gives its base classes.
 
     of     scores (Q, classes) of embeddings (Q, D)
-    width  the numbers it works on for a query
-    known  what tables call it: 'weights', or how many training images stand for a class
+    width  how many numbers are computed for a query
+    known  the word in tables: 'weights', or how many training images stand for a class
     """
 
     of: Callable[[Tensor], Tensor]
@@ -52,11 +52,11 @@ class BaseScores(NamedTuple):
 
 
 class Rivals(NamedTuple):
-    """What the base classes are to the images of a bank, (M,) each.
+    """Base-class scores of the images of a bank, (M,) each.
 
     best  the highest score of a base class
-    tied  how many base classes have it
-    own   the score of the image's own class; of base classes' images alone
+    tied  how many base classes have that score
+    own   the score of the image's own class; None for images of novel classes
     """
 
     best: Tensor
@@ -94,7 +94,7 @@ class Joint:
 
 
 def check_generalised(learner: Learner, embeddings: Tensor) -> None:
-    """NotComparable where the learner cannot put base and novel classes side by side.
+    """NotComparable if the learner cannot put base and novel classes side by side.
 
     embeddings (M, D): of any images
     """
@@ -123,16 +123,17 @@ def generalise(
     episodes: int,
     seed: int,
 ) -> tuple[list[Joint], str]:
-    """How `learner` tells all base classes and `way` novel ones apart, for each number of shots; what it knows of base
-    classes, as in BaseScores.
+    """How well `learner` tells all base classes and `way` novel ones apart, for each number of shots; and `known` of
+    BaseScores.
 
     novel     the bank that episodes are drawn from, as the suite's sampler does: way * query queries each
-    train     the images it was trained on; held_out: images of the same classes that it was not trained on, of which
-              every episode gets way * query queries, drawn uniformly from all classes, with repeats
-    A query goes to the class with the highest score of all. If several classes share it, one of them is right by the
-    expected share of a draw among them: 1 / their number if the query's own class is one of them, else 0. Scores that
-    rounding alone may have parted are equal. Raises NotComparable where the learner cannot do that (see
-    check_generalised), InputError where the banks cannot fill such episodes.
+    train     the images that the learner was trained on
+    held_out  other images of the same classes; every episode gets way * query queries from these images, drawn
+              uniformly from all classes, with repeats
+    A query goes to the class with the highest score of all. If several classes share that score, the query counts
+    as a random choice among them: 1 / their number if the query's own class is one of them, else 0. Scores that
+    rounding alone may have separated are equal. Raises NotComparable if the learner cannot score base and novel classes
+    together (see check_generalised), InputError if the banks cannot fill such episodes.
     """
     with measuring(learner, seed):
         check_generalised(learner, novel.embeddings)
@@ -183,7 +184,7 @@ def _share(scores: Tensor, own: Tensor, rival: Rivals, rounding: float) -> Tenso
     """How much of each query is right, (E, Q) in [0, 1]: 1 / the number of classes that share the highest score, if its
     own class is one of them, else 0.
 
-    scores (E, Q, way) for novel classes, own (E, Q) that of the query's own class; rival: what base classes are to it
+    scores (E, Q, way) for novel classes, own (E, Q) for the query's own class, rival for the base classes
     """
     least = torch.maximum(scores.amax(2), rival.best) - rounding
     tied = (scores >= least[..., None]).sum(2) + rival.tied * (rival.best >= least)
@@ -191,8 +192,8 @@ def _share(scores: Tensor, own: Tensor, rival: Rivals, rounding: float) -> Tenso
 
 
 def _base_scores(learner: Learner, train: EmbeddedBank) -> BaseScores:
-    """Of the learner itself where it keeps something of its base classes; else its scores for classes whose support
-    are their first training images, SUPPORT or as many as the smallest class has."""
+    """`base_logits` of the learner if it has them; else its `scores` for base classes whose support is their first
+    training images, SUPPORT or as many as the smallest class has."""
     if _has_base_logits(learner):
         classes = learner.base_logits(train.embeddings[None, :1]).shape[2]
         return BaseScores(lambda query: learner.base_logits(query[None])[0], classes, "weights")
@@ -206,9 +207,9 @@ def _base_scores(learner: Learner, train: EmbeddedBank) -> BaseScores:
 
 
 def _rivals(learner: Learner, base: BaseScores, embeddings: Tensor, labels: Tensor | None, rounding: float) -> Rivals:
-    """What base classes are to embeddings (M, D), of base classes `labels` (M,) where they are of any.
+    """The Rivals of embeddings (M, D); labels (M,): their base classes, None for images of other classes.
 
-    It does not depend on the episode, so it is computed once.
+    Rivals do not depend on the episode, so they are computed once.
     """
     found = []
     size = max(1, _CHUNK[embeddings.device.type] // base.width)

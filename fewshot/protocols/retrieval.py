@@ -40,7 +40,7 @@ class Retrieval:
 
     recall      Recall@k for each k of RANKS: is one of the k most similar images of the query's class?
     map_at_r    mean average precision at R (Musgrave et al. 2020, section 3.2): the mean over ranks i up to R, the
-                other images of the class, of the precision among the first i where the i-th is of the class, else 0
+                number of other images of the class: the precision among the first i if the i-th is of the class, else 0
     nmi         normalised mutual information of the classes and as many clusters of k-means; it has no interval
     nmi_std     the standard deviation of NMI over the starts of k-means, nan for one start: see mutual_information
 
@@ -58,7 +58,7 @@ class Retrieval:
 def retrieve(learner: Learner, test: EmbeddedBank, seed: int) -> Retrieval:
     """How `learner` retrieves the images of the test classes; turned copies of a class are classes of their own.
 
-    seed: of the start of k-means. Raises InputError where no class has two images.
+    seed: of the start of k-means. Raises InputError if no class has two or more images.
     """
     bank = test.bank
     if int(bank.sizes.max()) < 2:
@@ -68,7 +68,7 @@ def retrieve(learner: Learner, test: EmbeddedBank, seed: int) -> Retrieval:
         similarity = similarity_of(learner, embeddings, every=True)
         labels = bank.labels.to(embeddings.device)
         hits, precision = ranked(similarity, embeddings, labels)
-    asked = (bank.sizes > 1)[bank.labels].cpu().numpy()  # an image without another one of its class asks for nothing
+    asked = (bank.sizes > 1)[bank.labels].cpu().numpy()  # an image that is alone in its class is no query
     classes, clusters = bank.labels.cpu().numpy()[asked, None], np.arange(bank.classes) // bank.turns
 
     def over(values: Tensor) -> Estimate:
@@ -89,8 +89,8 @@ def ranked(similarity: Similarity, embeddings: Tensor, labels: Tensor) -> tuple[
     """Each image as a query among all others: whether it is found at each rank of RANKS, and its precision at R.
 
     embeddings (N, D), labels (N,); hits (N, ranks) and average precision (N,), both in [0, 1] and float64, 0 for an
-    image alone in its class. Images that are equally similar to a query, up to rounding, get what is expected if their
-    order is random. A few queries at a time: the similarities of all images to all are never there at once.
+    image alone in its class. Images that are equally similar to a query, up to rounding, count as expected
+    under a random order. A few queries are computed at a time, so the similarities of all pairs are never in memory.
     """
     count, others = len(labels), torch.bincount(labels)[labels] - 1  # R of each query
     depth = min(count - 1, max(*RANKS, int(others.max())))
@@ -123,8 +123,8 @@ class _TiedRanks(NamedTuple):
 def _tied_ranks(near: Tensor, alike: Tensor, depth: int, rounding: float) -> _TiedRanks:
     """The first `depth` ranks, of similarities (queries, N) to images that are of the query's class or not (likewise).
 
-    How much less similar than the most similar one an image is, in whole multiples of `rounding`, parts ties from
-    others: copies of the most similar image never fall on two sides of such a border.
+    The gap of an image to the most similar image, in whole multiples of `rounding`, decides ties: images with the same
+    multiple are tied, so copies of the most similar image are always tied.
     """
     values, found = near.topk(depth)
     step = max(rounding, torch.finfo(near.dtype).tiny)
@@ -170,8 +170,8 @@ def _precision(ranks: _TiedRanks, others: Tensor) -> Tensor:
 def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float]:
     """NMI, in [0, 1], of labels (N,) and the clusters of embeddings (N, D), of which k-means makes one for each class.
 
-    Arithmetic mean of the entropies. k-means starts several times from k-means++ with this seed, 10 times for 100
-    classes and fewer, once for more than 500, makes 50 passes at most, and the clusters of least inertia are taken. The
+    NMI divides by the arithmetic mean of the entropies. k-means starts from k-means++ with this seed, 10 times for 100
+    classes and fewer, once for more than 500, and makes 50 passes at most; the clusters of least inertia count. The
     second number is the standard deviation (ddof = 1) of NMI over the starts: how far one start alone would be off; nan
     for one start.
     """
@@ -179,8 +179,8 @@ def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) ->
     from sklearn.metrics import normalized_mutual_info_score
 
     count, random = len(np.unique(labels)), np.random.RandomState(seed % 2**32)
-    # for many classes as k-means++ was published: one candidate for each next centre, where scikit-learn tries
-    # 2 + log(count) of them, which for the 1,692 classes of Omniglot takes minutes and changes NMI by less than a point
+    # with many classes, one candidate for each next centre, as k-means++ was published: scikit-learn tries
+    # 2 + log(count), which for the 1,692 classes of Omniglot takes minutes and changes NMI by less than a point
     candidates = None if count <= _FEW else 1
     inertias, found = [], []
     for _ in range(min(10, max(1, 10 * _FEW // count))):
@@ -195,7 +195,7 @@ def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) ->
 
 
 class RetrievalProtocol(Protocol):
-    """Every test image among all others; it has nothing to set."""
+    """Every test image is a query among all others; this protocol has no settings."""
 
     name = "retrieval"
     columns = (*FIRST, "images", "similarity", *with_widths(*_RECALLS, "map_at_r"), "nmi", "nmi_std", *LAST)

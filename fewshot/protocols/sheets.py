@@ -1,4 +1,4 @@
-"""What the tables of protocols share: their layout, what they are about, and training seeds put together."""
+"""What the tables of protocols share: layout, captions, and means over training seeds."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,8 +16,8 @@ OVER_SEEDS = (
 
 
 def with_seeds(rows: pd.DataFrame, note: str, make: Callable[[pd.DataFrame, str, str], list[Sheet]]) -> list[Sheet]:
-    """The tables that `make` makes of rows, a part of their captions and their note; those over training seeds first,
-    if a learner has several."""
+    """The tables that `make` makes from rows, a part of the caption and a note; the tables over training seeds come
+    first, if a learner has several seeds."""
     note = ". ".join([note, *remarks(rows)])
     over = _over_seeds(rows)
     text = f", mean of {over['seeds'].max()} training seeds" if len(over) else ""
@@ -58,7 +58,7 @@ def sheet_of(
 
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the training seeds of each learner put together, where there are several: Student's t intervals."""
+    """One row for the training seeds of each learner that has several, with Student's t intervals."""
     keys = [*ALIKE, *(["shot"] if "shot" in rows else [])]
     measures = [name.removesuffix("_ci95") for name in rows if name.endswith("_ci95")]
     found = []

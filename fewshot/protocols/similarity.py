@@ -17,10 +17,10 @@ _ROUNDING = 16 * torch.finfo(torch.float32).eps  # of numbers around 1, after a 
 class Similarity(NamedTuple):
     """A learner's similarity of embeddings.
 
-    of          a (E, A, D) and b (E, B, D) to (E, A, B), higher where they rather show one class
-    name        what tables call it: 'own' or 'cosine'
+    of          a (E, A, D) and b (E, B, D) to (E, A, B), higher for images that are more likely of one class
+    name        the word in tables: 'own' or 'cosine'
     directions  whether the length of an embedding says nothing
-    rounding    how far apart rounding may put similarities that are equal: those that are nearer to each other are ties
+    rounding    how far apart rounding may put equal similarities: similarities nearer to each other are ties
     """
 
     of: Callable[[Tensor, Tensor], Tensor]
@@ -52,9 +52,9 @@ def similarity_of(learner: Learner, embeddings: Tensor, every: bool = False) -> 
 def rounding_of(similarity: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor) -> float:
     """How far apart float32 arithmetic may put similarities of embeddings (M, D) that are equal, found by trying.
 
-    Equal images need not get equal bits: how products are summed depends on where they stand in a batch. The error is
-    in proportion to the numbers that are summed, which a distance of 0 does not show; so an image is compared with
-    itself and with the zero vector, and the larger of the similarities is what the error is in proportion to.
+    Equal images need not get equal bits: the order of a sum depends on the position of an image in its batch. The error
+    is in proportion to the numbers that are summed, and a distance of 0 does not show their size. So some images are
+    compared with each other and with the zero vector, and the error is in proportion to the largest similarity.
     """
     some = _some(embeddings, 8)[None]
     sizes = similarity(torch.cat([some, torch.zeros_like(some)], 1), some).abs()
@@ -64,9 +64,9 @@ def rounding_of(similarity: Callable[[Tensor, Tensor], Tensor], embeddings: Tens
 def scores_apart(learner: Learner, embeddings: Tensor) -> bool:
     """Whether the score of a class depends on the query and that class's support alone, found by trying.
 
-    embeddings (M, D): of some images. Not where a class's score changes when another one leaves the episode, as with a
-    softmax over classes or a classifier that is fitted to all of them; nor where the learner scores whole episodes, or
-    queries together.
+    embeddings (M, D): of some images. False if a class's score changes when another class leaves the episode, as with
+    a softmax over classes or a classifier that is fitted to all classes; also false if the learner scores whole
+    episodes, or queries together.
     """
     if learner.traits.transductive or not scores_embeddings(learner):
         return False
@@ -76,14 +76,14 @@ def scores_apart(learner: Learner, embeddings: Tensor) -> bool:
 
 
 def scores_embeddings(learner: Learner) -> bool:
-    """Whether `scores` is all there is to how the learner scores an episode."""
+    """Whether the learner defines `scores` and leaves `episode_scores` as it is."""
     cls = type(learner)
     return cls.scores is not Learner.scores and cls.episode_scores is Learner.episode_scores
 
 
 @contextlib.contextmanager
 def measuring(learner: Learner, seed: int) -> Iterator[None]:
-    """Inside, the learner is in eval mode and without gradients; where it draws numbers, the same ones each time."""
+    """Inside, the learner is in eval mode, without gradients; random numbers are the same each time."""
     was_training = learner.training
     learner.eval()
     with torch.no_grad(), torch.random.fork_rng():

@@ -31,9 +31,9 @@ _NOTE = (
 
 
 class Pairs(NamedTuple):
-    """P trials: an image with another one of its class, and the same image with one of another class.
+    """P trials: an image with another image of its class, and the same image with an image of another class.
 
-    same, different (P, 2) images, classes (P, 2) those of each trial; all int64
+    same, different (P, 2): images; classes (P, 2): the two classes of each trial; all int64
     """
 
     same: Tensor
@@ -46,13 +46,12 @@ class Verification:
     """What the scores of the pairs say, in percent and with 95 % intervals for another test set.
 
     auc        area under the ROC curve: how often a pair of one class scores higher than a pair of two
-    eer        equal error rate, where as many pairs of one class are rejected as pairs of two are accepted
+    eer        equal error rate: at its threshold, the shares of false rejects and of false accepts are equal
     accuracy   of 'the same from `threshold` on', a threshold chosen on the pairs of validation classes
-    tar        true accepts at 1 % false accepts: from as low a threshold on as accepts no more pairs of two falsely
+    tar        true accepts at 1 % false accepts: at the lowest threshold with no more false accepts than that
 
-    Pairs of equal scores, up to rounding, count as is expected if their order is random: no measure gains by scores
-    that say nothing. The threshold of the accuracy is a rule that was fixed before, so it accepts all pairs that have
-    exactly its score.
+    Pairs with equal scores, up to rounding, count as expected under a random order: scores that say nothing improve no
+    measure. The threshold of the accuracy was fixed before, so it accepts all pairs that have exactly its score.
     """
 
     auc: Estimate
@@ -66,8 +65,8 @@ class Verification:
 def draw_pairs(bank: ImageBank, count: int, seed: int) -> Pairs:
     """The pairs of trials 0 .. `count` - 1, each a pure function of (seed, its number) and the class sizes.
 
-    They are 2-way 2-shot episodes of the suite's sampler: classes and images are drawn uniformly. Raises InputError
-    where there are no two classes or a class has no two images.
+    The pairs are 2-way 2-shot episodes of the suite's sampler: classes and images are drawn uniformly. Raises
+    InputError if the bank has fewer than two classes or a class has fewer than two images.
     """
     if bank.classes < 2 or int(bank.sizes.min()) < 2:
         raise InputError(f"verification needs two classes of two images each, which {bank.name} does not have")
@@ -77,7 +76,7 @@ def draw_pairs(bank: ImageBank, count: int, seed: int) -> Pairs:
 
 
 def verify(learner: Learner, test: EmbeddedBank, validation: EmbeddedBank, pairs: int, seed: int) -> Verification:
-    """How well `learner` verifies pairs of test classes, `pairs` of either kind, at a threshold of validation pairs."""
+    """How well `learner` verifies `pairs` test pairs of each kind, with a threshold from validation pairs."""
     with measuring(learner, seed):
         similarity = similarity_of(learner, test.embeddings)
         drawn, chosen = draw_pairs(test.bank, pairs, seed), draw_pairs(validation.bank, pairs, seed)
@@ -103,11 +102,11 @@ def measures(
 ) -> dict[str, Estimate]:
     """auc, eer, accuracy and tar of Verification, from the scores (P,) of either kind of pair, in percent.
 
-    classes (P, 2) those of each trial, clusters (C,) as in statistics.over_classes, which makes the intervals: a class
-    comes back in many pairs. Each measure is written as a mean over trials for that, to the first order (the delta
-    method): for the area under the curve the placements of DeLong et al. (1988); an error rate at a threshold that
-    itself moves with the pairs has the other error rate's share, as large as the ROC curve is steep there. In
-    simulations they cover 94 to 96 %; those of tar only 91 % where it comes from as few as ten false accepts.
+    classes (P, 2): of each trial; clusters (C,): as in statistics.over_classes, which makes the intervals, because a
+    class is in many pairs. For the intervals each measure is a mean over trials, to the first order (the delta method):
+    the area under the curve by the placements of DeLong et al. (1988). An error rate whose threshold depends on the
+    pairs also gets a term of the other error rate, weighted by the slope of the ROC curve there. In simulations the
+    intervals cover 94 to 96 %; the intervals of tar cover only 91 % if tar comes from as few as ten false accepts.
     """
     from sklearn.metrics import roc_auc_score  # slow to import, and few commands need it
 
@@ -115,9 +114,9 @@ def measures(
     auc = float(roc_auc_score(labels, np.concatenate([same, different])))
     false, true, thresholds = _curve(same, different)
     ahead = false >= 1 - true
-    at = int(np.argmax(ahead))  # the first point where no more are rejected than accepted: not the curve's first one
+    at = int(np.argmax(ahead))  # the first point with no more false rejects than false accepts; never point 0
     gap = (1 - true - false)[[at - 1, at]]
-    way = gap[0] / (gap[0] - gap[1])  # of the line between the two points, where the error rates meet
+    way = gap[0] / (gap[0] - gap[1])  # the share of the line between the two points at which the error rates are equal
     eer = float(false[at - 1] + way * (false[at] - false[at - 1]))
     truly, falsely = _strict(same, different)
     tar = float(truly.mean())
@@ -192,7 +191,7 @@ def _strict(same: np.ndarray, different: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _slope(false: np.ndarray, true: np.ndarray, at: float) -> float:
-    """How steep the ROC curve is at a share of false accepts, from half of it to one and a half; 0 where that is 0."""
+    """The slope of the ROC curve from half to one and a half of the share `at` of false accepts; 0 if `at` is 0."""
     low, high = np.interp([at / 2, 1.5 * at], false, true)
     return float((high - low) / at) if at > 0 else 0.0
 

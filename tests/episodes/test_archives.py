@@ -1,4 +1,4 @@
-"""Archives that nobody vouches for are read without leaving them, and refused in a sentence where they are broken."""
+"""Untrusted archives: no path leads outside, and a broken archive is refused in one sentence."""
 
 import io
 import itertools
@@ -364,7 +364,7 @@ def test_folders_may_be_nested_deeper_than_python_calls(tmp_path):
         files = ImageFiles(tmp_path, PATTERN)
         assert files.names == [f"{'d/' * 1100}1.png"]
         assert files.read(files.names[0]) == GOOD["a/1.png"]
-    finally:  # pytest itself could not remove them
+    finally:  # pytest could not remove these folders
         image.unlink()
         for folder in reversed(folders):
             folder.rmdir()

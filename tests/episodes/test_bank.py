@@ -74,7 +74,7 @@ def test_a_bank_on_another_device_keeps_what_protocols_say_of_the_classes():
 
 
 def test_a_bank_prepared_in_format_1_is_built_anew(banks, fill):
-    """It says nothing of turns: its turned classes would be taken for classes of their own."""
+    """A record without `turns`: its turned classes would count as classes of their own."""
     build(fill, turns=2)
     record = banks / "toy-key" / "bank.json"
     old = {**json.loads(record.read_text()), "format": 1}

@@ -1,4 +1,4 @@
-"""Training batches hold what they promise and depend on nothing but the seed and the step."""
+"""Training batches have the promised images, and depend only on the seed and the step."""
 
 import pytest
 import torch

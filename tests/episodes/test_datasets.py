@@ -1,4 +1,4 @@
-"""Data sets by name: what is asked for is opened, and what there is not is refused with what there is."""
+"""Data sets by name: known names are opened, and the error for an unknown name lists the known ones."""
 
 from pathlib import Path
 

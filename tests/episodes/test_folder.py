@@ -23,7 +23,7 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def picture(number: int) -> bytes:
-    """A PNG of one colour, which no other number has."""
+    """A PNG of one colour, a different colour for each number."""
     return encoded(np.full((SIZE, SIZE, 3), colour(number), np.uint8))
 
 
@@ -286,7 +286,7 @@ def test_a_seed_deals_every_class_to_one_split(tmp_path, classes, sizes, protoco
 
 def test_a_seed_means_the_same_split_in_every_process(tmp_path):
     path = write_files(tmp_path / "images", tree(kinds(15)))
-    # of a process that is long gone: nothing may change what published results are of
+    # from an earlier process: the images of published results may not change
     for protocol, tested in (("", [1, 8, 12, 13, 14]), ("seed0", [1, 8, 12, 13, 14]), ("seed7", [0, 1, 5, 8, 14])):
         assert classes_of(path, protocol)["test"] == [kinds(15)[number] for number in tested]
 

@@ -1,4 +1,4 @@
-"""Twins counted as by hand, damage noticed, and pictures that show the episode they say they show."""
+"""Twins are counted as by hand, damage is noticed, and a picture shows the right episode."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ WHITE = (255, 255, 255)
 
 
 def bank_of(*classes: list[int]) -> ImageBank:
-    """Classes of 6 x 6 images that are known by one pixel; equal numbers are equal images."""
+    """Classes of 6 x 6 images, each with one pixel for its number; equal numbers give equal images."""
     images = torch.full((sum(map(len, classes)), 1, 6, 6), 50, dtype=torch.uint8)
     images[:, 0, 4, 1] = torch.tensor([number for numbers in classes for number in numbers])
     names = tuple(f"class {number}" for number in range(len(classes)))
@@ -174,7 +174,7 @@ def test_a_picture_is_written_where_it_was_asked_for(tmp_path, name):
 
 
 def words(bank: ImageBank, path: Path) -> str:
-    """An SVG, where what is written stands in comments too."""
+    """The SVG of an episode, in which every text stands in a comment too."""
     draw_episode(bank, path, way=2, query=1)
     return path.read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""miniImageNet in a faithful miniature: every form that people have it in, and every kind of damage."""
+"""miniImageNet in a faithful miniature: every form of its copies, and every kind of damage."""
 
 import csv
 import functools
@@ -27,7 +27,7 @@ from episodes.datasets.parquet import ParquetImages
 WHOLE = mini_imagenet.IMAGES
 SIZE, IMAGES = 16, 3
 SHORT = {"train": "train", "validation": "val", "test": "test"}
-FIRST = {"train": 0, "validation": 64, "test": 80}  # of each split, where labels count through all classes
+FIRST = {"train": 0, "validation": 64, "test": 80}  # the first label of each split, if labels count through all classes
 KEYS = [key for split in SPLITS for key in mini_imagenet.SPLITS[split]]
 NEMATODE, KING_CRAB = mini_imagenet.SPLITS["test"][:2]
 PLACES = (2, 3, 5)  # of our images among those of their ImageNet class
@@ -47,7 +47,7 @@ OTHER = encoded(np.full((SIZE, SIZE, 3), 77, np.uint8))  # an image that belongs
 
 
 def expected(split: str, names: list[str] | None = None, classes: Classes | None = None) -> ImageBank:
-    """The bank as it must be, made without the loader."""
+    """The expected bank, made without the loader."""
     classes = classes or MINIATURE[split]
     names = names or [f"{key} {mini_imagenet.NAMES[key]}" for key in sorted(classes)]
     images = np.stack([image for key in sorted(classes) for image in classes[key]])
@@ -71,7 +71,7 @@ def png(pixels: Pixels) -> bytes:
     return pixels if isinstance(pixels, bytes) else encoded(pixels)
 
 
-# --- forms: what people's files hold, of any of the splits
+# --- forms: the files that users have, for any of the splits
 
 
 def rows_of(classes: Classes) -> tuple[list[str], list[tuple[str, int]]]:

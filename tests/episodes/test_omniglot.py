@@ -33,7 +33,7 @@ END = chunk(b"IEND", b"")
 
 
 def pattern(number: int, drawer: int) -> bytes:
-    """8 x 8 bits that no other drawing has."""
+    """8 x 8 bits, different for each drawing."""
     return ((number * 20 + drawer) * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "big")
 
 
@@ -44,7 +44,7 @@ def drawing(number: int, drawer: int) -> bytes:
 
 
 def shows(image: torch.Tensor, number: int, drawer: int) -> bool:
-    """Whether `image` (1, 12, 12) is that drawing, bright on dark."""
+    """Whether `image` (1, 12, 12) shows the drawing, bright on dark."""
     bits = np.unpackbits(np.frombuffer(pattern(number, drawer), np.uint8)).reshape(8, 8)
     return np.array_equal(image[0].numpy(), np.pad(bits * 255, 2))
 
@@ -281,7 +281,7 @@ def test_no_data_and_no_network_says_how_to_get_it(own_cache, no_network, tmp_pa
 
 
 class Response(io.BytesIO):
-    """What urlopen returns: these bytes and then, where `broken`, an error."""
+    """What urlopen returns: these bytes and then, if `broken`, an error."""
 
     url = None
 
@@ -436,7 +436,7 @@ def test_corrected_answers_give_a_bank_of_their_own(runs, challenge, tmp_path, o
 
 
 def without(part: str) -> Callable[[Members], Members]:
-    """Takes away all paths that begin so."""
+    """Removes all paths with a prefix."""
     return lambda files: {name: data for name, data in files.items() if not name.startswith(part)}
 
 
@@ -513,7 +513,7 @@ def test_a_challenge_cut_short_is_named(runs, tmp_path, own_cache, left):
 
 def test_no_challenge_and_no_network_says_how_to_get_it(own_cache, no_network, miniature):
     with pytest.raises(MissingData) as caught:
-        load(miniature, ONE_SHOT)  # which has all of Omniglot else
+        load(miniature, ONE_SHOT)  # the folder has all other parts of Omniglot
     text = str(caught.value)
     assert "\n" not in text
     for word in (str(miniature), "no network in this test", "all_runs.zip", "https://", "omniglot/", "FEWSHOT_DATA"):

@@ -17,7 +17,7 @@ from episodes.datasets import SPLITS, cifar, cub, tiered_imagenet, torchvision_s
 from episodes.datasets.classes import read_classes
 
 SIZE = 16
-FACTS = {  # classes and superclasses of each split, as published; None where there are no superclasses
+FACTS = {  # classes and superclasses of each split, as published; None if there are no superclasses
     "cifar_fs": {"train": (64, None), "validation": (16, None), "test": (20, None)},
     "fc100": {"train": (60, 12), "validation": (20, 4), "test": (20, 4)},
     "mini_imagenet": {"train": (64, None), "validation": (16, None), "test": (20, None)},
@@ -27,7 +27,7 @@ FACTS = {  # classes and superclasses of each split, as published; None where th
 
 @pytest.fixture(scope="module", autouse=True)
 def module_cache(tmp_path_factory):
-    """A cache of this file's own: banks of miniatures must not be found by other tests."""
+    """A cache for this file alone: other tests must not find the banks of miniatures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEWSHOT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("FEWSHOT_DATA", raising=False)
@@ -39,7 +39,7 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def picture(number: int) -> bytes:
-    """A PNG of one colour, which no other number has."""
+    """A PNG of one colour, a different colour for each number."""
     return encoded(np.full((SIZE, SIZE, 3), colour(number), np.uint8))
 
 

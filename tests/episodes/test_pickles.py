@@ -1,4 +1,4 @@
-"""Pickles that nobody vouches for give plain data of every protocol, and are refused where they ask for more."""
+"""Untrusted pickles of every protocol give plain data, and are refused if they ask for more."""
 
 import collections
 import io
@@ -112,7 +112,7 @@ def test_a_file_of_python_2_in_plain_text_is_read(path):
 
 
 def calling(module: str, name: str, *arguments: str, protocol: int = 0) -> bytes:
-    """A pickle that calls what it finds under a name."""
+    """A pickle that calls the object with a name."""
     if protocol == 0:
         texts = b"".join(f"V{argument}\n".encode() for argument in arguments)
         return named(module, name) + b"(" + texts + b"tR."

@@ -118,7 +118,7 @@ SCALED = [[[level] * 3 for level in (0, 0, 1, 128, 255)]]
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled_and_not_cut_off(form):
-    levels = LEVELS.astype(np.int32) if form == "PPM" else LEVELS  # Pillow 10 writes no PPM of the other
+    levels = LEVELS.astype(np.int32) if form == "PPM" else LEVELS  # Pillow 10 cannot write a PPM of the other
     assert pixels(reopened(Image.fromarray(levels), form)) == SCALED
 
 

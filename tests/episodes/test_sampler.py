@@ -1,4 +1,4 @@
-"""Episodes are pinned for good, the same however they are asked for, free of repeats, and uniform."""
+"""Episodes never change, do not depend on batch or device, have no repeats, and are uniform."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A large prepared bank opens at once and stays on disk until its images are asked for."""
+"""A large prepared bank opens at once, and its images stay on disk until they are read."""
 
 import os
 import subprocess
