@@ -36,10 +36,10 @@ log = logging.getLogger("fewshot")
 def open_data(
     config: Config, data: str | None = None, splits: Sequence[str] = SPLITS
 ) -> tuple[Config, dict[str, ImageBank]]:
-    """The banks of `splits`, and the configuration as it really holds for them; images held out of training are apart.
+    """The banks of `splits`, and the configuration clamped to them; held-out images are a bank of their own.
 
-    Where the configured data set cannot be had and there is a fallback, says so and opens that. Where the data set
-    has fewer classes or images than a learner's batches or the validation episodes ask for, says so and takes fewer.
+    If the configured data set is unavailable and has a fallback, the fallback is opened. If the data set has fewer
+    classes or images than a learner's batches or the validation episodes need, those get fewer. Each change is logged.
     """
     name = config.data.dataset
     try:
@@ -75,7 +75,7 @@ def run_benchmark(
     chosen = choose_device(device)
     prepare(chosen)
     wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
-    # all are made before any training, so that a wish that cannot be met is told at once
+    # all models are planned before any training, so that an impossible request fails at once
     check_protocols(wanted, banks)
     models = plan(config, banks["train"], banks["validation"])
     folder = RunFolder(path, config, banks, chosen, resume)
@@ -145,7 +145,7 @@ def train_learner(
 
 
 def check_trainings_free(folder: Path, config: Config, resume: bool) -> None:
-    """InputError where `folder` holds a training of a learner of `config` that is not to be gone on with."""
+    """InputError if `folder` holds a training of a learner of `config` and `resume` is not set."""
     for asked in [] if resume else config.learner:
         learner, variant = find_learner(asked)
         shots = [0, *map(int, config.learner[asked].per_shot)]
@@ -159,7 +159,7 @@ def check_trainings_free(folder: Path, config: Config, resume: bool) -> None:
 
 
 class _Trained(NamedTuple):
-    """A trained learner, the seconds that took, whether the training collapsed, and what its checkpoints say of it."""
+    """A trained learner, the seconds of its training, whether that collapsed, and the spec in its checkpoints."""
 
     learner: Learner
     seconds: float

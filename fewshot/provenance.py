@@ -105,7 +105,7 @@ def shared_packages(protocol: str = "") -> dict[str, str]:
 def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     """The names of what differs between the parts of a row or a checkpoint and what would be run now.
 
-    Of packages, those that differ. 'unknown code' where there is no record of the code at all.
+    Of packages, those that differ. 'unknown code' if there is no record of the code at all.
     """
     if before is None or not (before.get("code") and before.get("packages")):
         return ["unknown code"]
@@ -115,7 +115,7 @@ def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list
 
 
 def _same(name: str, before: Any, now: Any) -> bool:
-    """Whether a part is the same; settings that were not there yet count as their defaults."""
+    """Whether a part is the same; settings that an older version did not have count as their defaults."""
     if name == "settings" and isinstance(before, dict):
         before = {**Training().model_dump(), **before}
     return (before or "") == (now or "")
@@ -134,7 +134,7 @@ def told(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
 
 
 def mark(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
-    """What differs, in the few words of a table: 'other torch and code'; '' where nothing does."""
+    """What differs, in the few words of a table: 'other torch and code'; '' if nothing differs."""
     names = ["code" if name in ("source", "scoring") else name for name in difference(before, now)]
     return " and ".join(dict.fromkeys(name if name == "unknown code" else f"other {name}" for name in names))
 
@@ -145,7 +145,7 @@ def _core() -> frozenset[Path]:
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    """Of the contents of files, whatever they are called."""
+    """A digest of the contents of files, whatever their names are."""
     contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
@@ -203,7 +203,7 @@ def _foreign(name: str, path: Path) -> set[str]:
 
 @functools.cache
 def _version(package: str) -> str:
-    """Of the distribution that a package comes from; '' where none is installed."""
+    """The version of the distribution that a package comes from; '' if none is installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
     distribution = importlib.metadata.packages_distributions().get(package)

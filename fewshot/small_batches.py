@@ -43,10 +43,10 @@ def cosine_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor], s
 def fitted(
     images: Tensor, labels: Tensor, start: list[Tensor], gradients: Gradients, keys: Tensor, *, epochs: int, rate: float
 ) -> list[Tensor]:
-    """Where torch.optim.SGD leads from the parameters `start`, (E, ...) each, in so many epochs of batches of 4 images.
+    """The parameters, from `start`, (E, ...) each, after `epochs` epochs of torch.optim.SGD on batches of 4 images.
 
-    images (E, M, D), labels (M, N) one-hot. Each epoch has an order of its own, which the episode's key (E,) decides;
-    its last batch has what is left.
+    images (E, M, D), labels (M, N) one-hot. The episode's key (E,) decides the order of images in each epoch; the last
+    batch of an epoch has the images that are left.
     """
     place, speed = [parameter.clone() for parameter in start], []
     count, rows = images.shape[1], images.flatten(0, 1)
@@ -65,8 +65,8 @@ def fitted(
 
 
 class Span:
-    """What gradient descent on a head moves, in few numbers: images (E, M, D) and weights (E, N, D) as the descent
-    sees them, D' = min(D, M + 1) long, with all their inner products as they were.
+    """Images (E, M, D) and weights (E, N, D) of a head in the coordinates that gradient descent on the head can change:
+    D' = min(D, M + 1) numbers each, with unchanged inner products.
 
     A gradient by the weights of a class is a sum of images, so descent moves them within the span of the images and,
     by weight decay and cosines, along the part of their start that stands out of it, which gets one coordinate.
@@ -93,10 +93,10 @@ class Span:
 
 
 def in_order(support: Tensor) -> tuple[Tensor, Tensor]:
-    """Support (E, N, K, D) in an order of its own, and the places (E, N) where its classes have gone.
+    """Support (E, N, K, D) in an order that depends on its embeddings alone, and the new places (E, N) of its classes.
 
-    Images stand in the order of the sums of their embeddings, classes in that of theirs, so that what is drawn for one
-    place falls to the same image or class however the support came.
+    Images stand in the order of the sums of their embeddings, and classes in the order of the sums of theirs, so that a
+    random number drawn for a place goes to the same image or class whatever the order of the support was.
     """
     sums, order = support.sum(3).sort(dim=2, stable=True)
     classes = sums.sum(2).argsort(dim=1, stable=True)

@@ -1,4 +1,4 @@
-"""Augmentation: each image for itself, exact where it can be, and equal to torchvision's with the same numbers."""
+"""Augmentation: each image for itself, exact if it can be, and equal to torchvision's with the same numbers."""
 
 import itertools
 import math

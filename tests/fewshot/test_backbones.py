@@ -358,7 +358,7 @@ def test_the_listing_has_every_backbone():
 
 
 def dropped(block: DropBlock, shape: tuple[int, ...] = (8, 64, 12, 12)) -> torch.Tensor:
-    """Where one call of `block` leaves nothing, boolean."""
+    """The positions that one call of `block` sets to zero, boolean."""
     return block(torch.ones(shape)) == 0
 
 
@@ -371,7 +371,7 @@ def after_its_schedule(rate: float, size: int) -> DropBlock:
 def test_dropblock_zeroes_whole_squares():
     torch.manual_seed(0)
     zeros = dropped(after_its_schedule(0.1, 3)).float()
-    # a place is zero where one of the squares that cover it is all zero
+    # a position is zero if one of the squares that cover it is all zero
     whole = 1 - functional.max_pool2d(1 - zeros, 3, stride=1)
     assert torch.equal(functional.max_pool2d(functional.pad(whole, [2] * 4), 3, stride=1), zeros)
     assert 0 < zeros.mean() < 0.2

@@ -79,7 +79,7 @@ def test_the_half_unit_of_the_last_digit_may_be_all_the_difference(accuracy, ver
 
 
 def test_a_source_with_two_decimals_has_the_smaller_rounding():
-    """96.0 stands for 96.00 where the source has a 93.26."""
+    """96.0 stands for 96.00 if the source has a 93.26."""
     rows = compare(results(ours(96.32, 0.3)), literature(paper(96.0, 0), paper(93.26, 0, method="Other Networks")))
     assert rows["decimals"].tolist() == [2, 2]
     assert rows["difference_ci95"].tolist() == pytest.approx([0.305, 0.305])
@@ -95,7 +95,7 @@ def test_decimals_are_those_of_each_source():
     ("episodes", "times", "how"), [(10_000, 1, "episodes"), (400, 5, "episodes"), (pd.NA, np.sqrt(10), "assumed")]
 )
 def test_a_paper_without_an_interval_gets_that_of_its_episodes_with_our_spread(episodes, times, how):
-    """Ours has 10,000 episodes; where theirs are not stated, they are taken for 1,000."""
+    """Ours has 10,000 episodes; if the source does not state theirs, 1,000 are assumed."""
     row = compared(ours(96.0, 0.3), paper(95.0, episodes=episodes))
     assert (row["reckoned_ci95"], row["reckoned_from"]) == (pytest.approx(0.3 * times), how)
     assert row["difference_ci95"] == pytest.approx(np.hypot(0.3, 0.3 * times) + 0.05)

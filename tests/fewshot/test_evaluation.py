@@ -67,7 +67,7 @@ GUESSING = {"anil", "baseline", "baseline++", "ridge", "svm", "simpleshot"}
 
 
 def taught(name: str):
-    """A learner that can tell classes apart: as it was made, or trained for a few steps where it guesses until then."""
+    """A learner that can tell classes apart: as it was made, or trained for a few steps if it guesses untrained."""
     learner = make(name)
     if name in GUESSING:
         base = toy_bank(12, 8, seed=6)

@@ -34,7 +34,7 @@ def room(size: int):
 
 
 def shell(command: str, **environment: str | None) -> subprocess.CompletedProcess:
-    """A line of a shell, in which 'fewshot' is the command line, with these variables set, or unset where None."""
+    """A line of a shell, in which 'fewshot' is the command line, with these variables set, or unset if None."""
     line = f"fewshot() {{ {sys.executable} -c '{MAIN}' \"$@\"; }}; {command}"
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     variables = {name: value for name, value in variables.items() if value is not None}

@@ -135,7 +135,7 @@ def loss_of(learner, images: torch.Tensor) -> torch.Tensor:
 
 
 def losses_of_shifts(learner, images: torch.Tensor) -> torch.Tensor:
-    """The losses where each image of a class in turn is the first of its support, (8,)."""
+    """The losses as each image of a class in turn is the first of its support, (8,)."""
     return torch.stack([loss_of(learner, images.roll(-shift, 1)) for shift in range(8)])
 
 

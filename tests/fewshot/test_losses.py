@@ -387,7 +387,7 @@ def test_gradients_of_instance_equal_finite_differences():
 
 
 PLAIN = {"normalize_embeddings": False}
-# their miner's rule and its margin as a share of ours, where ours has the same triplets
+# their miner's rule, and its margin as a share of ours, for each of our rules with the same triplets
 MINED = {"semi-hard": ("semihard", 1), "hard": ("hard", 1), "margin": ("all", -1)}
 
 

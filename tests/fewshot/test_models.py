@@ -91,7 +91,7 @@ def test_a_checkpoint_gives_back_the_model(tmp_path, frogs):
 
 
 def test_a_checkpoint_of_an_older_version_opens(frogs):
-    """It lacks all that was added since the first version."""
+    """A checkpoint of the first version lacks all that was added since."""
     about = ModelSpec.of(NPair, frogs["train"], Training(), source="s").to_checkpoint()
     first = ("learner", "name", "variant", "seed", "dataset", "channels", "size", "classes", "settings")
     old = {name: about[name] for name in first}

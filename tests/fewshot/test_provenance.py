@@ -1,4 +1,4 @@
-"""Rows are shown as current only where all that they depend on is as it was, and processes may share a folder."""
+"""Rows are shown as current only if nothing they depend on has changed, and processes may share a folder."""
 
 import json
 import os

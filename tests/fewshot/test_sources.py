@@ -1,6 +1,6 @@
 """Each learner's scores against the procedure of its source, written plainly: one episode, one image, one class a time.
 
-What a docstring says to differ from the source is not in here; where nothing differs but what cannot matter, it is.
+A learner whose docstring states a difference from its source is left out, unless the difference cannot matter.
 """
 
 import dataclasses
