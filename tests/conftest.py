@@ -104,7 +104,7 @@ def write_files(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def refusal(call: Callable[[], object], kind: type[InputError] = InputError) -> str:
-    """The text of the InputError that `call` raises: of just this kind, and one line."""
+    """The text of the InputError that `call` raises: of class `kind` and no subclass of it, and one line."""
     with pytest.raises(InputError) as caught:
         call()
     assert type(caught.value) is kind

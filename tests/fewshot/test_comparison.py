@@ -407,7 +407,7 @@ def test_a_name_in_the_literature_is_not_taken_for_markup():
 
 
 def test_a_narrow_terminal_shows_every_name_whole():
-    """What is cut off may be all that tells two rows apart: conv4-… is conv4-32, conv4-64 and conv4-128."""
+    """A cut name may lose the only difference of two rows: conv4-… is conv4-32, conv4-64 and conv4-128."""
     console = Console(width=80)
     odd = paper(method="Prototypical Networks", backbone="conv4-128", paper="Gidaris & Komodakis 2018")
     mine = [ours(learner=name, variant="contrastive") for name in ("siamese", "prototypical", "imprinted", "npair")]
@@ -445,7 +445,7 @@ def test_a_latex_page_is_booktabs_with_escaped_text():
 
 @pytest.fixture
 def run(tmp_path):
-    """A copy of a committed run, to be changed: what compare needs of it."""
+    """A copy of the files of a committed run that compare needs, to be changed."""
     folder = tmp_path / "runs" / "quick-omniglot"
     folder.mkdir(parents=True)
     for name in ("results.csv", "episodes.npz"):
@@ -471,7 +471,7 @@ def refused(said) -> str:
 
 
 def test_a_changed_digit_in_the_results_changes_the_verdict(call, run, tmp_path):
-    """Verdicts are computed from what the run measured, when they are asked for; its episodes must bear it out."""
+    """Each comparison computes the verdicts anew from the rows of the run, which its episodes must confirm."""
     text = (run / "results.csv").read_text(encoding="utf-8")
     with np.load(run / "episodes.npz") as arrays:
         episodes = dict(arrays)

@@ -1,4 +1,4 @@
-"""A full disk, a full or closed output, a locale without UTF-8, a user without a home: one sentence, nothing half."""
+"""Full disks, full or closed outputs, a locale without UTF-8, a user without a home: one sentence, no partial file."""
 
 import ast
 import contextlib
@@ -24,7 +24,7 @@ MAIN = "import sys; from fewshot.cli import main; sys.exit(main())"
 
 @contextlib.contextmanager
 def room(size: int):
-    """Inside, no file can grow beyond `size` bytes: what a full disk looks like to who writes."""
+    """Inside, no file can grow beyond `size` bytes, which looks like a full disk to a program that writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -14,7 +14,7 @@ from fewshot.embedding import EmbeddedBank
 from fewshot.learners.registry import LEARNERS, suite_learners
 from fewshot.testing import parametrize_with_checks
 
-# those that score embeddings
+# the learners that score embeddings
 FORMS = [
     (name, variant)
     for name, cls in sorted(LEARNERS.items())

@@ -1,4 +1,4 @@
-"""A model is the same in training, after a resume and from its checkpoint; what a checkpoint says of it is checked."""
+"""A model is the same in training, after a resume and from its checkpoint; the model in a checkpoint is checked."""
 
 import dataclasses
 import sys
