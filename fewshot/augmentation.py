@@ -75,10 +75,10 @@ def jitter(images: Tensor, strength: float = 0.4) -> Tensor:
 
 
 def adjusted(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
-    """In step i, image b goes away from black, its mean grey or its own grey by factors[i, b], for order[i, b] 0, 1, 2.
+    """In step i, adjust the brightness, contrast or saturation of image b by factors[i, b], for order[i, b] 0, 1, 2.
 
-    order, factors (steps, B). That is brightness, contrast or saturation as torchvision and Pillow adjust them: an
-    image goes from that grey (factor 0) through itself (factor 1) and beyond. Grey images have no saturation.
+    order, factors (steps, B). As in torchvision and Pillow, factor 0 gives black, the image's mean grey or its grey
+    version, factor 1 gives the image itself, and larger factors extrapolate. Grey images have no saturation.
     """
     for kind, factor in zip(order[:, :, None, None, None], factors[:, :, None, None, None]):
         grey = _grey(images)

@@ -67,10 +67,10 @@ def run_benchmark(
 ) -> pd.DataFrame:
     """Train and evaluate every learner of `config` with every training seed; the tidy rows of the whole run.
 
-    path: the run's folder (see RunFolder). With `resume` it may hold a run already: learners that are finished there
-    are not run again, one whose training was interrupted goes on from its last checkpoint, and protocols that are new
-    are measured on the best checkpoints. Rows of other code or packages than now are run again, or with `keep` stay and
-    are marked. Several processes may share one folder. Returns the rows of the episodes.
+    path: the run's folder (see RunFolder). With `resume` the folder may hold a run already: finished learners are not
+    run again, an interrupted training goes on from its last checkpoint, and new protocols are measured on the best
+    checkpoints. Rows of code or packages that have changed since are run again, or with `keep` stay and are marked.
+    Several processes may share one folder. Returns the rows of the episodes.
     """
     chosen = choose_device(device)
     prepare(chosen)
@@ -95,7 +95,7 @@ def run_benchmark(
                 log.info("%s: finished earlier", model.spec.label)
                 continue
             with folder.claimed(model.spec.name):
-                protocols = waiting(model, folder, wanted.protocols, keep)  # another process may have done it meanwhile
+                protocols = waiting(model, folder, wanted.protocols, keep)  # another process may have finished them
                 if protocols:
                     home = folder.checkpoints(model.spec.name)
                     trained = _obtain(model, banks, home, chosen, resume=resume, keep=keep, progress=progress)
@@ -177,8 +177,8 @@ def _obtain(
     keep: bool = False,
     progress: bool = True,
 ) -> _Trained:
-    """The trained learner of a model: from its best checkpoint in `folder` if that is finished and of this model, or of
-    other code and to be kept; otherwise trained, with the checkpoints in `folder`. It is given no test images."""
+    """The trained learner of a model: with `resume` from the best checkpoint in `folder`, if that is of this model or,
+    with `keep`, of other code or packages; otherwise trained, with checkpoints in `folder`. It gets no test images."""
     spec, path = model.spec, folder / "best.pt"
     if resume and path.exists():
         content = checkpoints.load(path)
@@ -216,7 +216,7 @@ def _obtain(
 
 
 def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: Path, device: torch.device) -> _Trained:
-    """The learner that was trained earlier, from its best checkpoint."""
+    """The learner of an earlier training, from its best checkpoint."""
     log.info("%s: trained earlier", model.spec.label)
     learner = model.spec.build(model.cls)
     checkpoints.restore(learner, content, path)

@@ -1,4 +1,4 @@
-"""The images of a split as a learner embeds them, each once."""
+"""The embeddings of a split by a learner, computed once for each image."""
 
 import contextlib
 import functools

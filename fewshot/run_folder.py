@@ -89,7 +89,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[None]:
-        """Inside, no other process trains or measures the model called `name`; what others have added is there."""
+        """Inside, no other process trains or measures the model called `name`; the rows of other processes are read."""
         home = self.checkpoints(name)
         with contextlib.ExitStack() as stack:
             with writing(self.path):
@@ -299,7 +299,7 @@ def _read_exactly(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[st
 def _whole(
     protocol: Protocol, rows: pd.DataFrame, arrays: dict[str, np.ndarray]
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows that do not contradict their arrays, as they do if a run was killed while it wrote them."""
+    """The rows that agree with their arrays; rows contradict them if a run was killed during writing."""
     reasons = protocol.unlike(rows, arrays)
     for why in filter(None, reasons):
         log.warning("%s: this is run again", why)

@@ -23,20 +23,20 @@ def fresh(keys: Tensor, way: int, size: int) -> Tensor:
 
 
 def linear_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Of the logits x W^T, by W (E, N, D)."""
+    """The gradients of logits x W^T with respect to W (E, N, D)."""
     (weights,) = parameters
     residuals = ((images @ weights.mT).softmax(2) - labels) / images.shape[1]
     return [residuals.mT @ images]
 
 
 def cosine_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor], scale: float) -> list[Tensor]:
-    """Of the logits scale * g_k * cos(x, v_k) of images of length one, by the v (E, N, D) and the g (E, N, 1)."""
+    """The gradients of logits scale * g_k * cos(x, v_k), with |x| = 1, with respect to v (E, N, D) and g (E, N, 1)."""
     directions, gains = parameters
     lengths = directions.norm(dim=2, keepdim=True).clamp_min(1e-12)
     units = directions / lengths
     cosines = images @ units.mT
     residuals = ((scale * gains.mT * cosines).softmax(2) - labels) * (scale / images.shape[1])
-    slopes = (residuals * cosines).sum(1)[..., None]  # by the gains
+    slopes = (residuals * cosines).sum(1)[..., None]  # with respect to the gains
     return [gains / lengths * (residuals.mT @ images - slopes * units), slopes]
 
 
@@ -68,8 +68,9 @@ class Span:
     """Images (E, M, D) and weights (E, N, D) of a head in the coordinates that gradient descent on the head can change:
     D' = min(D, M + 1) numbers each, with unchanged inner products.
 
-    A gradient by the weights of a class is a sum of images, so descent moves them within the span of the images and,
-    by weight decay and cosines, along the part of their start that stands out of it, which gets one coordinate.
+    The gradient with respect to the weights of a class is a sum of images. So descent moves the weights within the span
+    of the images and, by weight decay and cosines, along the part of their start orthogonal to that span: this part
+    gets one coordinate.
 
     images, weights   (E, M, D') and (E, N, D'), for the descent
     """
@@ -88,7 +89,7 @@ class Span:
             self.weights = torch.cat([within, length], 2)
 
     def whole(self, weights: Tensor) -> Tensor:
-        """Weights (E, N, D) of those that the descent has found, (E, N, D')."""
+        """The weights (E, N, D) in all coordinates, from those that the descent has found, (E, N, D')."""
         return weights[..., :-1] @ self._axes.mT + weights[..., -1:] * self._out if self.small else weights
 
 

@@ -38,8 +38,8 @@ class Difference(NamedTuple):
 def over_episodes(accuracies: np.ndarray) -> Estimate:
     """The papers' interval: 1.96 * std(ddof = 1) / sqrt(episodes), from the accuracies (E,) of E >= 2 episodes.
 
-    It covers the choice of episodes from one fixed test set with one trained model, and nothing else: neither another
-    test set nor another training run.
+    The interval covers the choice of episodes from one fixed test set with one trained model, and nothing else: neither
+    another test set nor another training run.
 
     >>> "{:.3f} ± {:.3f}".format(*over_episodes([0.4, 0.6, 0.8, 0.6]))  # 1.96 * 0.1633 / sqrt(4)
     '0.600 ± 0.160'
@@ -51,10 +51,10 @@ def over_episodes(accuracies: np.ndarray) -> Estimate:
 def over_seeds(means: np.ndarray) -> Estimate:
     """Student's t interval, S - 1 degrees of freedom, from the mean accuracies (S,) of S >= 2 training runs.
 
-    It covers the randomness of training (initial weights, order of batches) if every run is measured on the same
-    episodes: the interval holds the mean over ever more runs on these episodes of this test set. It covers neither
-    other episodes nor another test set. A run is one observation however many episodes measure it, so runs and episodes
-    are never pooled. The interval is exact if the runs' means are normally distributed.
+    The interval covers the randomness of training (initial weights, order of batches) if every run is measured on the
+    same episodes: its target is the mean over ever more runs on these episodes of this test set. The interval covers
+    neither other episodes nor another test set. A run is one observation however many episodes measure the run, so runs
+    and episodes are never pooled. The interval is exact if the runs' means are normally distributed.
     """
     values = _vector(means, "(S,) of at least 2 training runs")
     return Estimate(float(values.mean()), _t_half_width(_standard_error(values), len(values) - 1))
@@ -88,8 +88,8 @@ def over_classes(accuracies: np.ndarray, classes: np.ndarray, clusters: np.ndarr
         S^2 = max(0, (G - 1) B / chi2_{G-1} - noise) + s^2 / E
 
     and B is V with its noise: a generalised interval (Weerahandi 1993) for a variance that is a difference. This is
-    Student's t interval of G - 1 degrees of freedom if the noise is small; if the noise hides the variance, it assumes
-    neither 0 nor B. The classes' difficulties are skewed: w is multiplied by 1 + a g^2 / G, with g the skewness
+    Student's t interval of G - 1 degrees of freedom if the noise is small; if it hides the variance, that variance
+    is taken for neither 0 nor B. The classes' difficulties are skewed: w is multiplied by 1 + a g^2 / G, g the skewness
     of the clusters' sums and a = (z^4 + 2 z^2 - 3) / 18 = 1.08, the term of skewness in Hall's (1988) expansion of how
     often a symmetric t interval covers. The half-width is at least that of `over_episodes`.
 
@@ -124,7 +124,7 @@ def over_classes(accuracies: np.ndarray, classes: np.ndarray, clusters: np.ndarr
 def proportion(successes: int, trials: int) -> Interval:
     """The exact binomial interval of Clopper and Pearson (1934): `successes` in `trials` >= 1 independent trials.
 
-    It covers the true probability at least 95 % of the time, mostly more. ValueError for impossible counts.
+    The interval covers the true probability at least 95 % of the time, mostly more. ValueError for impossible counts.
 
     >>> "{:.4f}, from {:.4f} to {:.4f}".format(*proportion(31, 400))
     '0.0775, from 0.0533 to 0.1082'
@@ -137,8 +137,9 @@ def proportion(successes: int, trials: int) -> Interval:
 def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     """`first` minus `second`, the accuracies (E,) of two learners in the same E >= 2 episodes: the paired t test.
 
-    How hard an episode is drops out of the difference. It covers the choice of episodes for these two trained models
-    and these test images: another training run or other classes may reverse it. ValueError for unequal lengths.
+    The difficulty of an episode cancels in the difference. The interval covers the choice of episodes for these two
+    trained models and these test images: another training run or other classes may reverse the difference. ValueError
+    for unequal lengths.
     """
     values, others = (_vector(accuracies, "(E,) of at least 2 episodes") for accuracies in (first, second))
     if len(values) != len(others):

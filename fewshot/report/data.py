@@ -1,4 +1,4 @@
-"""What a report is made from: a run's files, its trained models, and what these say of a few episodes and images."""
+"""The data of a report: a run's files, its trained models, and their predictions for a few episodes and images."""
 
 import contextlib
 import dataclasses
@@ -287,9 +287,10 @@ def panel_of(comparison: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _published_once(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Each published result once, its accuracy and ci95 in these columns, with its row that has the fewest reasons.
+    """Each published result once, in its row with the fewest reasons, with its accuracy and ci95 in these columns.
 
-    comparable: with one of ours at least; other_kind: another kind of backbone; family: that of one of our learners.
+    comparable: with at least one of our results; other_kind: the backbone is of another kind; family: the result is of
+    the family of one of our learners.
     """
     names = [_plain(name) for name in comparison["learner"].unique()]
     texts = [

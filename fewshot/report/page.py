@@ -1,4 +1,4 @@
-"""A run as one page for readers, report.html, which asks nothing of any network; its figures as files, for papers."""
+"""A run as one page for readers, report.html, which loads nothing from a network; its figures as files, for papers."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ _SCHEME = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure, the name of its files, what it shows in words for those who cannot see it, and what stands below it."""
+    """A figure, the name of its files, a description for readers who cannot see the figure, and its caption."""
 
     name: str
     figure: Figure
@@ -104,7 +104,7 @@ def _pictures(section: Section) -> list[Picture]:
 
 
 def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
-    """The sections there can be, and a sentence for each reason why others are left out."""
+    """The sections that can be made, and a sentence for each reason why others are left out."""
     makers = {
         ("published results",): lambda: [_literature(run)],
         ("training curves",): lambda: [_training(run)],
@@ -185,7 +185,7 @@ def _training(run: Run) -> Section:
 
 
 def _inside(run: Run, data: str | None) -> list[Section]:
-    """What the trained models make of single images: three episodes, and the embedding of some classes."""
+    """The trained models on single images: three episodes, and the embedding of some classes."""
     way, shot = chosen_cell(run)
     models, problems = load_models(run, way, shot)
     bank = load_test_images(run, data)

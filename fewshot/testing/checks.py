@@ -116,7 +116,7 @@ CHECKS: list[Check] = []
 
 
 def broken(results: Sequence[tuple[Specimen, Result]]) -> list[str]:
-    """One sentence for each broken promise: whose, which, and what was seen."""
+    """One sentence for each broken promise: the learner, the promise, and the observation."""
     found: dict[tuple[Check, str], list[str]] = {}
     for specimen, result in results:
         if result.outcome == BROKEN:
@@ -128,7 +128,7 @@ def broken(results: Sequence[tuple[Specimen, Result]]) -> list[str]:
 
 
 class _Broken(Exception):
-    """A promise does not hold; the text says what was seen."""
+    """A promise does not hold; the text says what the check observed."""
 
 
 class _Remark(Exception):
@@ -504,7 +504,7 @@ def _loss(
 
 
 def _gradients(specimen: Specimen, learner: Learner, done: float) -> dict[str, Tensor]:
-    """The gradients of the loss of one batch, by the names of those parameters that it reaches."""
+    """The gradients of the loss of one batch, by the names of the parameters that the loss reaches."""
     learner.zero_grad(set_to_none=True)
     loss = _loss(specimen, learner, *specimen.batch(), done)
     if not loss.requires_grad:
@@ -561,7 +561,7 @@ def _called(episodes: Episodes) -> str:
 
 
 def _for_one_shot_or_several(specimen: Specimen, judge: Callable[[Any, Episodes], None]) -> None:
-    """Judge the scores of one-shot and several-shot episodes; either may pass, since each has a check of its own."""
+    """Judge the scores of several-shot episodes, or else of one-shot ones: either kind has a check of its own."""
     errors = []
     for shot in (SHOT, 1):
         episodes = specimen.episodes(shot)
