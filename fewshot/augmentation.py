@@ -1,8 +1,9 @@
 """Image augmentation on the device: each image of a batch gets its own random transformation, in batched operations.
 
-Images come and go as float32 (B, C, H, W) in [0, 1]. Random numbers are those of PyTorch's generator of their device,
-which the training seeds and its checkpoints hold. Written here because torchvision draws one transformation for a whole
-batch, and takes up to forty times as long image by image, and because kornia's jitter refuses grey images.
+Images are float32 (B, C, H, W) in [0, 1], before and after. The random numbers come from PyTorch's generator of the
+images' device: the training seeds that generator, and the checkpoints hold its state. This module exists because
+torchvision draws one transformation for a whole batch, and takes up to forty times as long image by image, and because
+kornia's jitter refuses grey images.
 """
 
 import math
@@ -32,14 +33,14 @@ def affine(images: Tensor, strength: float = 1.0) -> Tensor:
 
 
 def warped(images: Tensor, angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Each image scaled, then sheared, then turned about its centre, then shifted; black where it was not.
+    """Each image scaled, then sheared, then turned about its centre, then shifted; uncovered pixels are black.
 
     angle (B,) in radians, clockwise; shear (B, 2) in radians; scale (B, 2); shift (B, 2) in sides; pairs are x and y
     """
     one, sheared = torch.ones_like(angle), shear.tan()
     turn = _matrices(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
     forward = turn @ _matrices(one, sheared[:, 0], sheared[:, 1], one) * scale[:, None]
-    # where each pixel comes from; inv_ex because inv checks its result, for which a GPU would have to wait
+    # the inverse maps each pixel to its source; inv would check its result and make the CPU wait for the GPU
     inverse = torch.linalg.inv_ex(forward).inverse
     back = torch.cat([inverse, inverse @ (-2 * shift[:, :, None])], 2)  # the grid's coordinates go from -1 to 1
     grid = functional.affine_grid(back, list(images.shape), align_corners=False)
@@ -49,7 +50,7 @@ def warped(images: Tensor, angle: Tensor, shear: Tensor, scale: Tensor, shift: T
 def crop(images: Tensor, padding: float = 8 / 84) -> Tensor:
     """Shifted by whole pixels, up to `padding` of the side either way along each axis, black beyond the edges.
 
-    At least by 4 pixels, as the sources do on the 32 pixels of CIFAR-100.
+    The largest shift is at least 4 pixels, as the sources have it for the 32 pixels of CIFAR-100.
     """
     height, width = images.shape[2:]
     down, right = (max(4, round(padding * side)) if padding else 0 for side in (height, width))
@@ -74,10 +75,10 @@ def jitter(images: Tensor, strength: float = 0.4) -> Tensor:
 
 
 def adjusted(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
-    """In step i, image b goes away from black, its mean grey or its own grey by factors[i, b], for order[i, b] 0, 1, 2.
+    """In step i, adjust the brightness, contrast or saturation of image b by factors[i, b], for order[i, b] 0, 1, 2.
 
-    order, factors (steps, B). That is brightness, contrast or saturation as torchvision and Pillow adjust them: an
-    image goes from that grey (factor 0) through itself (factor 1) and beyond. Grey images have no saturation.
+    order, factors (steps, B). As in torchvision and Pillow, factor 0 gives black, the image's mean grey or its grey
+    version, factor 1 gives the image itself, and larger factors extrapolate. Grey images have no saturation.
     """
     for kind, factor in zip(order[:, :, None, None, None], factors[:, :, None, None, None]):
         grey = _grey(images)
@@ -117,7 +118,7 @@ def enlarged(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _sources(start: Tensor, length: Tensor, side: int) -> Tensor:
-    """Where `side` pixels come from (B, side), from -1 to 1 over the image: none from beyond the box's edge pixels."""
+    """The source coordinates (B, side) of `side` pixels, -1 to 1 over the image, clamped to the box's edge pixels."""
     centres = (torch.arange(side, device=start.device) + 0.5) / side * length - 0.5
     inside = torch.minimum(centres.clamp_min(0), length - 1)
     return (2 * (start + inside) + 1) / side - 1

@@ -36,10 +36,10 @@ log = logging.getLogger("fewshot")
 def open_data(
     config: Config, data: str | None = None, splits: Sequence[str] = SPLITS
 ) -> tuple[Config, dict[str, ImageBank]]:
-    """The banks of `splits`, and the configuration as it really holds for them; images held out of training are apart.
+    """The banks of `splits`, and the configuration clamped to them; held-out images are a bank of their own.
 
-    Where the configured data set cannot be had and there is a fallback, says so and opens that. Where the data set
-    has fewer classes or images than a learner's batches or the validation episodes ask for, says so and takes fewer.
+    If the configured data set is unavailable and has a fallback, the fallback is opened. If the data set has fewer
+    classes or images than a learner's batches or the validation episodes need, those get fewer. Each change is logged.
     """
     name = config.data.dataset
     try:
@@ -67,15 +67,15 @@ def run_benchmark(
 ) -> pd.DataFrame:
     """Train and evaluate every learner of `config` with every training seed; the tidy rows of the whole run.
 
-    path: the run's folder (see RunFolder). With `resume` it may hold a run already: learners that are finished there
-    are not run again, one whose training was interrupted goes on from its last checkpoint, and protocols that are new
-    are measured on the best checkpoints. Rows of other code or packages than now are run again, or with `keep` stay and
-    are marked. Several processes may share one folder. Returns the rows of the episodes.
+    path: the run's folder (see RunFolder). With `resume` the folder may hold a run already: finished learners are not
+    run again, an interrupted training goes on from its last checkpoint, and new protocols are measured on the best
+    checkpoints. Rows of code or packages that have changed since are run again, or with `keep` stay and are marked.
+    Several processes may share one folder. Returns the rows of the episodes.
     """
     chosen = choose_device(device)
     prepare(chosen)
     wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
-    # all are made before any training, so that a wish that cannot be met is told at once
+    # all models are planned before any training, so that an impossible request fails at once
     check_protocols(wanted, banks)
     models = plan(config, banks["train"], banks["validation"])
     folder = RunFolder(path, config, banks, chosen, resume)
@@ -95,7 +95,7 @@ def run_benchmark(
                 log.info("%s: finished earlier", model.spec.label)
                 continue
             with folder.claimed(model.spec.name):
-                protocols = waiting(model, folder, wanted.protocols, keep)  # another process may have done it meanwhile
+                protocols = waiting(model, folder, wanted.protocols, keep)  # another process may have finished them
                 if protocols:
                     home = folder.checkpoints(model.spec.name)
                     trained = _obtain(model, banks, home, chosen, resume=resume, keep=keep, progress=progress)
@@ -145,7 +145,7 @@ def train_learner(
 
 
 def check_trainings_free(folder: Path, config: Config, resume: bool) -> None:
-    """InputError where `folder` holds a training of a learner of `config` that is not to be gone on with."""
+    """InputError if `folder` holds a training of a learner of `config` and `resume` is not set."""
     for asked in [] if resume else config.learner:
         learner, variant = find_learner(asked)
         shots = [0, *map(int, config.learner[asked].per_shot)]
@@ -159,7 +159,7 @@ def check_trainings_free(folder: Path, config: Config, resume: bool) -> None:
 
 
 class _Trained(NamedTuple):
-    """A trained learner, the seconds that took, whether the training collapsed, and what its checkpoints say of it."""
+    """A trained learner, the seconds of its training, whether that collapsed, and the spec in its checkpoints."""
 
     learner: Learner
     seconds: float
@@ -177,8 +177,8 @@ def _obtain(
     keep: bool = False,
     progress: bool = True,
 ) -> _Trained:
-    """The trained learner of a model: from its best checkpoint in `folder` if that is finished and of this model, or of
-    other code and to be kept; otherwise trained, with the checkpoints in `folder`. It is given no test images."""
+    """The trained learner of a model: with `resume` from the best checkpoint in `folder`, if that is of this model or,
+    with `keep`, of other code or packages; otherwise trained, with checkpoints in `folder`. It gets no test images."""
     spec, path = model.spec, folder / "best.pt"
     if resume and path.exists():
         content = checkpoints.load(path)
@@ -216,7 +216,7 @@ def _obtain(
 
 
 def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: Path, device: torch.device) -> _Trained:
-    """The learner that was trained earlier, from its best checkpoint."""
+    """The learner of an earlier training, from its best checkpoint."""
     log.info("%s: trained earlier", model.spec.label)
     learner = model.spec.build(model.cls)
     checkpoints.restore(learner, content, path)

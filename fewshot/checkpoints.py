@@ -15,14 +15,14 @@ _FORMAT = "fewshot checkpoint 1"
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write `content`: tensors, numbers, strings and containers of them."""
-    packed = io.BytesIO()  # torch.save itself would tell of a full disk by a RuntimeError, as of much else
+    packed = io.BytesIO()  # torch.save would raise a RuntimeError if the disk is full, as it does for many faults
     torch.save({"format": _FORMAT, **content}, packed)
     with replacing(path) as unfinished:
         unfinished.write_bytes(packed.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint on the CPU; InputError where it is not one of this suite.
+    """The content of a checkpoint on the CPU; InputError if the file is no checkpoint of this suite.
 
     Only tensors and plain data are unpickled (weights_only), so a checkpoint cannot run code.
     """
@@ -40,14 +40,14 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def unpickled(path: Path) -> Any:
-    """What torch.save wrote, on the CPU; weights_only refuses whatever could run code, with exceptions of all kinds."""
+    """What torch.save wrote, on the CPU; weights_only raises various exceptions for content that could run code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is odd about the file is said once, by the caller's error
+        warnings.simplefilter("ignore")  # the caller's error alone says what is wrong with the file
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def restore(learner: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
-    """Give `learner` the weights of a checkpoint; InputError where they are another learner's."""
+    """Give `learner` the weights of a checkpoint; InputError if the weights are another learner's."""
     try:
         learner.load_state_dict(content["learner"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -12,7 +12,7 @@ log = logging.getLogger("fewshot")
 
 
 def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
-    """The configuration with no more classes and images a batch or an episode than there are; says what it changed."""
+    """The configuration with no more classes and images per batch or episode than the data have; changes are logged."""
     learners = {}
     for spec, settings in config.learner.items():
         per_shot = {shot: _with_batches(spec, one, banks["train"]) for shot, one in settings.per_shot.items()}
@@ -23,8 +23,8 @@ def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
 
 
 def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
-    """The shots that leave images for queries, or else the most that do; with a single image they stay, and are
-    refused later."""
+    """The shots that leave images for queries, or else the largest shot that does; with a single image the shots stay,
+    and are refused later."""
     fewest = int(bank.sizes.min())
     if fewest < 2:
         return settings
@@ -34,8 +34,8 @@ def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
 
 
 def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBank]:
-    """The banks, 'train' without the last `count` images of each class and 'held_out' those; as they are where that is
-    done, or `count` is 0."""
+    """The banks with the last `count` images of each class moved from 'train' to 'held_out'; unchanged if `count` is 0
+    or 'held_out' exists."""
     if not count or "held_out" in banks:
         return banks
     train, last = banks["train"].held_out(count)
@@ -63,10 +63,10 @@ def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
 
 
 def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
-    """The test protocols that the bank can fill: of the ways and shots those that it has classes and images for, or
-    else the most it has. With a single class or image they stay, and are refused later.
+    """The test protocols that the bank can fill: the ways and shots for which the bank has enough classes and images,
+    or else the most that it can fill. With a single class or image the settings stay, and are refused later.
 
-    Where the data set's protocol lists its episodes, they are those.
+    If the data set's protocol lists its episodes, the ways and shots are those of the list.
     """
     if bank.listed:
         listed = ListedEpisodes(bank)
@@ -86,7 +86,7 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
 
 
 def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:
-    """The settings with the clamped values; says which ones that changes."""
+    """The settings with the clamped values; logs which values change."""
     there = f"there are {bank.classes} classes for {bank.split}, the smallest of {int(bank.sizes.min())} images"
     for name, value in clamped.items():
         if value != getattr(settings, name):

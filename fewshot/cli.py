@@ -21,13 +21,13 @@ _LOGS = (logging.getLogger("fewshot"), logging.getLogger("episodes"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0 if it went well, 2 for bad input, 130 if it was interrupted, and 1 if the program that
-    reads its output has gone, as `head` does after its last line.
+    """Run one command. Returns 0 for success, 2 for bad input, 130 if the user interrupted the command, and 1 if the
+    program that reads the output has ended, as `head` does after its last line.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # of what the locale cannot show
-    logging.raiseExceptions = False  # a line that cannot be written is told once, at the end, instead of by tracebacks
+    logging.raiseExceptions = False  # one message at the end tells of unwritable lines, not tracebacks
     try:
         try:
             return _run(arguments)
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """What stdout still holds goes nowhere, so that Python ends quietly."""
+    """Discard what stdout still holds, so that Python ends without a message."""
     with contextlib.suppress(OSError, ValueError):  # a stdout without a file, as in a test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -79,7 +79,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _fault_of_system(error: Exception) -> str:
-    """What the system refused: a file that an argument names, or a home to this user, as in a container; '' else."""
+    """What the system refused: a file that an argument names, or a home for this user, as in a container; else ''."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used ({error.strerror})"
     try:

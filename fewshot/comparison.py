@@ -26,7 +26,7 @@ COLUMNS = [
     *_PUBLISHED,
     *["reckoned_ci95", "reckoned_from", "decimals", "difference", "difference_ci95", "verdict", "reasons"],
 ]
-_ASSUMED = 1000  # published episodes where their number is not stated
+_ASSUMED = 1000  # published episodes if a source does not state their number
 _NOTE = (
     "A cell is ours minus the published accuracy, in points: 'above' or 'below' if that is more than both 95 %"
     " intervals and the rounding leave open, else 'within'; what is not below is bold. Ours covers the episodes, and of"
@@ -35,7 +35,7 @@ _NOTE = (
 )
 _OTHER_NOTE = "A cell is ours minus the published accuracy, in points, for orientation only"
 _WIDE = 5  # learners beside each other in a table
-_MOST = 8  # rows that are not comparable, of each way and shot, where only the nearest are shown
+_MOST = 8  # rows of each way and shot that are not comparable, if only the nearest are shown
 
 
 def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: str = "") -> pd.DataFrame:
@@ -45,13 +45,14 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     literature  what to compare with, in the form of baselines.published(), which is the default
     run         what the run is called
 
-    difference is ours minus the published accuracy, in points. Its half-width joins the intervals, which are
-    independent, and the half unit of the last printed digit: sqrt(episodes^2 + seeds^2 + theirs^2) + rounding, with
-    seeds = 0 for one training. theirs is reckoned_ci95: the published_ci95 (reckoned_from 'interval'), else
-    1.96 s / sqrt(n) with our standard deviation s over the episodes, and n the published_episodes ('episodes') or, if
-    these are not stated, 1,000 ('assumed'). The verdict is 'above' or 'below' where the difference is larger than that,
-    'within' if it is not. Rows that were measured otherwise are 'not comparable', and the list of reasons says why;
-    some of them are of other splits of the data set, whose published_protocol is another one.
+    difference is our accuracy minus the published one, in points. The half-width of the difference combines the
+    intervals, which are independent, with half a unit of the last printed digit:
+    sqrt(episodes^2 + seeds^2 + theirs^2) + rounding, with seeds = 0 for one training. theirs is reckoned_ci95: the
+    published_ci95 (reckoned_from 'interval'), else 1.96 s / sqrt(n) with our standard deviation s over the episodes,
+    and n the published_episodes ('episodes') or, if a source does not state them, 1,000 ('assumed'). The verdict is
+    'above' or 'below' if the difference is larger than its half-width, else 'within'. A row of two numbers that were
+    measured differently is 'not comparable', and its list of reasons says why; if the published number is of another
+    split of the data set, published_protocol differs from protocol.
     """
     run = run.encode("utf-8", "replace").decode()  # the name of a folder need not be UTF-8
     ours = summarised(results)
@@ -68,7 +69,7 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
             "paper": "source",
         }
     )
-    # a source prints all its numbers with one or with two decimals, which a table of numbers does not keep
+    # a source prints all its numbers with one decimal or all with two; numbers in a table lose that
     whole = (theirs["published"] * 10).round(3) % 1 == 0
     theirs["decimals"] = np.where(whole.groupby([theirs["dataset"], theirs["source"]]).transform("all"), 1, 2)
     rows = ours.assign(run=run, label=labels(ours, seeds=False)).merge(theirs, on=["dataset", "way", "shot"])
@@ -96,9 +97,10 @@ def printed(comparison: pd.DataFrame) -> pd.DataFrame:
 def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     """For each run, way and shot a table of the comparable published numbers, the best first; ours are its columns.
 
-    Those that are not comparable stand apart, with the reason: with `every` all of them, another split's in a table of
-    their own; else only the nearest ones, and only where nothing is comparable. More learners than stand beside each
-    other have several tables, the best first; without `every` there is the first of these alone.
+    Other tables hold the numbers that are not comparable, with the reasons. With `every` they hold all such numbers,
+    those of another split in a table of their own; else only the nearest numbers, and only if none is comparable. If
+    there are more of our learners than a table has columns for, several tables share the learners, the best first;
+    without `every` only the first of these tables is made.
     """
     made = []
     for (run, way, shot), rows in comparison.groupby(["run", "way", "shot"], sort=False):
@@ -130,7 +132,8 @@ def _beside(rows: pd.DataFrame, ours: pd.DataFrame, name: str, every: bool) -> l
 
 
 def _sheet(rows: pd.DataFrame, ours: pd.DataFrame, caption: str, note: str) -> Sheet:
-    """First our own results, accuracy and ci95 by label; then a row for each published number. Ours are the columns."""
+    """A table with a column for each of our labels: first our own results from `ours` (accuracy and ci95 by label),
+    then a row for each published number."""
     marks = rows["verdict"].where(rows["verdict"] != "not comparable", "")
     rows = rows.assign(
         number=rows.groupby(_PUBLISHED, sort=False, dropna=False).ngroup(),
@@ -162,7 +165,7 @@ def _sheet(rows: pd.DataFrame, ours: pd.DataFrame, caption: str, note: str) -> S
 
 
 def _nearest(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a few published numbers: of our split and kind of backbone, with few reasons against them, high."""
+    """The rows of the _MOST nearest published numbers: by split, kind of backbone, number of reasons, accuracy."""
     number = rows.groupby(_PUBLISHED, sort=False, dropna=False).ngroup()
     kinds = [rows[name].str.partition("-")[0] for name in ("published_backbone", "backbone")]
     ranked = rows.assign(
@@ -207,7 +210,7 @@ def _knowledge_reasons(row: dict) -> list[str]:
 
 
 def _sees_support(row: dict) -> bool:
-    """Whether a learner of ours looks at support images; of a learner that is not known here, it is taken for so."""
+    """Whether a learner of ours looks at support images; True for a learner that is not registered here."""
     cls = LEARNERS.get(row["learner"])
     return cls is None or row["variant"] not in cls.variants or cls.variants[row["variant"]].sees_support
 
@@ -221,7 +224,7 @@ def _split_reason(dataset: str, theirs: str, ours: str) -> str:
 
 
 def _backbone_reason(theirs: str, ours: str) -> str:
-    """'' where the backbones are of one kind: conv4-linear is a Conv-4 whose last ReLU is left out."""
+    """'' if the backbones are of one kind: conv4-linear is a Conv-4 whose last ReLU is left out."""
     if theirs == ours.removesuffix("-linear"):
         return ""
     return {"": "backbone not stated", "none": "no network"}.get(theirs, f"backbone {theirs}, ours {ours}")

@@ -1,4 +1,4 @@
-"""What a run is made of: settings as they stand in a preset, checked, with every default filled in."""
+"""The configuration of a run: the settings of a preset, checked, with every default filled in."""
 
 import logging
 import tomllib
@@ -26,7 +26,7 @@ def _different(values: list[int]) -> list[int]:
     return values
 
 
-# every number has bounds, so that a slip of the hand is told before it fills the memory or runs for ever
+# every number has bounds, so that a typing error is reported before it fills the memory or runs for ever
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Way = Annotated[int, Field(ge=2, le=10_000)]
 Episodes = Annotated[int, Field(ge=2, le=1_000_000)]
@@ -46,9 +46,9 @@ class _Settings(BaseModel):
 class Data(_Settings):
     """Which images a run is on.
 
-    dataset   NAME, NAME:PROTOCOL or a path; fallback: what to run on where that cannot be had
-    size      pixels, 0 as usual
-    held_out  so many images of each base class, the last ones, are kept from training: queries of base classes
+    dataset   NAME, NAME:PROTOCOL or a path; fallback: the data set to use if `dataset` is unavailable
+    size      pixels, 0 for the data set's usual size
+    held_out  the number of images of each base class, the last ones, kept from training as queries of base classes
     """
 
     dataset: str = "omniglot"
@@ -58,8 +58,8 @@ class Data(_Settings):
 
 
 class Verification(_Settings):
-    """So many pairs of one class, and as many of two; the score from which on two images are the same is chosen on as
-    many pairs of validation classes."""
+    """The number of positive pairs, and of negative pairs; the threshold is chosen on as many pairs of validation
+    classes."""
 
     pairs: Episodes = 10_000
 
@@ -101,7 +101,7 @@ class Validation(_Settings):
 
 
 class Training(_Settings):
-    """How one model trains. Where steps is 0 it does not: its backbone stays as it is.
+    """How one model trains. If steps is 0, the model does not train: its backbone stays as it is.
 
     weights       a file of weights that the backbone starts from
     augmentation  of the training images, by name (see fewshot/augmentation.py)
@@ -109,7 +109,7 @@ class Training(_Settings):
     schedule      one-cycle: up to learning_rate in 30 % of the steps, then down to nothing, both along a cosine;
                   halving: halved every `halve_every` steps (Snell et al. 2017);
                   milestones: learning_rate times the factor of the last milestone passed; constant
-    precision     arithmetic of the backbone in training: auto is bfloat16 where the device computes in it natively
+    precision     arithmetic of the backbone in training: auto is bfloat16 if the device computes in bfloat16 natively
     validate_every  steps between validations, each of which also writes a checkpoint
     batches       {classes, images} or {size}; options: the learner's own
     """
@@ -138,7 +138,7 @@ class Training(_Settings):
 
 
 class LearnerSettings(Training):
-    """The training of one learner; `per_shot` has that of the models for single test shots, where they have their own.
+    """The training of one learner; `per_shot` maps a test shot to the training of a model for that shot alone.
 
     Such a model is tested with its shot alone, and its checkpoint is chosen by validation episodes of that shot.
     """
@@ -176,13 +176,14 @@ def load_config(
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
-    learners, seeds, size, protocols, held_out: instead of the preset's own; the learner 'all' stands for every one of
-    the suite that can run here; dataset: instead of the preset's, and then without fallback; ways, shots, query,
-    episodes: instead of the preset's test episodes, and of its generalised ones, these with the way if it is a single
+    learners, seeds, size, protocols, held_out: replace the preset's; the learner 'all' stands for every learner of the
+    suite that can run here; dataset: replaces the preset's, without a fallback; ways, shots, query, episodes: replace
+    those of the preset's test episodes and of its generalised episodes, whose way changes only if `ways` is a single
     one; steps: of every model that trains.
-    A named preset has one file for characters and one for photographs; `dataset` decides. A preset's table [training]
-    holds for every learner, [learner.NAME] for that one and its variants, [learner."NAME:VARIANT"] for that variant,
-    and either with @BACKBONE for it on that backbone. Raises InputError for names and values that there are not.
+    A named preset has one file for characters and one for photographs; `dataset` decides between the two. A preset's
+    table [training] holds for every learner, [learner.NAME] for that learner and its variants,
+    [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone. Raises InputError for
+    unknown names and invalid values.
     """
     path = _preset_path(preset, dataset)
     table = _read_toml(path)
@@ -203,8 +204,8 @@ def load_config(
 
 
 def _learner_tables(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]:
-    """Takes out of a preset's table what it says of learners: [training], [learner.*] by their names, and the names of
-    those that it runs.
+    """Takes the parts about learners out of a preset's table: [training], [learner.*] by name, and the names of the
+    learners that the preset runs.
 
     A mistake in the table of a learner that this run does not use is refused, too.
     """
@@ -239,7 +240,7 @@ def _data_asked_for(dataset: str | None, size: int | None, held_out: int | None)
 
 
 def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
-    """The table [evaluation] of the arguments that were given; InputError for values that there are not."""
+    """The table [evaluation] of the arguments that were given; InputError for invalid values."""
     tests = {name: value for name, value in arguments.items() if value is not None}
     generalised = {name: tests[name] for name in ("shots", "query", "episodes") if name in tests}
     if len(tests.get("ways", ())) == 1:
@@ -261,7 +262,7 @@ def _completed(config: Config, path: Path, steps: int | None) -> Config:
 
 
 def _with_steps(settings: LearnerSettings, steps: int | None) -> LearnerSettings:
-    """The settings of models that train with so many steps; one that does not train still does not."""
+    """The settings with `steps` steps for models that train; a model that does not train keeps 0 steps."""
     if steps is None:
         return settings
     every = {"": settings, **settings.per_shot}
@@ -284,7 +285,7 @@ def _settings_of_all(
 
 
 def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The tables that hold for `spec`, the most special one last; per_shot is laid over the rest."""
+    """The settings from all tables that hold for `spec`, the most specific last; per_shot is laid over the rest."""
     learner, backbone = split_backbone(spec)
     _, variant = find_learner(learner)
     names = dict.fromkeys([learner.removesuffix(f":{variant}"), learner])
@@ -316,12 +317,12 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration a run has written, complete as it stands; InputError where it cannot be read."""
+    """The complete configuration that a run has written; InputError if the file cannot be read."""
     return _checked(Config, _read_toml(path), str(path))
 
 
 def evaluation_from(table: dict[str, Any]) -> Evaluation:
-    """The test protocols of a command's arguments; InputError for values that there are not."""
+    """The test protocols of a command's arguments; InputError for invalid values."""
     return _checked(Evaluation, table, "the arguments")
 
 

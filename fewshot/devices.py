@@ -1,4 +1,4 @@
-"""Where the arithmetic happens, and in which precision."""
+"""The device of the arithmetic, and its precision."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ from episodes.errors import unknown_name
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' is the GPU where there is one; InputError for CUDA where there is none."""
+    """The device for 'auto', 'cpu' or 'cuda': 'auto' is the GPU if there is one; InputError if 'cuda' has no GPU."""
     if name not in ("auto", "cpu", "cuda"):
         raise unknown_name("device", name, ("auto", "cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
@@ -21,7 +21,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def training_precision(setting: str, device: torch.device) -> torch.dtype:
-    """The dtype for 'auto', 'float32' or 'bfloat16': auto is bfloat16 where `device` computes in it natively."""
+    """The dtype for 'auto', 'float32' or 'bfloat16': auto is bfloat16 if `device` computes in bfloat16 natively."""
     if setting == "auto":
         native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
         return torch.bfloat16 if native else torch.float32
@@ -29,16 +29,16 @@ def training_precision(setting: str, device: torch.device) -> torch.dtype:
 
 
 def prepare(device: torch.device) -> None:
-    """Settings of the whole process: repeatable kernels, and on the CPU no memory handed back."""
+    """Set the whole process to deterministic kernels and, on the CPU, to keep freed memory."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be repeatable
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds faults in kernels, for a tenth of the time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # finds faults in kernels; takes a tenth of the time
     if device.type == "cpu":
         _keep_freed_memory()
 
 
 def placed(bank: ImageBank, device: torch.device) -> ImageBank:
-    """The bank with its images on `device` where they take at most half of its free memory, else as it is.
+    """The bank with its images on `device` if they take at most half of its free memory, else the bank unchanged.
 
     Images that stay on the CPU are moved batch by batch (see ImageBank.batch).
     """
@@ -64,7 +64,7 @@ def _keep_freed_memory() -> None:
     """Keep glibc from returning large blocks to the kernel after each use.
 
     A training step frees and takes the same large tensors again and again, and fresh pages are zeroed by the kernel:
-    keeping them makes a Conv-4 step on the CPU about 1.7 times as fast. Elsewhere than on glibc nothing is done.
+    keeping them makes a Conv-4 step on the CPU about 1.7 times as fast. Without glibc nothing is done.
     """
     if platform.libc_ver()[0] == "glibc":
         mmap_max, trim_threshold, top_pad = -4, -1, -2  # names of malloc.h

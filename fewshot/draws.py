@@ -1,4 +1,4 @@
-"""Random numbers of an episode's own: a function of its key and of what they are for, and of nothing else."""
+"""Random numbers for each episode, which depend on the episode's key and on their purpose alone."""
 
 from torch import Tensor
 

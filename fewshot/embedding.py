@@ -1,4 +1,4 @@
-"""The images of a split as a learner embeds them, each once."""
+"""The embeddings of a split by a learner, computed once for each image."""
 
 import contextlib
 import functools
@@ -18,10 +18,10 @@ _BATCH = 1000  # images embedded at once
 
 
 class EmbeddedBank:
-    """`bank`, and on first use the learner's `embeddings` (N, D) of all its images, in eval mode and float32.
+    """`bank` with the learner's `embeddings` (N, D) of all its images, computed on first use, in eval mode and float32.
 
     precision: the arithmetic of the backbone; float32 for every number that is reported.
-    seconds: what the embedding took, 0 as long as nobody asked for it.
+    seconds: the time of the embedding, 0 before first use.
     """
 
     def __init__(self, learner: "Learner", bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
@@ -32,7 +32,7 @@ class EmbeddedBank:
 
     @property
     def device(self) -> torch.device:
-        """The device of the learner and of the embeddings; a bank that is too large for it stays elsewhere."""
+        """The device of the learner and of the embeddings; a bank that is too large for it stays on the CPU."""
         return next((parameter.device for parameter in self._learner.parameters()), self.bank.device)
 
     @functools.cached_property
@@ -51,14 +51,14 @@ class EmbeddedBank:
 
     @functools.cached_property
     def text_embeddings(self) -> Tensor:
-        """`embed_texts` of the text of each class of the bank, (classes, D), each once and not once an episode."""
+        """`embed_texts` of the text of each class of the bank, (classes, D), computed once and not once per episode."""
         with _in_eval_mode(self._learner), torch.no_grad():
             return self._learner.embed_texts(class_texts(self.bank)).float()
 
 
 @contextlib.contextmanager
 def computing_in(backbone: nn.Module, precision: torch.dtype) -> Iterator[None]:
-    """Inside, a Backbone computes in `precision`; backbones of another kind compute as they do."""
+    """Inside, a Backbone computes in `precision`; backbones of other classes are unchanged."""
     usual = getattr(backbone, "precision", None)
     backbone.precision = precision
     try:
@@ -68,7 +68,7 @@ def computing_in(backbone: nn.Module, precision: torch.dtype) -> Iterator[None]:
 
 
 def described(value: object) -> str:
-    """What somebody's method gave, in a few words: a tensor by its shape and type."""
+    """A value that a learner's method returned, in a few words: a tensor by its shape and type."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     return f"{value!r:.60}"

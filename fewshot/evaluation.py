@@ -24,7 +24,7 @@ class Accuracies:
     """The share of right answers in each episode, (E,) float64 in [0, 1], in the order of the episodes.
 
     classes: the classes of each episode, (E, way)
-    seconds: what it took, the embedding of the split included even where other protocols shared it
+    seconds: the time of the evaluation, with the embedding of the split even if other protocols shared that embedding
     """
 
     values: np.ndarray
@@ -49,8 +49,8 @@ def evaluate(
 ) -> Accuracies:
     """The accuracy of `learner` in each of `episodes` episodes drawn from `bank` with `seed`.
 
-    Images are embedded in eval mode and float32. Where the bank's protocol lists its episodes, all of those are taken,
-    whatever else is asked for. Raises InputError where the bank cannot fill such episodes.
+    Images are embedded in eval mode and float32. If the bank's protocol lists its episodes, all listed episodes are
+    used, and `episodes` and `seed` are ignored. Raises InputError if the bank cannot fill such episodes.
     """
     if not bank.listed and (episodes < 2 or query < 1):
         raise InputError(f"an accuracy needs at least 2 episodes and 1 query a class, not {episodes} and {query}")
@@ -66,7 +66,7 @@ def evaluate(
 def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, episodes: int) -> Accuracies:
     """The accuracy in episodes 0 .. `episodes` - 1 of `sampler`, on a split that may be embedded already.
 
-    Raises InputError where the learner's scores are no scores, or where it is transductive and does not say so.
+    Raises InputError if the learner's scores are invalid, or if the learner is transductive and does not say so.
     """
     began = time.perf_counter() - data.seconds
     was_training = learner.training
@@ -109,7 +109,7 @@ def _right(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
 
 
 def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler) -> None:
-    """InputError where a query of the first episode is scored otherwise when half of the queries are left out."""
+    """InputError if a query of the first episode gets different scores when half of the queries are left out."""
     if learner.traits.transductive or sampler.query < 2:
         return
     whole = sampler.episodes(0, 1, data.device)
@@ -125,6 +125,6 @@ def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampl
 
 
 def _named(learner: Learner) -> str:
-    """The learner's name, and for one that somebody brought where its scores are written."""
+    """The learner's name, and for a learner from outside the suite the file of its scoring code."""
     method = "scores" if type(learner).episode_scores is Learner.episode_scores else "episode_scores"
     return learner.name + place_of(learner, method)

@@ -11,17 +11,17 @@ from pathlib import Path
 from episodes import InputError
 
 _MOST = 1 << 28  # bytes of a file of text: those of a run have a few thousand
-_STALE = 86_400  # seconds after which an unfinished file is nobody's
+_STALE = 86_400  # seconds after which an unfinished file counts as abandoned
 
 
 def check_regular(path: Path) -> None:
-    """OSError where `path` is there and no regular file: a pipe or a device could be read for ever."""
+    """OSError if `path` exists and is no regular file: reading a pipe or a device might never end."""
     if path.exists() and not path.is_file():
         raise OSError(f"{path.name} is no regular file")
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8; OSError where it is no regular file or far too large, ValueError where it is not UTF-8."""
+    """A text file in UTF-8; OSError if it is no regular file or is far too large, ValueError if it is not UTF-8."""
     check_regular(path)
     if path.stat().st_size > _MOST:
         raise OSError(f"{path.name} is larger than {_MOST >> 20} MiB")
@@ -32,7 +32,7 @@ def read_text(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path` to write to, and renames it to `path` when all went well.
 
-    No two processes are given the same name; what a killed one has left is removed a day later.
+    No two processes are given the same name; the unfinished file of a killed process is removed a day later.
     """
     for stale in path.parent.glob(f".unfinished.*.{glob.escape(path.name)}"):
         with contextlib.suppress(FileNotFoundError):

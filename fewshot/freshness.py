@@ -30,8 +30,8 @@ def rows_of(model: Planned, folder: RunFolder, protocol: str) -> pd.DataFrame | 
 
 
 def waiting(model: Planned, folder: RunFolder, wanted: Sequence[str], keep: bool) -> list[str]:
-    """The protocols that a model is still to be tested by: those wanted whose rows are missing, and all whose rows are
-    marked, unless marked rows are to be kept."""
+    """The protocols that must still test a model: the wanted protocols whose rows are missing and, unless `keep`, all
+    protocols whose rows are marked."""
     left = []
     for protocol in PROTOCOLS:
         rows = rows_of(model, folder, protocol)
@@ -80,9 +80,10 @@ def check_same(model: Planned, folder: RunFolder) -> None:
 
 
 def mark(folder: RunFolder, models: Sequence[Planned], images: Mapping[str, str]) -> None:
-    """Mark the rows that depend on something else than what would be run now, before anything is shown or run.
+    """Mark the rows whose parts differ from what would be run now, before anything is shown or run.
 
-    Of models that this run does not name only what all models share is compared: no learner's file is run for that.
+    For models that this run does not name, only the parts that all models share are compared: that runs no learner's
+    file.
     """
     by_shot = {(*model.spec.row, shot): model for model in models for shot in model.shots}
     first = {model.spec.row: model for model in models if model.first}

@@ -1,9 +1,9 @@
 """Linear heads fitted to the support sets of E episodes at once, as pure functions of inner products.
 
 A head W (D, N) of any kind here is a sum of support embeddings, W = X^T A, with X (M, D) the M = N K support
-embeddings of an episode. So it is fitted as its coefficients A (M, N), from the inner products X X^T alone: however
-long the embeddings are, a step costs M x M x N. Solvers are given them in float64, since like images make them nearly
-singular.
+embeddings of an episode. So a fit needs only the coefficients A (M, N) and the inner products X X^T: however long the
+embeddings are, a step costs M x M x N. Solvers get the inner products in float64, since similar images make X X^T
+nearly singular.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _STIFFNESS, _RELAXATION = 1.0, 1.6
 
 
 def one_hot(way: int, shot: int, like: Tensor) -> Tensor:
-    """The labels of a support set, class after class: (M, N) with M = way * shot, where `like` is and of its dtype."""
+    """The labels of a support set, class after class: (M, N) with M = way * shot, on the device and dtype of `like`."""
     return torch.eye(way, dtype=like.dtype, device=like.device).repeat_interleave(shot, 0)
 
 
@@ -30,7 +30,7 @@ def descend(
     dampening: float = 0.0,
     decay: float = 0.0,
 ) -> Tensor:
-    """Where `steps` steps of gradient descent lead from `start`, by the rules of torch.optim.SGD."""
+    """The parameters after `steps` steps of gradient descent from `start`, by the rules of torch.optim.SGD."""
     place, velocity = start, None
     for _ in range(steps):
         slope = gradient(place) + decay * place
@@ -90,7 +90,7 @@ def support_vectors(products: Tensor, labels: Tensor, cost: float, steps: int = 
 
     products (E, M, M), labels (M, N) one-hot. It solves the dual problem as Lee et al. 2019 have it: A minimises
 
-    1/2 sum over k of |w_k|^2 - sum over i of A_(i, y_i), where A <= cost * Y and each row of A sums to zero
+    1/2 sum over k of |w_k|^2 - sum over i of A_(i, y_i), subject to A <= cost * Y and each row of A summing to zero
 
     by `steps` steps of the alternating direction method of multipliers (Boyd et al. 2011, sections 3.1.1 and 3.4.3),
     which leave an error of a hundredth in the scores or less. Differentiable: its gradients are those of the steps.

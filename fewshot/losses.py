@@ -30,9 +30,9 @@ def contrastive(embeddings: Tensor, labels: Tensor, margin: float, nearest: bool
     """Contrastive loss on balanced pairs of a batch: a scalar.
 
     embeddings (B, D), labels (B,). The pairs are all positive pairs of the batch and, with `nearest`, as many negative
-    ones, the nearest: of all negative pairs most are beyond the margin, where they teach nothing; else all negative
-    pairs. The loss is the mean of the terms over the positive pairs plus that over the negative pairs; a kind of which
-    the batch has no pair adds 0.
+    pairs, the nearest, since most negative pairs are beyond the margin and have no gradient; without `nearest`, all
+    negative pairs. The loss is the mean of the terms over the positive pairs plus the mean over the negative pairs; if
+    the batch has no pair of a kind, that kind adds 0.
     """
     row, column = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
     same = labels[row] == labels[column]
@@ -48,7 +48,7 @@ def contrastive(embeddings: Tensor, labels: Tensor, margin: float, nearest: bool
 def pair_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of 'same class?' over all pairs of a batch, positive and negative pairs balanced: a scalar.
 
-    logits (B, B) of the pairs, labels (B,). Koch et al. 2015, section 3.2, draw as many pairs of either kind.
+    logits (B, B) of the pairs, labels (B,). Koch et al. 2015, section 3.2, draw as many positive as negative pairs.
     """
     row, column = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
     same = labels[row] == labels[column]
@@ -80,8 +80,8 @@ MINING = ("semi-hard", "hard", "margin", "random", "all")
 def mined(distances: Tensor, labels: Tensor, mining: str, margin: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The triplets of a batch that a rule chooses: anchors (P,), positives (P,), which negatives (P, B), all d- (P, B).
 
-    distances (B, B), squared or not, as the loss has them; labels (B,). The rows are the P ordered pairs of one class;
-    for each, with d+ the distance of the pair and d- that of its anchor to an image of another class, are chosen
+    distances (B, B), squared or not, as the loss uses them; labels (B,). The rows are the P ordered positive pairs.
+    With d+ the distance of a pair and d- the distance of its anchor to an image of another class, a rule chooses
 
     all        every negative
     random     one negative, uniformly
@@ -106,7 +106,7 @@ def triplet(embeddings: Tensor, labels: Tensor, margin: float, mining: str = "se
     """Triplet loss (Schroff et al. 2015, equation 3): max(0, margin + d+^2 - d-^2), a scalar.
 
     embeddings (B, D), labels (B,); mining: a rule of `mined`, on squared distances as in FaceNet. The mean is over the
-    chosen triplets that add something; where there are none the loss is 0.
+    chosen triplets whose term is above 0; if there are none, the loss is 0.
 
     Images 0 and 1 of one class are 1 apart, image 2 of another class is 4 and 1 from them, squared:
 
@@ -124,7 +124,7 @@ def triplet_pairs(embeddings: Tensor, labels: Tensor, margin: float, mining: str
     """The contrastive form on the two pairs of a triplet: max(0, margin - d-)^2 + (d+)^2, a scalar.
 
     embeddings (B, D), labels (B,); mining: a rule of `mined`, on distances that are not squared. The mean is over the
-    chosen triplets; where there are none the loss is 0.
+    chosen triplets; if there are none, the loss is 0.
     """
     # the square root has no finite slope at zero
     distances = squared_distances(embeddings, embeddings).clamp_min(1e-12).sqrt()
@@ -138,7 +138,7 @@ def histogram(embeddings: Tensor, labels: Tensor, bins: int = 100) -> Tensor:
     embeddings (B, D), compared by their cosine; labels (B,). The similarities of the positive and of the negative pairs
     of a batch make two histograms of bins + 1 nodes on [-1, 1], each similarity shared linearly between its two nodes;
     the loss is sum over r of h-(r) times the cumulative h+ up to r: the estimated probability that a negative pair is
-    more alike than a positive one. It is 0 where a kind of pair is missing.
+    more similar than a positive one. The loss is 0 if the batch has no positive or no negative pair.
 
     >>> apart = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     >>> histogram(apart, torch.tensor([0, 0, 1, 1]))
@@ -156,14 +156,14 @@ def histogram(embeddings: Tensor, labels: Tensor, bins: int = 100) -> Tensor:
 def nca(embeddings: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
     """Neighbourhood components analysis (Goldberger et al. 2004): the non-parametric softmax over a batch, a scalar.
 
-    embeddings (B, D), labels (B,): mean over i of -log(sum over j of i's class of p_ij), where p_ij is the softmax over
-    all j != i of minus the squared distance divided by `temperature`. Images that are alone in their class add nothing.
+    embeddings (B, D), labels (B,): mean over i of -log(sum over j of i's class of p_ij), with p_ij the softmax over all
+    j != i of minus the squared distance divided by `temperature`. Images that are alone in their class add nothing.
     """
     alone = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     same = (labels[:, None] == labels) & ~alone
     near = (-squared_distances(embeddings, embeddings) / temperature).masked_fill(alone, -torch.inf)
     has_some = same.any(1)
-    # an image that is alone would have the logarithm of nothing: any other row takes its place, and is not counted
+    # an image alone in its class would have the logarithm of 0: its row keeps all others instead, and is not counted
     hits = near.where(same | ~has_some[:, None], near.new_tensor(-torch.inf))
     return _mean(near.logsumexp(1) - hits.logsumexp(1), has_some)
 
@@ -193,5 +193,5 @@ def image_text(images: Tensor, texts: Tensor, numbers: Tensor, scale: Tensor | f
 
 
 def _mean(terms: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen terms, 0 where there are none; without a look at the data that would stall a GPU."""
+    """Mean of the chosen terms, 0 if none is chosen; the CPU reads no value, so it does not wait for a GPU."""
     return (terms * chosen).sum() / chosen.sum().clamp_min(1)

@@ -110,7 +110,7 @@ class ModelSpec(BaseModel):
 
     @property
     def row(self) -> tuple[str, str, str, int]:
-        """What its rows are known by: learner, variant, backbone and seed."""
+        """The values that identify the model's rows: learner, variant, backbone and seed."""
         return self.learner, self.variant, self.backbone, self.seed
 
     @property
@@ -126,7 +126,7 @@ class ModelSpec(BaseModel):
 
     @property
     def saw_other_data(self) -> bool:
-        """Whether it started from weights that nothing proves to come from its own base classes alone."""
+        """Whether the model started from weights that are not proven to come from its own base classes alone."""
         return bool(self.weights) and not self.base_weights
 
     def build(self, cls: type[Learner]) -> Learner:
@@ -177,6 +177,6 @@ def model_name(asked: str, learner: str, variant: str, shot: int, seed: int) -> 
 
 
 def _marks(asked: str, shot: int) -> list[str]:
-    """What tells a model from others of its learner: a backbone that was asked for, the one shot that it is for."""
+    """What distinguishes a model from others of its learner: the backbone that was asked for, and its one shot."""
     backbone = split_backbone(asked)[1].replace(":", "-")
     return [*filter(None, [backbone]), *([f"{shot}shot"] if shot else [])]

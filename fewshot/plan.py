@@ -22,7 +22,7 @@ class Planned:
     cls    the class of its learner
     spec   what its checkpoints say of it
     shots  the shots of its test episodes
-    first  whether it has the fewest shots of its learner and seed: protocols without shots of their own test this model
+    first  whether the model has the fewest shots of its learner and seed; protocols without shots test such models
     """
 
     cls: type[Learner]
@@ -88,7 +88,7 @@ def _models_of(
 
 
 def _digest(weights: str) -> str:
-    """Of a file of weights: another file under the same name is another training."""
+    """A digest of a file of weights: another file under the same name makes another training."""
     if not weights:
         return ""
     if not Path(weights).is_file():

@@ -1,6 +1,6 @@
-"""What a number depends on besides settings and images: the code that trains and scores, and the packages under it.
+"""What a number depends on besides settings and images: the code that trains and scores, and the packages it uses.
 
-A run keeps all of it with each row, as parts by name with one key over them: two rows of one key are the same number.
+A run keeps these parts by name with each row, and one key of all parts: two rows with one key have the same number.
 """
 
 import ast
@@ -21,8 +21,8 @@ from fewshot.config import Training
 
 _ROOT = Path(__file__).parents[1]
 _SUITE = ("baselines", "episodes", "fewshot")
-# what trains and scores, whichever the learner: a change of any other module, as of tables or the command line, changes
-# no number, or it reaches the numbers through settings or images, which are compared themselves
+# the modules that train and score every learner: a change of any other module, such as tables or the command line,
+# changes no number, or it changes settings or images, which are compared themselves
 _CORE = (
     "episodes/bank.py",
     "episodes/batches.py",
@@ -55,7 +55,7 @@ _NEITHER = {  # modules that learners import and that neither train nor score
 }
 _PACKAGES = ("torch", "torchvision", "numpy")  # that every number depends on
 _OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
-_DISTRIBUTIONS = {"sklearn": "scikit-learn", "open_clip": "open_clip_torch"}  # those that need not be looked for
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "open_clip": "open_clip_torch"}  # known without a search
 RENEWED = ("source", "code", "packages")  # parts that change under a training that is otherwise the same
 _WORDS = {
     "source": "another state of its own code",
@@ -89,8 +89,8 @@ def learner_code(cls: type) -> str:
 
 
 def packages(cls: type, backbone: str = "") -> dict[str, str]:
-    """The versions of PyTorch, torchvision, NumPy, and of what the modules of the learner `cls` and the backbone import
-    beside them."""
+    """The versions of PyTorch, torchvision and NumPy, and of the other packages that the modules of the learner `cls`
+    and the backbone import."""
     found = {name for module, path in _modules(cls).items() for name in _foreign(module, path)}
     library = {"timm": "timm", "openclip": "open_clip"}.get(backbone.partition(":")[0])
     return shared_packages() | {name: _version(name) for name in sorted({*found, *([library] if library else [])})}
@@ -105,7 +105,7 @@ def shared_packages(protocol: str = "") -> dict[str, str]:
 def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     """The names of what differs between the parts of a row or a checkpoint and what would be run now.
 
-    Of packages, those that differ. 'unknown code' where there is no record of the code at all.
+    Of packages, those that differ. 'unknown code' if there is no record of the code at all.
     """
     if before is None or not (before.get("code") and before.get("packages")):
         return ["unknown code"]
@@ -115,7 +115,7 @@ def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list
 
 
 def _same(name: str, before: Any, now: Any) -> bool:
-    """Whether a part is the same; settings that were not there yet count as their defaults."""
+    """Whether a part is the same; settings that an older version did not have count as their defaults."""
     if name == "settings" and isinstance(before, dict):
         before = {**Training().model_dump(), **before}
     return (before or "") == (now or "")
@@ -134,7 +134,7 @@ def told(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
 
 
 def mark(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
-    """What differs, in the few words of a table: 'other torch and code'; '' where nothing does."""
+    """What differs, in the few words of a table: 'other torch and code'; '' if nothing differs."""
     names = ["code" if name in ("source", "scoring") else name for name in difference(before, now)]
     return " and ".join(dict.fromkeys(name if name == "unknown code" else f"other {name}" for name in names))
 
@@ -145,7 +145,7 @@ def _core() -> frozenset[Path]:
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    """Of the contents of files, whatever they are called."""
+    """A digest of the contents of files, whatever their names are."""
     contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
@@ -180,7 +180,7 @@ def _file(name: str, top: str) -> Path | None:
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
-    """The names of the modules that a module imports, anywhere in it; some may be of what is in a module."""
+    """The names of the modules that a module imports, anywhere in its code; some may be names inside a module."""
     is_package = path.name == "__init__.py"
     package = name if is_package else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes())):
@@ -203,7 +203,7 @@ def _foreign(name: str, path: Path) -> set[str]:
 
 @functools.cache
 def _version(package: str) -> str:
-    """Of the distribution that a package comes from; '' where none is installed."""
+    """The version of the distribution that a package comes from; '' if none is installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
     distribution = importlib.metadata.packages_distributions().get(package)

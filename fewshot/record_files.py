@@ -17,14 +17,14 @@ _ROUNDED = 1e-4  # percent: rows hold four decimals
 
 
 class Damaged(ValueError):
-    """A file is not as the suite writes it; the text says which, where, and what is wrong."""
+    """A file is not as the suite writes it; the text names the file and the place in it, and says what is wrong."""
 
 
 def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None = None) -> pd.DataFrame:
     """The tidy rows of a csv file, at least one: `columns`, each of its kind, in this order.
 
-    later: columns that older files lack, and what holds there. Raises Damaged where a cell is not of its column's kind,
-    a row is cut off, two rows are of one model, way and shot, or rows are not of one data set and protocol.
+    later: columns that older files lack, and their values there. Raises Damaged if a cell is not of its column's kind,
+    a row is cut off, two rows are of one model, way and shot, or the rows are not of one data set and protocol.
     """
     table = _read_cells(path)
     missing = {name: value for name, value in (later or {}).items() if name not in table}
@@ -42,7 +42,7 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
 
 
 def read_history(path: Path) -> pd.DataFrame:
-    """The validations of one training, as training.csv holds them; Damaged, OSError where it holds none."""
+    """The validations of one training, as training.csv holds them; Damaged or OSError if it holds none."""
     rows = _of_kinds(path.name, _read_cells(path))
     if rows.empty or not {"step", "loss", "accuracy", "ci95", "seconds"} <= set(rows):
         raise Damaged(f"{path.name} holds no validations")
@@ -50,7 +50,7 @@ def read_history(path: Path) -> pd.DataFrame:
 
 
 def read_episodes(path: Path) -> dict[str, np.ndarray]:
-    """The accuracies (E,) of every episode by 'NAME/5way1shot', in episodes.npz; Damaged where there are none."""
+    """The accuracies (E,) of every episode by 'NAME/5way1shot', in episodes.npz; Damaged if there are none."""
     check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -62,7 +62,7 @@ def read_episodes(path: Path) -> dict[str, np.ndarray]:
 
 
 def unlike_episodes(rows: pd.DataFrame, accuracies: dict[str, np.ndarray]) -> list[str]:
-    """Why each of the `rows` is not the mean of its episodes, '' where it is."""
+    """Why each of the `rows` is not the mean of its episodes, '' if it is."""
     return [_unlike(row, array_of(row, accuracies)) for _, row in rows.iterrows()]
 
 
@@ -78,7 +78,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_environment(path: Path) -> dict[str, Any]:
-    """What a run depends on besides its configuration, as environment.json holds it; Damaged where it does not."""
+    """What a run depends on besides its configuration, as environment.json holds it; Damaged if the file is invalid."""
     found = read_object(path)
     data = found.get("data")
     if not (isinstance(data, dict) and all(isinstance(split, dict) for split in data.values())):
@@ -101,7 +101,7 @@ def _unlike(row: pd.Series, values: np.ndarray | None) -> str:
 
 
 def _read_cells(path: Path) -> dict[str, list[str]]:
-    """The texts of a csv file by column; Damaged where it is no table."""
+    """The texts of a csv file by column; Damaged if the file is no table."""
     try:
         head, *lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     except (ValueError, csv.Error) as error:

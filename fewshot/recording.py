@@ -38,7 +38,7 @@ def gradients_of(learner: Learner, device: torch.device) -> Gradients:
 
 
 def computed(learner: Learner, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss, detached; its gradients are left in the weights. InputError where it has none."""
+    """The loss, detached; its gradients are left in the weights. InputError if the loss has none."""
     loss = learner.loss(images, labels)
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
         given = f"{loss!r:.60}" if isinstance(loss, Tensor) and loss.ndim == 0 else described(loss)
@@ -105,9 +105,9 @@ class Recorded:
 
 
 def record_on_gpu(work: Work) -> tuple[Tensor, Callable[[], None]]:
-    """Record the kernels of `work` in a CUDA graph, which runs none of them: its result, and what replays them.
+    """Record the kernels of `work` in a CUDA graph without running them: the result of `work`, and a replay function.
 
-    Each replay works on the memory of the tensors that `work` saw, and writes to that of those it made.
+    Each replay reads the memory of the tensors that `work` read, and writes to the memory of the tensors it made.
     """
     graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
@@ -119,7 +119,7 @@ def record_on_gpu(work: Work) -> tuple[Tensor, Callable[[], None]]:
 
 
 def _aside(work: Work, device: torch.device) -> Tensor:
-    """`work` on the stream of the recording, as PyTorch asks of what goes before one."""
+    """`work` on the stream of the recording, as PyTorch asks for the warm-up before a recording."""
     if device.type != "cuda":
         return work()
     current, side = torch.cuda.current_stream(device), _side_stream(device)
@@ -140,8 +140,8 @@ class Operations(TorchDispatchMode):
     """Inside, notes every operation, forward and backward, as a recording of it would hold it.
 
     done     name and arguments of each, of tensors only their shapes
-    waiting  the names of those for which the processor waits for a GPU: their result or its shape depends on values,
-             or they copy between the two
+    waiting  the names of the operations for which the CPU waits for a GPU: their result or its shape depends on values,
+             or they copy between CPU and GPU
     """
 
     def __init__(self) -> None:
@@ -171,12 +171,12 @@ def obstacle_to_recording(watched: Sequence[Operations]) -> str:
     return ""
 
 
-# of a number of Python's a tensor is made on the CPU first; solvers look whether they succeeded
+# a Python number becomes a tensor on the CPU first; solvers check whether they succeeded
 _COPIED_OR_CHECKED = ("lift_fresh", "_linalg_check_errors")
 
 
 def _waits(function: Any, leaves: list[Any]) -> bool:
-    """Whether a GPU is waited for in an operation on these arguments."""
+    """Whether the CPU waits for a GPU in an operation on these arguments."""
     name = function.overloadpacket.__name__
     if name.startswith(("index", "_index")):  # any of them might be by a mask, and is only then of unknown shape
         return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in leaves[1:])

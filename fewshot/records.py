@@ -63,7 +63,7 @@ COLUMNS = [
 
 
 class Kind(NamedTuple):
-    """What a column holds: `read` takes a cell's text and raises ValueError or KeyError where `about` does not hold."""
+    """What a column holds: `read` takes a cell's text and raises ValueError or KeyError if `about` does not hold."""
 
     read: Callable[[str], Any]
     about: str
@@ -123,7 +123,7 @@ _KINDS: dict[str, Kind] = {
 
 
 def kind_of(column: str) -> Kind:
-    """What a column of that name holds; KeyError for one that is not in the schema."""
+    """What a column of that name holds; KeyError for a name that is not in the schema."""
     return _WIDTH if column.endswith(("_ci95", "_std")) else _KINDS[column]
 
 
@@ -153,10 +153,10 @@ def array_of(row: pd.Series, accuracies: Mapping[str, np.ndarray]) -> np.ndarray
 
 
 def model_names(row: pd.Series) -> list[str]:
-    """What the model of a row is called: its arrays, and the folder of its checkpoints.
+    """The names that the model of a row may have in episodes.npz and as the folder of its checkpoints.
 
-    Rows of older versions do not say it: they may mean a model with its backbone in the name, or with the one shot that
-    it is for, the fullest name first.
+    Rows of older versions do not hold the name: it may contain the backbone, or the one shot that the model is for; the
+    fullest name comes first.
     """
     model = row.get("model")
     if isinstance(model, str) and model:
@@ -172,12 +172,12 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
     """The tidy rows of runs with training seeds put together: ALIKE, way, shot and the columns below, in percent.
 
     accuracy        the mean over the trainings
-    ci95, interval  'seeds', where there are several: Student's t over the means of the trainings; else 'episodes', that
-                    of the papers
+    ci95, interval  'seeds' if there are several: Student's t over the means of the trainings; else 'episodes', the
+                    interval of the papers
     seeds           how many trainings
-    episodes_ci95   which episodes are drawn: the papers' half-width, of several trainings its root mean square, which
-                    that of their mean cannot be wider than
-    spread          the standard deviation over the episodes that goes with it
+    episodes_ci95   the papers' half-width, over the draw of episodes; of several trainings the root mean square of
+                    their half-widths, which is an upper bound of the half-width of their mean
+    spread          the standard deviation over the episodes that gives episodes_ci95
     """
 
     def together(rows: pd.DataFrame) -> pd.Series:
@@ -200,10 +200,10 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
-    """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, where there are several.
+    """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, if there are several.
 
-    What knows more than a support set and one query, and so is of another league, is marked: '[transductive]'; so are
-    trainings that collapsed, and rows that were kept though their code or packages have changed.
+    A learner that knows more than a support set and one query is of another league and is marked: '[transductive]'. So
+    are trainings that collapsed, and rows that were kept though their code or packages have changed.
     """
     several = seeds and results["seed"].nunique() > 1
     families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too

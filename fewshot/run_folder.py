@@ -27,7 +27,7 @@ from fewshot.provenance import key_of
 from fewshot.record_files import Damaged, read_environment, read_episodes, read_object, read_rows
 from fewshot.records import CELL, LATER, LEARNER, MODEL
 
-# columns that older runs lack, and what holds there
+# columns that older runs lack, and their values there
 _LATER = {"text": False, "external": False, **LATER}
 
 _EPISODES = PROTOCOLS["episodes"]
@@ -38,7 +38,7 @@ log = logging.getLogger("fewshot")
 class RunFolder:
     """The files of the run at `path`: results/README.md says what is in them.
 
-    Raises InputError where the folder cannot be written, or holds a run that `config` and `banks` do not continue.
+    Raises InputError if the folder cannot be written, or holds a run that `config` and `banks` do not continue.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RunFolder:
             yield
 
     def _read(self) -> None:
-        """Take what the folder holds: other processes may have added to it."""
+        """Read the files again: other processes may have added rows."""
         self._rows: dict[str, pd.DataFrame] = {}
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         with _reading(self.path):
@@ -89,7 +89,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[None]:
-        """Inside, no other process trains or measures the model called `name`; what others have added is there."""
+        """Inside, no other process trains or measures the model called `name`; the rows of other processes are read."""
         home = self.checkpoints(name)
         with contextlib.ExitStack() as stack:
             with writing(self.path):
@@ -118,7 +118,7 @@ class RunFolder:
             handler.close()
 
     def checkpoints(self, name: str) -> Path:
-        """Where the checkpoints of the learner and seed called `name` are."""
+        """The folder of the checkpoints of the learner and seed called `name`."""
         return self.path / "checkpoints" / name
 
     def rows(
@@ -134,13 +134,13 @@ class RunFolder:
         return rows if len(rows) else None
 
     def parts(self, key: str) -> dict[str, Any] | None:
-        """What the rows of this key depend on (see fewshot/provenance.py); None where there is no record of it."""
+        """What the rows of this key depend on (see fewshot/provenance.py); None if there is no record of the key."""
         return self._parts.get(key)
 
     def mark(self, judge: Callable[[str, pd.Series], str]) -> None:
-        """Mark each row with what `judge` says of it and its protocol: what it was kept from, '' where it is current.
+        """Mark each row with what `judge` says of its protocol and the row: what differs, or '' if the row is current.
 
-        The tables of the folder are written again where that changes them.
+        If the marks of a protocol's rows change, its files are written again.
         """
         with self._alone():
             self._read()
@@ -165,8 +165,8 @@ class RunFolder:
     ) -> None:
         """Add the rows of one model and protocol, in place of older ones, and bring all files up to date.
 
-        arrays: what the protocol keeps of each trial. model: what its folder is called. parts: what the rows depend on,
-        of which they keep the key. kept: what they are marked with.
+        arrays: what the protocol keeps of each trial. model: the name of the model's folder. parts: what the rows
+        depend on; the rows keep the key of these parts. kept: the mark of the rows.
         """
         key = key_of(parts)
         rows = [{**row, "key": key, "kept": kept} for row in rows]
@@ -190,7 +190,7 @@ class RunFolder:
         replace_text(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
 
     def _write(self, protocol: str) -> None:
-        """The files that the rows of `protocol` are in; its csv file last, since it says what is finished."""
+        """Write the files that hold the rows of `protocol`; the csv file last, since it says what is finished."""
         with writing(self.path):
             made = _sheets(self._rows, self._arrays)
             replace_text(self.path / "results.md", tables.markdown(made))
@@ -204,7 +204,7 @@ class RunFolder:
             replace_text(self.path / kind.table, rows.to_csv(index=False))
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
-        """The configuration of the run that is there with the learners, seeds and protocols of `config` added."""
+        """The configuration of the run in this folder, with the learners, seeds and protocols of `config` added."""
         check_free(self.path, resume)
         earlier = read_config(self.path / "config.toml")
         _check_continues(self.path, earlier, config)
@@ -242,7 +242,7 @@ def _check_continues(path: Path, earlier: Config, config: Config) -> None:
 
 
 def check_free(path: Path, resume: bool) -> None:
-    """InputError where the folder `path` holds a run that is not to be gone on with."""
+    """InputError if the folder `path` holds a run and `resume` is not set."""
     if not resume and (path / "config.toml").exists():
         raise InputError(
             f"{path} already holds a run: add --resume to go on with it (finished learners stay as they are), or choose"
@@ -251,7 +251,7 @@ def check_free(path: Path, resume: bool) -> None:
 
 
 def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The tidy rows of the run in `path`, and the accuracy of every episode; InputError where that is no run."""
+    """The tidy rows of the run in `path`, and the accuracy of every episode; InputError if `path` is no run."""
     if not (path / "results.csv").is_file():
         raise InputError(f"{path} holds no results of a run: name a folder that 'fewshot bench' has written")
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
@@ -266,7 +266,7 @@ def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
 
 
 def read_sheets(path: Path) -> list[tables.Sheet]:
-    """The tables of the run in `path`, those of results.md; InputError if that is a damaged one."""
+    """The tables of the run in `path`, those of results.md; InputError if the run is damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
         there = [one for one in PROTOCOLS.values() if (path / one.table).exists()]
         found = {one.name: _read_exactly(one, path) for one in there}
@@ -275,7 +275,7 @@ def read_sheets(path: Path) -> list[tables.Sheet]:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """`path` where it is a run's folder, else the runs' folders in it; InputError where there are none."""
+    """`path` if it is a run's folder, else the runs' folders in `path`; InputError if there are none."""
     found = [path] if (path / "results.csv").is_file() else sorted(one.parent for one in path.glob("*/results.csv"))
     if not found:
         raise InputError(f"{path} is no run's folder and holds none: name a folder that 'fewshot bench' has written")
@@ -299,7 +299,7 @@ def _read_exactly(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[st
 def _whole(
     protocol: Protocol, rows: pd.DataFrame, arrays: dict[str, np.ndarray]
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows that do not contradict their arrays, as they do if a run was killed while it wrote them."""
+    """The rows that agree with their arrays; rows contradict them if a run was killed during writing."""
     reasons = protocol.unlike(rows, arrays)
     for why in filter(None, reasons):
         log.warning("%s: this is run again", why)
@@ -313,7 +313,7 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Both together, new rows in place of older ones of the same model, way and shot; learners as they came."""
+    """All rows, new ones in place of older ones of the same model, way and shot; learners keep their order."""
     cell = [*(name for name in CELL if name in new)]
     together = pd.concat([before, new]) if len(before) else new
     together = together.drop_duplicates([*MODEL, *cell], keep="last")
@@ -324,7 +324,7 @@ def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def _at_rest(path: Path) -> Iterator[None]:
-    """Inside, no run that goes on changes the files of `path`; where one may not lock it, as if there were none."""
+    """Inside, no run in progress changes the files of `path`; a folder that cannot be locked is read without a lock."""
     with contextlib.ExitStack() as stack:
         if (path / ".lock").exists():
             with contextlib.suppress(OSError):

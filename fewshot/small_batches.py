@@ -23,30 +23,30 @@ def fresh(keys: Tensor, way: int, size: int) -> Tensor:
 
 
 def linear_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Of the logits x W^T, by W (E, N, D)."""
+    """The gradients of logits x W^T with respect to W (E, N, D)."""
     (weights,) = parameters
     residuals = ((images @ weights.mT).softmax(2) - labels) / images.shape[1]
     return [residuals.mT @ images]
 
 
 def cosine_gradients(images: Tensor, labels: Tensor, parameters: list[Tensor], scale: float) -> list[Tensor]:
-    """Of the logits scale * g_k * cos(x, v_k) of images of length one, by the v (E, N, D) and the g (E, N, 1)."""
+    """The gradients of logits scale * g_k * cos(x, v_k), with |x| = 1, with respect to v (E, N, D) and g (E, N, 1)."""
     directions, gains = parameters
     lengths = directions.norm(dim=2, keepdim=True).clamp_min(1e-12)
     units = directions / lengths
     cosines = images @ units.mT
     residuals = ((scale * gains.mT * cosines).softmax(2) - labels) * (scale / images.shape[1])
-    slopes = (residuals * cosines).sum(1)[..., None]  # by the gains
+    slopes = (residuals * cosines).sum(1)[..., None]  # with respect to the gains
     return [gains / lengths * (residuals.mT @ images - slopes * units), slopes]
 
 
 def fitted(
     images: Tensor, labels: Tensor, start: list[Tensor], gradients: Gradients, keys: Tensor, *, epochs: int, rate: float
 ) -> list[Tensor]:
-    """Where torch.optim.SGD leads from the parameters `start`, (E, ...) each, in so many epochs of batches of 4 images.
+    """The parameters, from `start`, (E, ...) each, after `epochs` epochs of torch.optim.SGD on batches of 4 images.
 
-    images (E, M, D), labels (M, N) one-hot. Each epoch has an order of its own, which the episode's key (E,) decides;
-    its last batch has what is left.
+    images (E, M, D), labels (M, N) one-hot. The episode's key (E,) decides the order of images in each epoch; the last
+    batch of an epoch has the images that are left.
     """
     place, speed = [parameter.clone() for parameter in start], []
     count, rows = images.shape[1], images.flatten(0, 1)
@@ -65,11 +65,12 @@ def fitted(
 
 
 class Span:
-    """What gradient descent on a head moves, in few numbers: images (E, M, D) and weights (E, N, D) as the descent
-    sees them, D' = min(D, M + 1) long, with all their inner products as they were.
+    """Images (E, M, D) and weights (E, N, D) of a head in the coordinates that gradient descent on the head can change:
+    D' = min(D, M + 1) numbers each, with unchanged inner products.
 
-    A gradient by the weights of a class is a sum of images, so descent moves them within the span of the images and,
-    by weight decay and cosines, along the part of their start that stands out of it, which gets one coordinate.
+    The gradient with respect to the weights of a class is a sum of images. So descent moves the weights within the span
+    of the images and, by weight decay and cosines, along the part of their start orthogonal to that span: this part
+    gets one coordinate.
 
     images, weights   (E, M, D') and (E, N, D'), for the descent
     """
@@ -88,15 +89,15 @@ class Span:
             self.weights = torch.cat([within, length], 2)
 
     def whole(self, weights: Tensor) -> Tensor:
-        """Weights (E, N, D) of those that the descent has found, (E, N, D')."""
+        """The weights (E, N, D) in all coordinates, from those that the descent has found, (E, N, D')."""
         return weights[..., :-1] @ self._axes.mT + weights[..., -1:] * self._out if self.small else weights
 
 
 def in_order(support: Tensor) -> tuple[Tensor, Tensor]:
-    """Support (E, N, K, D) in an order of its own, and the places (E, N) where its classes have gone.
+    """Support (E, N, K, D) in an order that depends on its embeddings alone, and the new places (E, N) of its classes.
 
-    Images stand in the order of the sums of their embeddings, classes in that of theirs, so that what is drawn for one
-    place falls to the same image or class however the support came.
+    Images stand in the order of the sums of their embeddings, and classes in the order of the sums of theirs, so that a
+    random number drawn for a place goes to the same image or class whatever the order of the support was.
     """
     sums, order = support.sum(3).sort(dim=2, stable=True)
     classes = sums.sum(2).argsort(dim=1, stable=True)

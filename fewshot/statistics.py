@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A proportion in [0, 1] and the ends of its 95 % confidence interval, which need not be equally far."""
+    """A proportion in [0, 1] and the ends of its 95 % confidence interval, which need not be symmetric."""
 
     estimate: float
     low: float
@@ -38,8 +38,8 @@ class Difference(NamedTuple):
 def over_episodes(accuracies: np.ndarray) -> Estimate:
     """The papers' interval: 1.96 * std(ddof = 1) / sqrt(episodes), from the accuracies (E,) of E >= 2 episodes.
 
-    It covers the choice of episodes from one fixed test set with one trained model, and nothing else: neither another
-    test set nor another training run.
+    The interval covers the choice of episodes from one fixed test set with one trained model, and nothing else: neither
+    another test set nor another training run.
 
     >>> "{:.3f} ± {:.3f}".format(*over_episodes([0.4, 0.6, 0.8, 0.6]))  # 1.96 * 0.1633 / sqrt(4)
     '0.600 ± 0.160'
@@ -51,10 +51,10 @@ def over_episodes(accuracies: np.ndarray) -> Estimate:
 def over_seeds(means: np.ndarray) -> Estimate:
     """Student's t interval, S - 1 degrees of freedom, from the mean accuracies (S,) of S >= 2 training runs.
 
-    It covers which of its possible runs (initial weights, order of batches) a training turned out to be, where every
-    run is measured on the same episodes: what the mean over ever more runs would be on these episodes of this test
-    set. Neither other episodes nor another test set. A run is one observation however many episodes measure it, so
-    runs and episodes are never pooled. Exact where the runs' means are normally distributed.
+    The interval covers the randomness of training (initial weights, order of batches) if every run is measured on the
+    same episodes: its target is the mean over ever more runs on these episodes of this test set. The interval covers
+    neither other episodes nor another test set. A run is one observation however many episodes measure the run, so runs
+    and episodes are never pooled. The interval is exact if the runs' means are normally distributed.
     """
     values = _vector(means, "(S,) of at least 2 training runs")
     return Estimate(float(values.mean()), _t_half_width(_standard_error(values), len(values) - 1))
@@ -66,7 +66,7 @@ def over_classes(accuracies: np.ndarray, classes: np.ndarray, clusters: np.ndarr
     accuracies (E,)   of E >= 2 episodes that drew their classes uniformly; the interval has their units
     classes (E, N)    the classes of each episode, as positions in `clusters`, without repeats in an episode
     clusters (C,)     a label for each of the C test classes, drawn by an episode or not: classes of one label depend
-                      on each other, as the rotations of one character do; np.arange(C) where none do
+                      on each other, as the rotations of one character do; np.arange(C) if none do
 
     The papers' interval takes the test set as given, though its few classes and images come back in episode after
     episode (Lafargue et al. 2024, arXiv 2409.02850, who draw tasks without replacement until the images are used up,
@@ -77,27 +77,30 @@ def over_classes(accuracies: np.ndarray, classes: np.ndarray, clusters: np.ndarr
         V = G / (G - 1) * ((C - 1) / (C - N))^2 * (sum_g (sum_e z_eg d_e)^2 - sum_ge (z_eg d_e)^2) / (E (E - 1))
 
     with z_eg the number of classes of cluster g in episode e, less its expectation, and d_e the accuracy less the
-    mean. To V, at least 0, comes s^2 / E: which episodes were drawn. Where every class is a cluster and E is large, V
-    is the jackknife over the means of the episodes without each class. A class is drawn with its images, so V holds
-    their share: a bootstrap that resampled the images of the classes as well would count it twice.
+    mean. The whole variance is V, at least 0, plus s^2 / E, the variance of drawing the episodes. If every class is a
+    cluster and E is large, V is the jackknife over the means of the episodes without each class. A class is drawn with
+    its images, so V includes the variance of the images: a bootstrap that resampled the images of the classes as well
+    would count that variance twice.
 
     The half-width takes three things into account. V is uncertain: with the noise left in, it is a scaled chi-square
-    of G - 1 degrees of freedom, so the half-width w solves E[2 Phi(-w / S)] = 5 %, where
+    of G - 1 degrees of freedom, so the half-width w solves E[2 Phi(-w / S)] = 5 %, with
 
         S^2 = max(0, (G - 1) B / chi2_{G-1} - noise) + s^2 / E
 
-    and B is V with its noise: a generalised interval (Weerahandi 1993) for a variance that is a difference. That is
-    Student's t interval of G - 1 degrees of freedom if the noise is small, and does not take a variance that the noise
-    hides for zero or for B. The classes' difficulties are skewed: w is multiplied by 1 + a g^2 / G, with g the skewness
+    and B is V with its noise: a generalised interval (Weerahandi 1993) for a variance that is a difference. This is
+    Student's t interval of G - 1 degrees of freedom if the noise is small; if it hides the variance, that variance
+    is taken for neither 0 nor B. The classes' difficulties are skewed: w is multiplied by 1 + a g^2 / G, g the skewness
     of the clusters' sums and a = (z^4 + 2 z^2 - 3) / 18 = 1.08, the term of skewness in Hall's (1988) expansion of how
     often a symmetric t interval covers. The half-width is at least that of `over_episodes`.
 
     How often it covers is simulated in results/README.md: 92 to 97 % of the time if the difficulties are moderately
-    uneven, down to 5 classes, and also if way is close to C or a class has few episodes. It covers less if very few
-    classes are very hard (10 exponential difficulties: 92 %), for the test set may then hold none of those: no interval
-    from the accuracies can know of them. Interactions of classes make it wider (Efron and Stein 1981).
+    uneven, down to 5 classes, and also if way is close to C or a class has few episodes. The interval covers less if
+    very few classes are very hard (10 exponential difficulties: 92 %), for the test set may then hold none of those: no
+    interval from the accuracies can know of them. Interactions of classes make the interval wider (Efron and Stein
+    1981).
 
-    The half-width is nan where nothing can be learnt: one cluster, or N = C, where all episodes hold all classes.
+    The half-width is nan if the episodes say nothing of other classes: there is one cluster, or N = C and so every
+    episode holds all classes.
     ValueError for shapes that do not fit, or classes that are not among the C.
     """
     values = _vector(accuracies, "(E,) of at least 2 episodes")
@@ -121,7 +124,7 @@ def over_classes(accuracies: np.ndarray, classes: np.ndarray, clusters: np.ndarr
 def proportion(successes: int, trials: int) -> Interval:
     """The exact binomial interval of Clopper and Pearson (1934): `successes` in `trials` >= 1 independent trials.
 
-    It covers the true probability at least 95 % of the time, mostly more. ValueError for impossible counts.
+    The interval covers the true probability at least 95 % of the time, mostly more. ValueError for impossible counts.
 
     >>> "{:.4f}, from {:.4f} to {:.4f}".format(*proportion(31, 400))
     '0.0775, from 0.0533 to 0.1082'
@@ -134,8 +137,9 @@ def proportion(successes: int, trials: int) -> Interval:
 def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     """`first` minus `second`, the accuracies (E,) of two learners in the same E >= 2 episodes: the paired t test.
 
-    How hard an episode is drops out of the difference. It covers the choice of episodes for these two trained models
-    and these test images: another training run or other classes may turn it round. ValueError for unequal lengths.
+    The difficulty of an episode cancels in the difference. The interval covers the choice of episodes for these two
+    trained models and these test images: another training run or other classes may reverse the difference. ValueError
+    for unequal lengths.
     """
     values, others = (_vector(accuracies, "(E,) of at least 2 episodes") for accuracies in (first, second))
     if len(values) != len(others):
@@ -151,7 +155,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     """The p-values (T,) of T tests, adjusted by Holm's (1979) step-down method, in their order.
 
     To call those below 5 % significant makes any error at all in at most 5 % of such families of tests, however the
-    tests depend on each other. ValueError where a p-value is not in [0, 1].
+    tests depend on each other. ValueError if a p-value is not in [0, 1].
 
     >>> holm([0.01, 0.04, 0.03]).round(4).tolist()
     [0.03, 0.06, 0.06]
@@ -179,14 +183,14 @@ def all_pairs(accuracies: Mapping[str, np.ndarray]) -> pd.DataFrame:
 def ranks(accuracies: Mapping[str, np.ndarray], level: float = 0.05) -> pd.DataFrame:
     """The learners, best first, as far as the accuracies (E,) of each in the same episodes tell them apart.
 
-    Two learners are told apart where p_holm of `all_pairs` is at most `level`. Index: the learner; columns:
+    Two learners are told apart if p_holm of `all_pairs` is at most `level`. Index: the learner; columns:
 
     mean     in the units of the accuracies; equal means stand in the order of their names
-    rank     those not told apart from the best share the mean of their places, then those not told apart from the best
-             of the rest, and so on, as in Meta-Dataset (Triantafillou et al. 2020): nobody ranks above the best, though
-             being alike does not carry over (a like b, a like c, but b better than c)
+    rank     the learners not told apart from the best share the mean of their places, then the learners not told apart
+             from the best of the rest, and so on, as in Meta-Dataset (Triantafillou et al. 2020): no learner ranks
+             above the best, though being alike is not transitive (a like b, a like c, but b better than c)
     best     whether it is not told apart from the best
-    group    letters, 'a' with the best: learners that share one cannot be told apart, and those that share none can
+    group    letters, 'a' with the best: learners that share a letter cannot be told apart, learners that share none can
              (the compact letter display of Piepho 2004)
     """
     means = {name: float(np.mean(values)) for name, values in accuracies.items()}
@@ -206,7 +210,7 @@ def ranks(accuracies: Mapping[str, np.ndarray], level: float = 0.05) -> pd.DataF
 
 
 def _vector(accuracies: np.ndarray, need: str) -> np.ndarray:
-    """`accuracies` as float64; ValueError where they are not one row of at least two."""
+    """`accuracies` as float64; ValueError if they are not one row of at least two."""
     values = np.asarray(accuracies, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"an interval needs the accuracies {need}, not an array {values.shape}")
@@ -219,14 +223,14 @@ def _standard_error(values: np.ndarray) -> float:
 
 
 def _t_half_width(standard_error: float, degrees: float) -> float:
-    """Half of the 95 % interval of a mean whose standard error was estimated with so many degrees of freedom."""
+    """Half of the 95 % interval of a mean whose standard error was estimated with `degrees` degrees of freedom."""
     return float(scipy.special.stdtrit(degrees, 0.975) * standard_error)
 
 
 def _hidden_half_width(bound: float, noise: float, known: float, degrees: int) -> float:
     """Half of the 95 % interval of a mean of variance bound - noise + known, in expectation.
 
-    bound: an estimate with so many degrees of freedom; noise, known: variances that are known, the first a part of
+    bound: an estimate with `degrees` degrees of freedom; noise, known: known variances, of which noise is a part of
     what `bound` estimates. See over_classes for the equation; the chi-square is averaged over its 2,000 quantiles.
     """
     if bound + known == 0:

@@ -60,7 +60,7 @@ _Arrays = Mapping[tuple[int, int], Mapping[str, np.ndarray]]  # by (way, shot) a
 class Sheet(NamedTuple):
     """A table for readers: its cells as text, with names as the index, and which of them are the best: the bold ones.
 
-    words: so many columns, the first ones, hold words and not numbers
+    words: the number of columns, from the first, that hold words and not numbers
     """
 
     title: str
@@ -84,8 +84,8 @@ def caption(results: pd.DataFrame) -> str:
 def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = None) -> list[Sheet]:
     """The tables of a run, the accuracies with the papers' interval first.
 
-    accuracies: those of the episodes, as episodes.npz has them; without them learners are not told apart, and bold is
-    the best as printed, else what shares a letter with the best
+    accuracies: those of the episodes, as in episodes.npz. With them, learners that share a letter with the best are
+    bold; without them, learners are not told apart, and the best as printed is bold.
     """
     each = _by_protocol(results, accuracies or {}, seeds=True)
     note = ". ".join([INTERVAL, *remarks(results)])
@@ -175,7 +175,7 @@ def remarks(results: pd.DataFrame) -> list[str]:
 
 
 def _notes(made: Sequence[Sheet]) -> list[str]:
-    """The note of each table, '' where the next table has the same."""
+    """The note of each table, '' if the next table has the same note."""
     following = [*made[1:], None]
     return [
         "" if after is not None and after.note == sheet.note else sheet.note for sheet, after in zip(made, following)
@@ -202,9 +202,9 @@ def _sheet(
 
 
 def _best(rows: pd.DataFrame, means: pd.Series, arrays: _Arrays) -> tuple[pd.Series, str]:
-    """Which rows are the best of their way and shot, and a sentence on how that is told.
+    """Which rows are the best of their way and shot, and a sentence on how the best are found.
 
-    Those that are not told apart from the best where `arrays` has the episodes of every row, else the best as printed.
+    If `arrays` has the episodes of every row, all rows that are not told apart from the best; else the best as printed.
     """
     found = {cell: ranks(learners)["best"] for cell, learners in arrays.items()}
     cells = zip(rows["way"], rows["shot"], labels(rows))
@@ -216,7 +216,7 @@ def _best(rows: pd.DataFrame, means: pd.Series, arrays: _Arrays) -> tuple[pd.Ser
 
 
 def _told_apart(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> list[Sheet]:
-    """The learners in order, with letters for those that cannot be told apart; nothing where there is one learner."""
+    """The learners in order, with letters for those that cannot be told apart; nothing if there is only one learner."""
     columns, places, best = {}, {}, {}
     for (way, shot), arrays in _by_protocol(results, accuracies).items():
         if len(arrays) > 1:

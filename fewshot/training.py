@@ -41,12 +41,12 @@ _SHOW_EVERY = 20  # steps between updates of the progress bar: reading the loss 
 
 @dataclasses.dataclass
 class Trained:
-    """What came of a training; the learner itself holds the weights of `best_step`.
+    """The result of a training; the learner itself holds the weights of `best_step`.
 
     history: one row a validation: step, loss (mean since the last one), accuracy and ci95 (validation, percent),
     seconds (of training so far)
-    collapsed: it ended no better than guessing: the validation accuracy of `best_step` does not exceed that by more
-    than its interval
+    collapsed: the training ended no better than guessing: the validation accuracy of `best_step` exceeds that of
+    guessing by no more than its interval
     """
 
     best_step: int
@@ -80,7 +80,7 @@ def train(
               as without the interruption
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
-    are set for the whole process. It sees no test images: it is not given any.
+    are set for the whole process. Training sees no test images: this function gets none.
     """
     settings, validation = settings or Training(), validation or Validation()
     chosen = choose_device(device)
@@ -137,7 +137,7 @@ def clamped(settings: Training, cls: type[Learner], variant: str, bank: ImageBan
 
 
 def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
-    """Give the backbone the weights it starts from; InputError where a learner that lives on them has none.
+    """Give the backbone the weights it starts from; InputError if a learner needs such weights and has none.
 
     The learner is external from then on, unless the weights are proven to be of `bank`, its base classes, alone.
     """
@@ -177,7 +177,7 @@ def _validation_sampler(validation: Validation, bank: ImageBank) -> EpisodeSampl
 
 
 def _show_base(learner: Learner, bank: ImageBank) -> None:
-    """Call begin_validation with a sample of the training images, where the learner does anything there."""
+    """Call begin_validation with a sample of the training images, if the learner overrides begin_validation."""
     if type(learner).begin_validation is Learner.begin_validation:
         return
     images = min(-(-_BASE_SAMPLE // bank.classes), int(bank.sizes.min()))

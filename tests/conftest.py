@@ -1,4 +1,4 @@
-"""What several tests need: a cache folder of their own, toy banks, and the real data where it is at hand."""
+"""What several tests need: a cache folder of their own, toy banks, and the real data if it is available."""
 
 import io
 import os
@@ -57,7 +57,7 @@ def no_network(monkeypatch) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of the real data sets; tests that need it are skipped where there is none."""
+    """The folder of the real data sets; tests that need it are skipped if there is none."""
     folder = os.environ.get("FEWSHOT_DATA")
     if not folder or not (Path(folder) / "omniglot").is_dir():
         pytest.skip("needs real Omniglot: set FEWSHOT_DATA to the folder that holds omniglot/")
@@ -104,7 +104,7 @@ def write_files(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def refusal(call: Callable[[], object], kind: type[InputError] = InputError) -> str:
-    """The text of the InputError that `call` raises: of just this kind, and one line."""
+    """The text of the InputError that `call` raises: of class `kind` and no subclass of it, and one line."""
     with pytest.raises(InputError) as caught:
         call()
     assert type(caught.value) is kind

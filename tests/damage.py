@@ -1,4 +1,4 @@
-"""Damage, drawn by a seed: to the files of a run, to checkpoints, to presets; and arguments that nobody means."""
+"""Random damage from a seed, to the files of a run, to checkpoints and to presets; and random arguments."""
 
 import random
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def spoil_bytes(path: Path, chance: random.Random) -> None:
 
 
 def spoil_table(path: Path, chance: random.Random) -> None:
-    """Edit a csv file as a hand or a spreadsheet would: a cell, a line, a column."""
+    """Edit a csv file as a person or a spreadsheet would: a cell, a line, a column."""
     lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
     line, column = chance.randrange(len(lines)), chance.randrange(len(lines[0]))
     how = chance.randrange(7)

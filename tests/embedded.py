@@ -1,4 +1,4 @@
-"""Banks whose embeddings are given, for tests of what is made of embeddings."""
+"""Banks whose embeddings are given, for tests of what the suite computes from embeddings."""
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ class Given(EmbeddedBank):
 
 
 class Plain(nn.Module):
-    """A backbone of so many dimensions that embeds nothing."""
+    """A backbone with an embedding size that embeds nothing."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

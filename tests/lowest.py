@@ -4,7 +4,7 @@ import configparser
 import re
 from pathlib import Path
 
-_ANY = ("torch", "torchvision")  # gigabytes, for one more build of the same code
+_ANY = ("torch", "torchvision")  # another version would download gigabytes for a build of the same code
 
 
 def lowest(setup: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The published numbers are facts with a source, of one schema, in percent; both sides of a conflict are there."""
+"""The published numbers have a source and one schema, in percent; numbers that contradict each other are all kept."""
 
 import pandas as pd
 import pytest

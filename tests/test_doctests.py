@@ -1,4 +1,4 @@
-"""The examples in the docstrings of public functions give what they show."""
+"""The examples in the docstrings of public functions give the results that they show."""
 
 import doctest
 import importlib

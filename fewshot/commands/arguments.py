@@ -25,7 +25,7 @@ def data_folder() -> argparse.ArgumentParser:
 
 
 def run_settings() -> argparse.ArgumentParser:
-    """The arguments of every command that trains: what on, how, and into which folder."""
+    """The arguments of every command that trains: the data, the settings and the output folder."""
     run = argparse.ArgumentParser(add_help=False, parents=[data_folder()])
     run.add_argument(
         "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
@@ -67,7 +67,7 @@ def several(text: str) -> int:
 
 
 def counts(text: str) -> list[int]:
-    """As many whole numbers as there are between the commas, each once."""
+    """Whole numbers with commas between them, repeats left out."""
     return list(dict.fromkeys(count(part.strip()) for part in text.split(",")))
 
 

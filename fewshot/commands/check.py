@@ -35,7 +35,7 @@ def declare(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Check each learner, print a table of its promises; InputError if one is broken."""
-    # compiles what training needs, which other commands need not wait for
+    # this import compiles what training needs; other commands need not wait for it
     from fewshot.testing.checks import CHECKS, broken
     from fewshot.testing.specimen import specimens
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def _promises(spec: str, these: list["Specimen"], results: list[tuple["Specimen", "Result"]]) -> Table:
-    """A row for each promise with what was found; if the variants differ, it is told for each."""
+    """A row for each promise with its result; if the variants differ, with the result of each variant."""
     variants = [specimen.variant for specimen in these if specimen.variant]
     title = f"{spec} ({', '.join(variants)})" if len(variants) > 1 else spec
     table = Table(Column("promise", ratio=1), Column(title, ratio=1), box=box.SIMPLE_HEAD, pad_edge=False, expand=True)

@@ -16,7 +16,7 @@ from episodes.twins import twin_groups
 from fewshot.commands import arguments
 
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
-_MOST = 20  # images that occur again, and copies of one, that are named
+_MOST = 20  # repeated images that are named, and copies of each
 
 
 def declare(commands: arguments.Commands) -> None:

@@ -20,8 +20,8 @@ def measure_backbones(
     """A DataFrame of one row a backbone, for RGB images of `size` x `size` in batches of `batch`.
 
     parameters, embedding       of the network
-    train_rate, embed_rate      images a second: forward, backward and SGD step in the precision that training has on
-                                this device; forward in float32; nan where not `timed`
+    train_rate, embed_rate      images a second: forward, backward and SGD step in the precision of training on this
+                                device; forward in float32; nan if not `timed`
     """
     chosen = choose_device(device)
     prepare(chosen)

@@ -9,7 +9,7 @@ from episodes import ImageBank
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """So many `classes` of `images` each, of `channels` x `size` x `size`."""
+    """`classes` classes of `images` images each, of `channels` x `size` x `size`."""
 
     name: str
     classes: int

@@ -1,7 +1,7 @@
-"""What people use now, as they use it: easyfsl, learn2learn, and the loop that the papers' repositories have.
+"""The peers, used as their users do: easyfsl, learn2learn, and the loop that the papers' repositories have.
 
-The images are decoded already, which is kinder to them than image files. The networks are those of the papers, in
-PyTorch's own memory layout; process settings are left as PyTorch has them.
+The peers get decoded images, which favours them over image files. The networks are those of the papers, in PyTorch's
+default memory layout; the process settings are PyTorch's defaults.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from fewshot.performance.generated import Shape
 
 
 def imported(name: str) -> ModuleType:
-    """A peer's package; InputError where it is not installed."""
+    """A peer's package; InputError if it is not installed."""
     try:
-        # gym, which learn2learn imports, tells its age
+        # gym, which learn2learn imports, warns that it is outdated
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
@@ -59,7 +59,7 @@ class Pictures(Dataset):
 
 
 class OnlyLabels(Pictures):
-    """A data set of which a sampler reads nothing but the labels."""
+    """A data set for samplers, which read its labels alone."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(torch.empty(0), [number for number in range(shape.classes) for _ in range(shape.images)])
@@ -89,7 +89,7 @@ class CategoriesSampler(Sampler):
 
 
 def easyfsl_sampler(dataset: Pictures, way: int, shot: int, query: int, tasks: int) -> Sampler:
-    """easyfsl's TaskSampler; it hands an argument on to PyTorch's Sampler, which takes none any more."""
+    """easyfsl's TaskSampler; it passes an argument to PyTorch's Sampler, which no longer takes one."""
     module = imported("easyfsl.samplers")
     random.seed(0)
     with mock.patch.object(Sampler, "__init__", return_value=None):

@@ -30,7 +30,7 @@ from fewshot.performance.work import Effort
 from fewshot.run_folder import describe_environment
 
 PARTS = ("sampling", "evaluation", "training", "growth", "profile", "target")
-USUAL = PARTS[:-1]  # the last one takes a quarter of an hour on two cores
+USUAL = PARTS[:-1]  # the last part takes a quarter of an hour on two cores
 
 log = logging.getLogger("fewshot")
 
@@ -39,7 +39,7 @@ log = logging.getLogger("fewshot")
 class Measurement:
     """One contender at one task; `function` of `arguments` does it and returns samples in `unit`.
 
-    faster: whether more of it is better, a rate, or less, a time
+    faster: whether higher samples are better (a rate) or lower ones (a time)
     """
 
     part: str
@@ -66,8 +66,9 @@ def measure(
 ) -> pd.DataFrame:
     """Measure the parts `only` (by default all but 'target') and write perf.csv, perf.md and figures to `folder`.
 
-    quick: with little of everything, to see that it works. Rows that are there are kept with `resume`, so that an
-    interrupted run goes on; InputError where they come from another machine, other versions, or a run that was quick.
+    quick: each measurement is short, as a test that all of them work. With `resume` the rows in `folder` are kept, so
+    that an interrupted run goes on; InputError if the rows come from another machine, other versions, or if only one of
+    the two runs is quick.
     """
     for part in only or ():
         if part not in PARTS:
@@ -201,7 +202,7 @@ def _small(shape: Shape) -> Shape:
 
 
 def _row(one: Measurement, effort: Effort) -> dict[str, Any]:
-    """One row of the table: the median of the samples and their range, or what hindered the measurement."""
+    """One row of the table: the median of the samples and their range, or why the measurement failed."""
     row = {"part": one.part, "task": one.task, "contender": one.contender, "unit": one.unit, "faster": one.faster}
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
@@ -227,7 +228,7 @@ def _row(one: Measurement, effort: Effort) -> dict[str, Any]:
 
 
 def _child(sending: Any, function: Callable[..., work.Found], arguments: tuple[Any, ...]) -> None:
-    """What the fresh process does; it sends back what it found, and the memory that it took."""
+    """The work of the fresh process, which sends back the result and its peak memory."""
     before = _peak()
     try:
         found = function(*arguments)
@@ -254,8 +255,8 @@ def _environment(quick: bool) -> dict[str, Any]:
 
 
 def _opened(folder: Path, environment: dict[str, Any], resume: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows that `folder` holds, and the environment written there, which is that of its first call; InputError
-    where it is not to be gone on with."""
+    """The rows that `folder` holds, and the environment of the first call, which is written there; InputError if the
+    folder holds rows that this call must not continue."""
     other = "choose another folder with --output"
     table, described = folder / "perf.csv", folder / "environment.json"
     if table.exists():

@@ -32,7 +32,7 @@ _OURS = "fewshot"
 
 
 def write(table: pd.DataFrame, environment: dict[str, Any], folder: Path) -> None:
-    """perf.md, and where there is something to draw, ratios.png and growth.png."""
+    """Write perf.md and, if there is something to draw, ratios.png and growth.png."""
     replace_text(folder / "perf.md", markdown(table, environment))
     for name, figure in (("ratios", _ratio_figure(table)), ("growth", _growth_figure(table))):
         if figure is not None:
@@ -53,8 +53,8 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
 def growth(table: pd.DataFrame) -> pd.DataFrame:
     """One row a measured amount: what grows, amount, seconds, added_mb; `slope` of log seconds over log amount.
 
-    The slope is that of the least-squares line through the upper half of the amounts and the one before: at the lower
-    end the constant costs of a call show.
+    The slope is that of the least-squares line through the upper half of the amounts and the one before: the smaller
+    amounts are left out because the constant cost of a call dominates them.
     """
     rows = table[(table["part"] == "growth") & table["median"].notna()]
     parts = rows["task"].str.split(": ", expand=True)
@@ -233,7 +233,7 @@ def _details(row: pd.Series) -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    """Three digits of it, and all that come before the point."""
+    """A value with three significant digits, and all digits before the point."""
     value = float(value)
     if not math.isfinite(value):
         return ""

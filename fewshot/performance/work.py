@@ -35,7 +35,7 @@ QUERY = 15
 class Effort(NamedTuple):
     """How long a measurement goes on: each of `repeats` samples for `seconds` at least.
 
-    Work that takes longer than `longest` seconds is repeated no more after that time.
+    A measurement that has taken longer than `longest` seconds is not repeated.
     """
 
     seconds: float = 0.3
@@ -47,7 +47,7 @@ Found = dict[str, Any]  # samples: the measured values; and what else there is t
 
 
 def rates(work: Callable[[], int], effort: Effort) -> list[float]:
-    """Samples of how much `work`, which returns how much it did, does in a second; one call before is not counted."""
+    """Samples of the amount of `work` done in a second; `work` returns its amount, and a first call is not counted."""
     work()
     samples, began = [], time.perf_counter()
     while len(samples) < effort.repeats and (not samples or time.perf_counter() - began < effort.longest):
@@ -59,7 +59,7 @@ def rates(work: Callable[[], int], effort: Effort) -> list[float]:
 
 
 def _iterated(loader: Iterable[object], count: int) -> Callable[[], int]:
-    """Work that takes `count` more elements of `loader`, of which there are always more, at each call."""
+    """Work that takes the next `count` elements of the endless `loader` at each call."""
     endless = itertools.chain.from_iterable(itertools.repeat(loader))
 
     def work() -> int:
@@ -125,9 +125,9 @@ def evaluate_images(
 ) -> Found:
     """Seconds for `episodes` 5-way 1-shot episodes to a finished interval, embedding included.
 
-    embedded   so many images of each class are embedded; where that is not all, the rest is taken to last as long an
+    embedded   images of each class that are embedded; if these are not all, the others are assumed to take as long per
                image, and the episodes are scored on made-up embeddings of all images
-    checked    a peer must find our accuracies in so many episodes: `agreement` is the largest difference
+    checked    episodes in which a peer must find our accuracies: `agreement` is the largest difference
     """
     learner = _learner(backbone, shape)
     if contender == "fewshot":
@@ -197,7 +197,7 @@ def evaluate_cached(contender: str, shape: Shape, size: int, episodes: int, effo
 
 
 class _Cached(EmbeddedBank):
-    """Embeddings that are there already."""
+    """A bank whose embeddings are given."""
 
     def __init__(self, vectors: Tensor) -> None:
         self.embeddings, self.seconds = vectors, 0.0
@@ -211,7 +211,7 @@ def _learner(backbone: str, shape: Shape) -> Learner:
 
 
 def _seconds(work: Callable[[], object], effort: Effort, warm: bool = True) -> list[float]:
-    """Samples of how long `work` takes; where it takes long, without a call before that is not counted."""
+    """Seconds of each call of `work`; if `warm`, the first call is not counted, unless the work is too slow for two."""
     samples, began = [], time.perf_counter()
     while len(samples) < effort.repeats + warm and (not samples or time.perf_counter() - began < effort.longest):
         start = time.perf_counter()
@@ -273,7 +273,7 @@ def _training(learner: Learner, settings: Training, bank: ImageBank, device: tor
 def _peer_training(
     contender: str, learner: Learner, settings: Training, bank: ImageBank, device: torch.device
 ) -> Iterator[Tensor]:
-    """The same steps on the same batches, of which a peer is told the images and loads them as it does."""
+    """A peer's losses of the same steps on the same batches; the peer gets the indices and loads the images its way."""
     batches, channels = batches_from(settings.batches), bank.images.shape[1]
     listed = (indices.tolist() for indices in batches.following(bank, 0, 0))
     loader = DataLoader(peers.Pictures.of(bank), batch_sampler=listed)
@@ -295,7 +295,7 @@ def _peer_training(
 
 
 def grow(what: str, amount: int, effort: Effort) -> Found:
-    """Seconds of our evaluation where one thing grows: episodes, classes, images, or the size of an embedding."""
+    """Seconds of our evaluation as one amount grows: episodes, classes, images, or the size of an embedding."""
     prepare(torch.device("cpu"))
     work = _embedding_and_scoring(amount) if what == "images" else _scoring(what, amount)
     return {"samples": _seconds(work, effort, warm=amount < 10**6)}
@@ -325,7 +325,7 @@ def _scoring(what: str, amount: int) -> Callable[[], object]:
 
 def time_to(data: str | None, steps: int, effort: Effort) -> Found:
     """Training on Omniglot as the paper preset does, in `steps` steps: `history` has the accuracy in percent on 5-way
-    1-shot episodes of validation classes after so many seconds, every 100 steps."""
+    1-shot episodes of validation classes, and the seconds so far, every 100 steps."""
     banks = [load_dataset("omniglot:vinyals", split, data=data) for split in ("train", "validation")]
     config = load_config("paper", ["prototypical"])
     settings = next(iter(config.learner.values())).model_copy(update={"steps": steps, "validate_every": 100})
@@ -338,7 +338,7 @@ def time_to(data: str | None, steps: int, effort: Effort) -> Found:
 
 
 def profile_work(what: str, shape: Shape, effort: Effort) -> Found:
-    """Where the time of a training step, of embedding or of scoring goes, and how far it is from the machine's bound.
+    """What takes the time of a training step, of embedding or of scoring, and how far that is from the machine's bound.
 
     flop_rate, traffic_rate   floating point operations a second of a large product of matrices, and bytes a second of
                               copying a large tensor: what the machine can do

@@ -1,4 +1,4 @@
-"""What a report is made from: a run's files, its trained models, and what these say of a few episodes and images."""
+"""The data of a report: a run's files, its trained models, and their predictions for a few episodes and images."""
 
 import contextlib
 import dataclasses
@@ -59,7 +59,7 @@ class Model:
 
 
 def read_run(folder: Path) -> Run:
-    """The run that `folder` holds; InputError where it holds none, or a damaged one."""
+    """The run that `folder` holds; InputError if it holds none, or a damaged one."""
     results, accuracies = read_results(folder)
     path = folder / "environment.json"
     try:
@@ -73,13 +73,13 @@ def read_run(folder: Path) -> Run:
 
 
 def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Each trained model's values of LEARNER and its training.csv; LeftOut where there is none."""
+    """Each trained model's values of LEARNER and its training.csv; LeftOut if there is none."""
     if not (run.folder / "checkpoints").is_dir():
         raise LeftOut("the run's folder holds no checkpoints")
     histories: dict[str, tuple[tuple[str, ...], pd.DataFrame]] = {}
     for _, row in run.results.iterrows():
         for name in model_names(row):
-            with contextlib.suppress(OSError, ValueError):  # as if it were not there
+            with contextlib.suppress(OSError, ValueError):  # an unreadable file counts as missing
                 history = read_history(run.folder / "checkpoints" / name / "training.csv")
                 histories.setdefault(name, (tuple(row[LEARNER]), history))
                 break
@@ -89,10 +89,10 @@ def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
 
 
 def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
-    """A trained model of each learner, that of its first seed, which was tested with this way and shot.
+    """For each learner the trained model of its first seed that was tested with this way and shot.
 
-    And a few words for each learner that has none: a file that a learner comes from is not run. LeftOut where there is
-    no model at all.
+    Also a few words for each learner that has no such model: the report does not run the file of a learner from outside
+    the suite. LeftOut if no learner has a model.
     """
     models: dict[tuple[str, ...], Model] = {}
     problems = dict.fromkeys(run.styles, "there is no checkpoint of it that can be read")
@@ -120,7 +120,7 @@ def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
 
 
 def _checkpoints(run: Run) -> list[tuple[Path, ModelSpec, dict[str, Any]]]:
-    """The best checkpoint of each model, in the order of the tables and of the seeds; LeftOut where there is none."""
+    """The best checkpoint of each model, in the order of the tables and of the seeds; LeftOut if there is none."""
     found = []
     for path in sorted(run.folder.glob("checkpoints/*/best.pt")):
         with contextlib.suppress(InputError):  # of a damaged one
@@ -135,13 +135,13 @@ def _checkpoints(run: Run) -> list[tuple[Path, ModelSpec, dict[str, Any]]]:
 
 
 def chosen_cell(run: Run) -> tuple[int, int]:
-    """The way and shot of which episodes are shown: 5-way 1-shot where the run has it, else its first ones."""
+    """The way and shot of the episodes that the report shows: 5-way 1-shot if the run has it, else its first ones."""
     cells = sorted(set(zip(run.results["way"].tolist(), run.results["shot"].tolist())))
     return (5, 1) if (5, 1) in cells else cells[0]
 
 
 def load_test_images(run: Run, data: str | None) -> ImageBank:
-    """The bank the run was tested on; LeftOut where it cannot be had or is another one."""
+    """The bank that the run was tested on; LeftOut if the data set is unavailable or differs."""
     settings = run.config.data
     try:
         bank = load_dataset(settings.dataset, "test", data=data, size=settings.size or None)
@@ -176,7 +176,7 @@ def episode_of(run: Run, bank: ImageBank, way: int, shot: int, number: int) -> E
 
 @torch.no_grad()
 def predict(learner: Learner, bank: ImageBank, episode: Episodes, seed: int) -> np.ndarray:
-    """The class that each query is taken for, as a position in the episode: (way, query).
+    """The predicted class of each query, as a position in the episode: (way, query).
 
     Only the images of the episode are embedded. seed: that of the tests, for a learner that draws numbers.
     """
@@ -211,14 +211,14 @@ def embed_flat(learner: Learner, bank: ImageBank, images: torch.Tensor) -> np.nd
 
     part, _, _ = cut_out(bank, images)
     embeddings = _embedded(learner, part, choose_device("auto")).embeddings.cpu().numpy()
-    start = "pca" if np.ptp(embeddings, axis=0).any() else "random"  # what is all the same has no principal components
-    # the exact method: the other one adds up in an order that the threads decide
+    start = "pca" if np.ptp(embeddings, axis=0).any() else "random"  # identical embeddings have no principal components
+    # the exact method: the other one sums in an order that depends on the threads
     settings = {"perplexity": perplexity(len(images)), "method": "exact", "init": start, "random_state": 0}
     return TSNE(**settings).fit_transform(embeddings)
 
 
 def perplexity(images: int) -> int:
-    """That of a map of so many images: about as many neighbours as a class has images."""
+    """The perplexity for a map of `images` images: about as many neighbours as a class has images."""
     return min(MAP_IMAGES, (images - 1) // 3)
 
 
@@ -245,7 +245,7 @@ def panel_of(comparison: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     comparison: the rows of fewshot.comparison.compare of that way and shot.
 
     Published results that compare with one of ours: the best, and more of the families that our learners belong to.
-    Where there are none: the nearest inductive ones, those with the fewest reasons against a comparison.
+    If there are none: the nearest inductive results, those with the fewest reasons against a comparison.
     """
     ours = comparison.drop_duplicates(LEARNER)
     theirs = _published_once(comparison)
@@ -287,9 +287,10 @@ def panel_of(comparison: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _published_once(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Each published result once, its accuracy and ci95 in these columns, with its row that has the fewest reasons.
+    """Each published result once, in its row with the fewest reasons, with its accuracy and ci95 in these columns.
 
-    comparable: with one of ours at least; other_kind: another kind of backbone; family: that of one of our learners.
+    comparable: with at least one of our results; other_kind: the backbone is of another kind; family: the result is of
+    the family of one of our learners.
     """
     names = [_plain(name) for name in comparison["learner"].unique()]
     texts = [
@@ -309,11 +310,11 @@ def _published_once(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(text: str) -> str:
-    """Its letters and digits alone, so that 'N-pair loss' holds 'npair'."""
+    """The letters and digits of a text alone, in lower case, so that 'N-pair loss' holds 'npair'."""
     return re.sub(r"[\W_]", "", text).lower()
 
 
 def _printed(mean: float, half: float) -> str:
-    """'98.8 ± 0.4', '49.42 ± 0.78': with one decimal where that is all there is."""
+    """'98.8 ± 0.4', '49.42 ± 0.78': with one decimal if both numbers have no second one."""
     places = 1 if round(mean, 1) == mean and (pd.isna(half) or round(half, 1) == half) else 2
     return f"{mean:.{places}f}" + ("" if pd.isna(half) else f" ± {half:.{places}f}")

@@ -22,13 +22,14 @@ from fewshot.records import LEARNER, summarised
 
 INK, MUTED, RULE, PAPER = "#1f2328", "#656d76", "#dfe3e8", "#ffffff"  # a page may have its own in their place
 
-# Okabe and Ito's colours, told apart by the colour-blind too; yellow darker, to be seen on white, and grey for black
+# Okabe and Ito's colours, which colour-blind readers can tell apart; a darker yellow, for contrast with white, and grey
+# in place of black
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900", "#7F868E")
 _MARKERS = "osD^vPXp*"
 _WIDE, _MEDIUM, _NARROW = 380, 310, 240  # widths in points
 _TILE = 44  # points, the longest side of an image in an episode
 _PIXELS = 270_000  # of all images of an episode: photographs of three then take two megabytes
-_NAME = 34  # characters of a name that are written
+_NAME = 34  # characters of the longest name, longer ones are cut
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
     "font.size": 9,
@@ -89,7 +90,7 @@ def outline(marker: str) -> str:
 def accuracy_by_shot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Style]) -> Figure:
     """The accuracies of the tidy rows of one way against the shots, each with its interval, learners side by side.
 
-    Where a learner was trained with several seeds: the mean over them with its interval, and each seed, faint.
+    For a learner with several training seeds: the mean over the seeds with its interval, and each seed, faint.
     """
     shots = sorted(rows["shot"].unique())
     figure, axes = _axes(_WIDE, 245, title)
@@ -127,9 +128,9 @@ def accuracy_by_shot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, 
 def forest(panel: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Style]) -> Figure:
     """Accuracies one below the other, the highest on top: ours in their colours, published ones in grey.
 
-    panel: rows with label, accuracy, ci95 (nan for none), both as printed, learner (values of LEARNER; None where it is
-    published), comparable, without which the mark is hollow, and a note, which stands below the label. What is far
-    below ours stands at the edge, an arrow.
+    panel: rows with label, accuracy, ci95 (nan for none), both as printed, learner (values of LEARNER; None for a
+    published result), comparable (if False, the mark is hollow), and a note, which stands below the label. A result far
+    below ours is an arrow at the edge.
     """
     rows = panel.sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
     heights = np.where(rows["note"] != "", 37, 25)
@@ -210,7 +211,7 @@ def episode_picture(
     gap, margin, letter = 5, 11, 15  # points
     tile = min(_TILE, (_MEDIUM - letter - margin) / (shot + query_count) - gap)
     queries_from = letter + shot * (tile + gap) + margin
-    columns = max(1, int(_MEDIUM // (queries_from + query_count * (tile + gap))))  # more than one where queries are few
+    columns = max(1, int(_MEDIUM // (queries_from + query_count * (tile + gap))))  # more than one if queries are few
     rows = -(-way // columns)
     per_line = max(1, int((tile + gap) // 10))
     lines = -(-len(answers) // per_line)
@@ -314,9 +315,9 @@ def _above(points: np.ndarray) -> tuple[float, float]:
 
 
 def _left_edge(rows: pd.DataFrame) -> float:
-    """Where the axis of a forest plot starts: as far below our lowest interval as the best result is above it.
+    """The left end of the axis of a forest plot: as far below our lowest interval as the best result is above it.
 
-    Or a third of the whole range below, where that is more; never lower than the lowest result.
+    Or a third of the whole range below, if that is more; never lower than the lowest result.
     """
     half = rows["ci95"].fillna(0)
     low, high = rows["accuracy"] - half, (rows["accuracy"] + half).max()
@@ -349,7 +350,7 @@ def _place(axes: Axes, image: torch.Tensor, left: float, top: float, side: float
 
 
 def _at_most(images: torch.Tensor, pixels: int) -> torch.Tensor:
-    """Images (N, K, C, H, W) uint8, made smaller where one has more than `pixels`."""
+    """Images (N, K, C, H, W) uint8, made smaller if one has more than `pixels`."""
     scale = (pixels / (images.shape[3] * images.shape[4])) ** 0.5
     if scale >= 1:
         return images
@@ -359,7 +360,7 @@ def _at_most(images: torch.Tensor, pixels: int) -> torch.Tensor:
 
 
 def _mark(axes: Axes, x: float, y: float, colour: str, target: int, predicted: int) -> None:
-    """A dot where the prediction is right, else a cross and the letter of the class predicted."""
+    """A dot if the prediction is right, else a cross and the letter of the class predicted."""
     if predicted == target:
         axes.plot(x, y, "o", color=colour, markersize=5.5, markeredgewidth=0)
         return

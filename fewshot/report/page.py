@@ -1,4 +1,4 @@
-"""A run as one page for readers, report.html, which asks nothing of any network; its figures as files, for papers."""
+"""A run as one page for readers, report.html, which loads nothing from a network; its figures as files, for papers."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ from fewshot.report.data import (
 )
 
 _SUPPORT, _QUERIES, _WAYS = 5, 6, 20  # most images a class, and most classes, in the picture of an episode
-# the figures' colours by their names on the page, and what they are where the reader's scheme is dark
+# the figures' colours by their names on the page, and their values if the reader's scheme is dark
 _SCHEME = {
     "ink": (figures.INK, "#e4e7eb"),
     "muted": (figures.MUTED, "#9aa4af"),
@@ -48,7 +48,7 @@ _SCHEME = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure, the name of its files, what it shows in words for those who cannot see it, and what stands below it."""
+    """A figure, the name of its files, a description for readers who cannot see the figure, and its caption."""
 
     name: str
     figure: Figure
@@ -78,8 +78,8 @@ class Section(NamedTuple):
 def write_report(folder: Path, data: str | None = None, output: Path | None = None) -> Path:
     """Write report.html and figures/*.png and *.svg of the run in `folder`, there or in `output`; the page's path.
 
-    data: the folder of the data sets, from which pictures are taken. What the run does not hold is left out of the
-    page, which says so. Raises InputError where `folder` holds no run, or `output` cannot be written.
+    data: the folder of the data sets, from which the pictures come. The page leaves out what the run does not hold, and
+    says so. Raises InputError if `folder` holds no run, or if `output` cannot be written.
     """
     run, output = read_run(folder), output or folder
     sections, missing = _sections(run, data)
@@ -104,7 +104,7 @@ def _pictures(section: Section) -> list[Picture]:
 
 
 def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
-    """The sections there can be, and a sentence for each reason why others are left out."""
+    """The sections that can be made, and a sentence for each reason why others are left out."""
     makers = {
         ("published results",): lambda: [_literature(run)],
         ("training curves",): lambda: [_training(run)],
@@ -185,7 +185,7 @@ def _training(run: Run) -> Section:
 
 
 def _inside(run: Run, data: str | None) -> list[Section]:
-    """What the trained models make of single images: three episodes, and the embedding of some classes."""
+    """The trained models on single images: three episodes, and the embedding of some classes."""
     way, shot = chosen_cell(run)
     models, problems = load_models(run, way, shot)
     bank = load_test_images(run, data)
@@ -281,7 +281,7 @@ def _page(run: Run, sections: list[Section], missing: list[str]) -> str:
 
 
 def _facts(run: Run) -> list[str]:
-    """What else the numbers depend on, in a few words each."""
+    """What the numbers depend on besides the settings, in a few words each."""
     counts = {"learner": len(run.styles), "training seed": run.results["seed"].nunique()}
     told = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items()]
     return [*told, *run.results["device"].unique(), *(f"torch {one}" for one in run.results["torch"].unique())]
@@ -296,7 +296,7 @@ def _tables(run: Run) -> list[dict[str, Any]]:
 
 
 def _styled(run: Run, results: pd.DataFrame, sheets: list[tables.Sheet]) -> list[dict[str, Any]]:
-    """`sheets` of `results` with the learners' styles; None for one that has no episodes, and so none."""
+    """`sheets` of `results` with the learners' styles; the style is None for a learner without episodes."""
     learners = list(results[records.LEARNER].itertuples(index=False, name=None))
     styles = {
         label: run.styles.get(learner)

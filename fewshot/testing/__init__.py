@@ -1,4 +1,4 @@
-"""The promises of a learner as checks, for `fewshot check` and for the tests of packages that bring learners."""
+"""The promises of a learner as checks, for `fewshot check` and for the tests of packages that provide learners."""
 
 from fewshot.testing.parametrization import parametrize_with_checks
 

@@ -51,8 +51,8 @@ _DISTURBED = 3  # training steps of the two trainings that are compared
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a check came to: `outcome` is one of HOLDS, BROKEN, REMARK and LEFT_OUT; `said` has a sentence but for the
-    first; `error` is the exception behind a broken promise."""
+    """The result of a check: `outcome` is one of HOLDS, BROKEN, REMARK and LEFT_OUT; `said` is a sentence, empty for
+    HOLDS; `error` is the exception behind a broken promise."""
 
     check: "Check"
     outcome: str
@@ -62,7 +62,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Check:
-    """One promise. `after` are those without which this one cannot be told; training: whether it needs a `loss`."""
+    """One promise. after: the promises that this check relies on; training: whether the check needs a `loss`."""
 
     name: str
     promise: str
@@ -116,7 +116,7 @@ CHECKS: list[Check] = []
 
 
 def broken(results: Sequence[tuple[Specimen, Result]]) -> list[str]:
-    """One sentence for each broken promise: whose, which, and what was seen."""
+    """One sentence for each broken promise: the learner, the promise, and the observation."""
     found: dict[tuple[Check, str], list[str]] = {}
     for specimen, result in results:
         if result.outcome == BROKEN:
@@ -128,15 +128,15 @@ def broken(results: Sequence[tuple[Specimen, Result]]) -> list[str]:
 
 
 class _Broken(Exception):
-    """A promise does not hold; the text says what was seen."""
+    """A promise does not hold; the text says what the check observed."""
 
 
 class _Remark(Exception):
-    """It holds, and something about it is odd."""
+    """The promise holds, but the text says what is odd about it."""
 
 
 class _LeftOut(Exception):
-    """It cannot be looked at here; the text says why."""
+    """The promise cannot be checked here; the text says why."""
 
 
 def _promise(after: Sequence[Check] = (), training: bool = False) -> Callable[[Callable[[Specimen], None]], Check]:
@@ -454,7 +454,7 @@ def check_higher_is_better(specimen: Specimen) -> None:
     whole = specimen.episodes()
     same = dataclasses.replace(whole, query=whole.support)
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())
-    # what learns to adapt has hardly begun after so few steps, and may guess; with the wrong sign it would do worse
+    # a learner that learns to adapt may still guess after so few steps; with the wrong sign it would do worse
     if right <= (0.75 if specimen.traits.fits_episodes else 1.25) / WAY:
         raise _Broken(f"{right:.0%} do, where guessing gets {1 / WAY:.0%}: is a higher score a better one?")
 
@@ -487,9 +487,9 @@ def _loss(
     done: float = 0.0,
     batches: Batches | None = None,
 ) -> Tensor:
-    """The loss of one batch in training mode, with one seed, so that only what changed can change it.
+    """The loss of one batch in training mode; the seed is fixed, so only changed arguments can change the loss.
 
-    batches: the batches that it is one of, those of the specimen if they are not given
+    batches: the kind of batches that this batch is one of; by default those of the specimen
     """
     specimen.begin(learner)
     learner.batches = batches or specimen.batches
@@ -504,7 +504,7 @@ def _loss(
 
 
 def _gradients(specimen: Specimen, learner: Learner, done: float) -> dict[str, Tensor]:
-    """The gradients of the loss of one batch, by the names of those parameters that it reaches."""
+    """The gradients of the loss of one batch, by the names of the parameters that the loss reaches."""
     learner.zero_grad(set_to_none=True)
     loss = _loss(specimen, learner, *specimen.batch(), done)
     if not loss.requires_grad:
@@ -561,7 +561,7 @@ def _called(episodes: Episodes) -> str:
 
 
 def _for_one_shot_or_several(specimen: Specimen, judge: Callable[[Any, Episodes], None]) -> None:
-    """Whether the scores pass with one number of shots or the other: a learner of one of them has a check of its own"""
+    """Judge the scores of several-shot episodes, or else of one-shot ones: either kind has a check of its own."""
     errors = []
     for shot in (SHOT, 1):
         episodes = specimen.episodes(shot)
@@ -583,7 +583,7 @@ def _changed(of: str, change: float) -> str:
 
 
 def _change(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the range of scores; of large scores in a small range the rounding is not
+    """The largest difference, as a share of the range of scores; the rounding of large scores in a small range is not
     counted."""
     reach = float((expected.amax(2) - expected.amin(2)).max()) + 4e-3 * float(expected.abs().max())
     return float((found - expected).abs().max()) / (reach + 1e-12)

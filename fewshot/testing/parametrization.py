@@ -1,4 +1,4 @@
-"""For the tests of a package that brings learners: every promise of a learner as one test."""
+"""For the tests of a package that provides learners: every promise of a learner as one test."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ def parametrize_with_checks(
     """A decorator for a test with the arguments `learner` and `check`: a test for each promise of each variant.
 
     learners: classes, or names as the command line takes them; of NAME:VARIANT only that variant
-    backbone: what they embed images with
+    backbone: the backbone of the learners
 
     In test_my_idea.py:
 

@@ -45,14 +45,14 @@ _THINGS = [
     "wolf",
     "lamp",
 ]
-_FEW = {"classes": 10, "images": 4, "size": 40}  # of a training batch, where the learner is content with them
+_FEW = {"classes": 10, "images": 4, "size": 40}  # of a training batch, if the learner accepts them
 
 
 class Specimen:
     """One learner in one variant, with its default options, on one backbone.
 
     train_bank, test_bank  classes that are easy to tell apart; enough of them for the batches that it asks for
-    results                what its checks came to, by their names
+    results                the results of its checks, by their names
     """
 
     def __init__(self, cls: type[Learner], variant: str = "", backbone: str = BACKBONE) -> None:
@@ -70,7 +70,7 @@ class Specimen:
 
     @property
     def missing(self) -> str:
-        """Why it cannot run here, '' where it can."""
+        """Why the learner cannot run here, '' if it can."""
         return missing(self.cls, {"backbone": self.backbone})
 
     def build(self, seed: int = 0) -> Learner:
@@ -94,7 +94,7 @@ class Specimen:
 
     @functools.cached_property
     def stages(self) -> tuple[float, ...]:
-        """The shares of the training at which its loss is looked at: the start, and where each further stage begins."""
+        """The shares of the training at which the checks compute the loss: 0, and the start of each further stage."""
         return tuple(dict.fromkeys([0.0, *self.build().stages]))
 
     def batch(
@@ -106,10 +106,10 @@ class Specimen:
         return bank.batch(indices), bank.labels[indices] if self.traits.uses_labels else indices
 
     def train(self, learner: Learner, steps: int = _STEPS, seed: int = 0, bank: ImageBank | None = None) -> Learner:
-        """The learner after so many steps on changing batches; for the same seed the same, where it keeps its promise.
+        """The learner after `steps` steps on changing batches; the same for one seed, if the learner keeps its promise.
 
-        It is not the suite's trainer, which scores validation episodes in between: what is wrong with the scores is to
-        show in the checks of the scores.
+        The suite's trainer is not used, because it scores validation episodes in between: wrong scores are to fail the
+        checks of the scores alone.
         """
         seed_all(seed)
         self.begin(learner)
@@ -125,7 +125,7 @@ class Specimen:
         learner.train()
 
     def ready(self) -> Learner:
-        """A learner fit to score: trained a little, or where its training fails as it was made. Each call makes one."""
+        """A new learner that can score: trained a little, or untrained if its training fails."""
         learner = self.build()
         if self._weights is not None:
             learner.load_state_dict(self._weights)
@@ -164,8 +164,8 @@ class Specimen:
 
 
 def specimens(what: str | type[Learner], backbone: str = BACKBONE) -> list[Specimen]:
-    """A learner in all its variants, or in the one that is named: a class, or what find_learner takes, where
-    @BACKBONE is stronger than `backbone`."""
+    """A learner in all its variants, or in the one that is named: a class, or what find_learner takes, whose @BACKBONE
+    overrides `backbone`."""
     cls, variant = what, ""
     if isinstance(what, str):
         cls, variant = find_learner(what)
@@ -174,7 +174,7 @@ def specimens(what: str | type[Learner], backbone: str = BACKBONE) -> list[Speci
 
 
 def seed_all(seed: int) -> None:
-    """torch.manual_seed, which where there is no GPU takes five milliseconds to note the seed for the ones to come."""
+    """torch.manual_seed, but on the CPU alone if there is no GPU: noting the seed for a GPU takes five milliseconds."""
     if torch.cuda.is_available():
         torch.manual_seed(seed)
     else:

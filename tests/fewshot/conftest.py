@@ -35,7 +35,7 @@ batches = {classes = 10, images = 2}
 
 
 class Said(NamedTuple):
-    """What one call of the command line came to."""
+    """The result of one call of the command line."""
 
     code: int
     out: str
@@ -70,7 +70,7 @@ def toy_data(monkeypatch, toy_banks) -> None:
 
 @pytest.fixture(scope="module")
 def call_once(toy_banks):
-    """Calls the command line for a fixture of a whole file, whose tests only read what it wrote and printed."""
+    """Calls the command line for a fixture that all tests of a file share: they only read what the call wrote."""
     log = logging.getLogger("fewshot")
 
     def command(*arguments) -> Said:
@@ -90,7 +90,7 @@ def call_plain(capsys):
     log = logging.getLogger("fewshot")
 
     def command(*arguments) -> Said:
-        log.handlers.clear()  # they write to the output of an earlier call
+        log.handlers.clear()  # these handlers write to the output of an earlier call
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
         return Said(code, *capsys.readouterr())

@@ -32,7 +32,7 @@ def make(name: str, variant: str = "", classes: int = 12, **options):
 
 
 def stirred(name: str, variant: str = "", **options):
-    """With random numbers in all that is not the backbone: fresh ones start at nothing in part."""
+    """A learner with random weights outside its backbone: a fresh learner has zeros in some of them."""
     learner = make(name, variant, **options).eval()
     for parameter_name, parameter in learner.named_parameters():
         if not parameter_name.startswith("backbone."):
@@ -59,7 +59,7 @@ def batch_of(bank, classes: int):
     return bank.batch(indices), bank.labels[indices]
 
 
-# what every one of them promises, with numbers in them as after a training
+# promises of all these learners, with random weights, as after a training
 
 
 @every_form
@@ -311,7 +311,7 @@ def test_dynamic_starts_as_imprinting():
     ("novel", "groups"), [(2, [[0, 1], [2, 3]]), (9, [[0, 1], [2, 3]]), (1, [[0], [1], [2], [3], [4]])]
 )
 def test_dynamic_trains_its_generator_on_classes_that_play_new_ones(variant, novel, groups, banks):
-    """Their weights are replaced by generated ones; their queries and those of the group before count."""
+    """Generated weights replace those of the classes; the queries of these classes and of the group before count."""
     images, labels = batch_of(banks[0], 5)
     learner = stirred("dynamic", variant, shot=2, novel=novel)
     enter_stage(learner, 0.6)
@@ -356,7 +356,7 @@ def test_base_classes_are_scored_by_the_trained_weights_on_the_scale_of_new_ones
     logits = learner.base_logits(query)
     assert logits.shape == (2, 5, 12)
     close(logits[1], logits_by_hand(learner, query[1], learner.weights))
-    # a new class whose support is what the weights of a base class are gets the logits of that one
+    # a new class whose support equals the weights of a base class gets the logits of that base class
     support = learner.weights[None, 3:5, None].expand(2, -1, -1, -1)
     close(learner.scores(support, query), logits[:, :, 3:5])
 
@@ -379,7 +379,7 @@ def test_features_stay_and_the_generator_moves_in_the_second_stage(banks, monkey
     generator = {"phi_avg", "phi_att", "phi_query.weight", "phi_query.bias", "keys", "gamma"}
     moved = [{n for n, value in now.items() if not torch.equal(value, b[n])} for b, now in itertools.pairwise(states)]
     features = {name for name in states[0] if name.startswith("backbone.")}
-    biases = {name for name in features if name.endswith("convolution.bias")}  # batch norm takes them away again
+    biases = {name for name in features if name.endswith("convolution.bias")}  # batch norm subtracts these biases
     assert all(features - biases | {"weights", "tau"} <= names for names in moved[:4])
     assert not any(generator & names for names in moved[:4])
     assert not any(features & names for names in moved[4:])
@@ -418,7 +418,7 @@ def test_a_training_interrupted_near_the_border_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize(("first_stage", "last"), [(0.6, [False, True]), (1, [True, True]), (0, [True, True])])
 def test_weights_without_a_trained_generator_are_not_kept(first_stage, last):
-    """The trainer keeps those of validations in the last stage."""
+    """The trainer keeps the best weights among validations in the last stage."""
     learner, said = make("dynamic", first_stage=first_stage), []
     for done in (0.59, 0.6):
         enter_stage(learner, done)

@@ -1,4 +1,4 @@
-"""Augmentation: each image for itself, exact where it can be, and equal to torchvision's with the same numbers."""
+"""Augmentation: each image for itself, exact if it can be, and equal to torchvision's with the same numbers."""
 
 import itertools
 import math
@@ -88,7 +88,7 @@ def test_the_memory_format_does_not_matter(name, memory_format):
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_everything_is_on_the_device_of_the_images(name):
-    # on this device there are shapes and no numbers; what another one takes part in fails there as on a GPU
+    # tensors of this device have shapes and no numbers; an operation with a CPU tensor fails here as on a GPU
     assert find_augmentation(name)(torch.empty(4, 3, 28, 28, device="meta")).shape == (4, 3, 28, 28)
 
 
@@ -177,7 +177,7 @@ def test_jitter_changes_the_mean_by_at_most_its_strength():
     ],
 )
 def test_warped_is_what_torchvision_makes(angle, shift, scale, shear, images):
-    """torchvision's shear along x points the other way, and that along y is a combination of ours."""
+    """torchvision's shear along x has the opposite sign, and its shear along y is a combination of ours."""
     expected = functional.affine(
         images, angle, shift, scale, [-shear[0], 0], interpolation=functional.InterpolationMode.BILINEAR
     )
@@ -226,7 +226,7 @@ def test_boxes_lie_inside_and_have_the_areas_and_shapes_asked_for():
     assert 1.3 < shape.max().item() < 1.4
     assert left.min().item() == 0
     assert (left + width).max().item() == 84
-    # areas near 1 fit for ratios near 1 alone, so that fewer of them come out than are drawn
+    # boxes with areas near 1 fit only if their ratios are near 1, so fewer such boxes are taken than drawn
     assert 0.4 < area.mean().item() < 0.54
 
 

@@ -30,13 +30,13 @@ def parameters(module: nn.Module) -> int:
 
 
 def smallest(name: str) -> int:
-    """A size of images that the backbone makes few numbers of, for speed."""
+    """A small image size that the backbone accepts, for speed."""
     return {"wrn28_10": 8, "resnet10": 8, "resnet18": 8}.get(name, 32 if ":" in name else 16)
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[tuple[str, int], Backbone]:
-    """A backbone of each kind for grey and colour images, in eval mode; tests leave them as they are."""
+    """A backbone of each kind for grey and colour images, in eval mode; tests must not change the backbones."""
     torch.manual_seed(0)
     names = [*BACKBONES, *EXTERNAL]
     return {
@@ -199,7 +199,7 @@ def test_norm_of_the_first_block_is_exact(channels, size):
     for one, results in ((block, found), (plain, expected)):
         features = one(images)
         inputs = [images, *one.parameters()]
-        # second derivatives too, which learners that learn to learn need
+        # second derivatives too, which meta-learners need
         first = torch.autograd.grad(features.square().sum(), inputs, create_graph=True)
         second = torch.autograd.grad(first[1].square().sum(), inputs, allow_unused=True, materialize_grads=True)
         results += [[features], first, second, list(one.buffers())]
@@ -358,7 +358,7 @@ def test_the_listing_has_every_backbone():
 
 
 def dropped(block: DropBlock, shape: tuple[int, ...] = (8, 64, 12, 12)) -> torch.Tensor:
-    """Where one call of `block` leaves nothing, boolean."""
+    """The positions that one call of `block` sets to zero, boolean."""
     return block(torch.ones(shape)) == 0
 
 
@@ -371,7 +371,7 @@ def after_its_schedule(rate: float, size: int) -> DropBlock:
 def test_dropblock_zeroes_whole_squares():
     torch.manual_seed(0)
     zeros = dropped(after_its_schedule(0.1, 3)).float()
-    # a place is zero where one of the squares that cover it is all zero
+    # a position is zero if one of the squares that cover it is all zero
     whole = 1 - functional.max_pool2d(1 - zeros, 3, stride=1)
     assert torch.equal(functional.max_pool2d(functional.pad(whole, [2] * 4), 3, stride=1), zeros)
     assert 0 < zeros.mean() < 0.2

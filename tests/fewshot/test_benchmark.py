@@ -290,7 +290,7 @@ def test_two_learners_of_one_name_do_not_share_rows(preset, toy_banks, tmp_path)
     for name in ("one", "two"):
         (tmp_path / f"{name}.py").write_text(LEARNER)
         specs.append(f"{tmp_path / name}.py:Mine")
-    with contextlib.suppress(InputError):  # either will do: refusing the second, or rows for both
+    with contextlib.suppress(InputError):  # either is right: refusing the second, or rows for both
         assert len(bench(preset, toy_banks, tmp_path / "run", specs)) == 4
 
 
@@ -430,7 +430,7 @@ def test_weights_that_do_not_fit_are_told_before_any_training(toy_banks, tmp_pat
 
 
 def test_a_run_of_an_older_version_goes_on(finished, preset, toy_banks, tmp_path, trained):
-    """Settings that were not there yet count as their defaults."""
+    """Settings that an older version did not have count as their defaults."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     for path in folder.glob("checkpoints/*/*.pt"):
@@ -547,7 +547,7 @@ def test_models_for_shots_that_are_not_listed_are_not_trained(with_listed_test, 
 
 
 def drawn_from_characters(turns: int) -> tuple[Accuracies, ImageBank]:
-    """500 episodes on ten characters of different difficulty, each of them so many classes in a row."""
+    """500 episodes on ten characters of different difficulty, each of which is several classes in a row."""
     bank = dataclasses.replace(toy_bank(10 * turns, 2), turns=turns)
     classes = EpisodeSampler(bank, 5, 1, 1).episodes(0, 500).classes.numpy()
     difficulty = np.repeat(np.linspace(0.2, 0.9, 10), turns)

@@ -41,7 +41,7 @@ def learner_file(tmp_path):
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Training is not reached."""
+    """A test fails if it starts a training."""
 
     def refuse(*_, **__):
         raise AssertionError("trained before the input was checked")

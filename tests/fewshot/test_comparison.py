@@ -79,7 +79,7 @@ def test_the_half_unit_of_the_last_digit_may_be_all_the_difference(accuracy, ver
 
 
 def test_a_source_with_two_decimals_has_the_smaller_rounding():
-    """96.0 stands for 96.00 where the source has a 93.26."""
+    """96.0 stands for 96.00 if the source has a 93.26."""
     rows = compare(results(ours(96.32, 0.3)), literature(paper(96.0, 0), paper(93.26, 0, method="Other Networks")))
     assert rows["decimals"].tolist() == [2, 2]
     assert rows["difference_ci95"].tolist() == pytest.approx([0.305, 0.305])
@@ -95,7 +95,7 @@ def test_decimals_are_those_of_each_source():
     ("episodes", "times", "how"), [(10_000, 1, "episodes"), (400, 5, "episodes"), (pd.NA, np.sqrt(10), "assumed")]
 )
 def test_a_paper_without_an_interval_gets_that_of_its_episodes_with_our_spread(episodes, times, how):
-    """Ours has 10,000 episodes; where theirs are not stated, they are taken for 1,000."""
+    """Ours has 10,000 episodes; if the source does not state theirs, 1,000 are assumed."""
     row = compared(ours(96.0, 0.3), paper(95.0, episodes=episodes))
     assert (row["reckoned_ci95"], row["reckoned_from"]) == (pytest.approx(0.3 * times), how)
     assert row["difference_ci95"] == pytest.approx(np.hypot(0.3, 0.3 * times) + 0.05)
@@ -407,7 +407,7 @@ def test_a_name_in_the_literature_is_not_taken_for_markup():
 
 
 def test_a_narrow_terminal_shows_every_name_whole():
-    """What is cut off may be all that tells two rows apart: conv4-… is conv4-32, conv4-64 and conv4-128."""
+    """A cut name may lose the only difference of two rows: conv4-… is conv4-32, conv4-64 and conv4-128."""
     console = Console(width=80)
     odd = paper(method="Prototypical Networks", backbone="conv4-128", paper="Gidaris & Komodakis 2018")
     mine = [ours(learner=name, variant="contrastive") for name in ("siamese", "prototypical", "imprinted", "npair")]
@@ -445,7 +445,7 @@ def test_a_latex_page_is_booktabs_with_escaped_text():
 
 @pytest.fixture
 def run(tmp_path):
-    """A copy of a committed run, to be changed: what compare needs of it."""
+    """A copy of the files of a committed run that compare needs, to be changed."""
     folder = tmp_path / "runs" / "quick-omniglot"
     folder.mkdir(parents=True)
     for name in ("results.csv", "episodes.npz"):
@@ -471,7 +471,7 @@ def refused(said) -> str:
 
 
 def test_a_changed_digit_in_the_results_changes_the_verdict(call, run, tmp_path):
-    """Verdicts are computed from what the run measured, when they are asked for; its episodes must bear it out."""
+    """Each comparison computes the verdicts anew from the rows of the run, which its episodes must confirm."""
     text = (run / "results.csv").read_text(encoding="utf-8")
     with np.load(run / "episodes.npz") as arrays:
         episodes = dict(arrays)

@@ -1,4 +1,4 @@
-"""What a command says, and when: nothing that only a terminal can show, and faults before any long work."""
+"""The output of commands: nothing that only a terminal can show, and errors before any long work."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fewshot.cli import main
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
-    """Images are prepared anew."""
+    """An empty cache, so that images are prepared again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

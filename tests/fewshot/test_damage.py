@@ -19,7 +19,7 @@ from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.training import train
 
-SECONDS = 10  # of computing after which a command counts as hung; of waiting, six times that, as others may compute
+SECONDS = 10  # of computing until a command counts as hung; six times as long for waiting, as others may compute
 
 
 def cases(count: int, fast: int):
@@ -34,7 +34,7 @@ class Hung(BaseException):
 
 @contextlib.contextmanager
 def limited():
-    """Inside, nothing may take longer than SECONDS of computing, nor wait without end."""
+    """Inside, the code must compute for at most SECONDS, and must not wait forever."""
 
     def stop(*_):
         raise Hung

@@ -1,4 +1,4 @@
-"""What README and the pages of the documentation show works as it stands there."""
+"""The code and the commands in README and in the pages of the documentation work unchanged."""
 
 import json
 import re

@@ -35,7 +35,7 @@ class Constant(Learner):
 
 
 class Perfect(Constant):
-    """Is told which query is whose: the hook gives whole episodes."""
+    """Knows the class of each query: the hook gives whole episodes."""
 
     def episode_scores(self, data, episodes):
         query = data.bank.labels[episodes.query.flatten(1)]
@@ -61,13 +61,13 @@ def make(name: str = "prototypical", variant: str = ""):
     return LEARNERS[name](make_backbone("conv4", 1, 16), 12, variant)
 
 
-# Before training these call nearly everything one class, since their heads go by inner products; the directions that
-# simpleshot compares are nearly one, and two classes as near as float32 can tell (1e-7 apart).
+# Before training these learners predict one class for nearly every query, since their heads use inner products; the
+# directions that simpleshot compares are nearly equal, and two classes differ by no more than float32 resolves (1e-7).
 GUESSING = {"anil", "baseline", "baseline++", "ridge", "svm", "simpleshot"}
 
 
 def taught(name: str):
-    """A learner that can tell classes apart: as it was made, or trained for a few steps where it guesses until then."""
+    """A learner that can tell classes apart: as it was made, or trained for a few steps if it guesses untrained."""
     learner = make(name)
     if name in GUESSING:
         base = toy_bank(12, 8, seed=6)
@@ -190,7 +190,7 @@ def listed() -> ImageBank:
 
 
 def shares_of_nearest_pixels(bank: ImageBank) -> list[float]:
-    """The share of right answers in each group: the first image of a class is learnt, the others are asked."""
+    """The accuracy in each group: the first image of a class is the support, the others are queries."""
     pixels = bank.images.view(3, 4, 3, -1).float() / 255
     shares = []
     for group in pixels:
@@ -226,14 +226,14 @@ def test_the_classes_of_listed_episodes_are_those_of_the_groups(listed):
 
 
 class Centred(Constant):
-    """Takes the mean of the queries away, so that each query's score depends on the others."""
+    """Subtracts the mean of the queries, so that each query's score depends on the others."""
 
     def scores(self, support, query):
         return -torch.cdist(query - query.mean(1, keepdim=True), support.mean(2) - support.mean((1, 2))[:, None])
 
 
 class Declared(Centred):
-    """The same, and says so."""
+    """The same learner, declared transductive."""
 
     variants: ClassVar = {"": Traits(transductive=True)}
 
@@ -248,7 +248,7 @@ class Drawn(Constant):
 
 
 class Scored(Constant):
-    """Gives scores of a wrong kind."""
+    """Gives invalid scores."""
 
     wrong = staticmethod(lambda scores: scores)
 

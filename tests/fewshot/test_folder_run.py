@@ -1,4 +1,4 @@
-"""A stranger's pictures, from a folder to a table: the suite as someone uses it who only wants to know what works."""
+"""A stranger's pictures, from a folder to a table: the suite in the hands of a user who only wants the best learner."""
 
 import logging
 

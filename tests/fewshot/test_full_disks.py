@@ -1,4 +1,4 @@
-"""A full disk, a full or closed output, a locale without UTF-8, a user without a home: one sentence, nothing half."""
+"""Full disks, full or closed outputs, a locale without UTF-8, a user without a home: one sentence, no partial file."""
 
 import ast
 import contextlib
@@ -25,7 +25,7 @@ MAIN = "import sys; from fewshot.cli import main; sys.exit(main())"
 
 @contextlib.contextmanager
 def room(size: int):
-    """Inside, no file can grow beyond `size` bytes: what a full disk looks like to who writes."""
+    """Inside, no file can grow beyond `size` bytes, which looks like a full disk to a program that writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -35,7 +35,7 @@ def room(size: int):
 
 
 def shell(command: str, **environment: str | None) -> subprocess.CompletedProcess:
-    """A line of a shell, in which 'fewshot' is the command line, with these variables set, or unset where None."""
+    """A line of a shell, in which 'fewshot' is the command line, with these variables set, or unset if None."""
     line = f"fewshot() {{ {sys.executable} -c '{MAIN}' \"$@\"; }}; {command}"
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     variables = {name: value for name, value in variables.items() if value is not None}

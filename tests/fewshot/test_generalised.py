@@ -70,7 +70,7 @@ def test_equal_scores_get_the_mean_over_all_orders_of_the_classes():
 
 
 class Weighted(NPair):
-    """Base classes by weights of its own: the axes."""
+    """A learner with its own weights of base classes: the axes."""
 
     def base_logits(self, query):
         return query @ torch.eye(query.shape[2])

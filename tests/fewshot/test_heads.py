@@ -63,7 +63,7 @@ def fitted_by_torch(logits, parameters: list[torch.Tensor], steps: int, **settin
 CHEN = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1e-3}
 
 
-# 100 epochs of batches of 4, each on all images; of the 10 batches of 40 images 8 longer ones are made
+# 100 epochs of batches of 4, but each step on all images; with 40 images, 8 longer steps replace an epoch's 10 batches
 @pytest.mark.parametrize(("way", "shot", "steps", "rate"), [(5, 1, 200, 0.01), (3, 3, 300, 0.01), (2, 20, 800, 0.0125)])
 def test_the_zero_start_of_baseline_is_a_linear_layer_that_torch_fits_from_zero(way, shot, steps, rate):
     support, query = episode(2, way, shot)

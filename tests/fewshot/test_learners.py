@@ -15,7 +15,7 @@ from fewshot.learners.base import scores_of
 from fewshot.learners.registry import LEARNERS, suite_learners
 from fewshot.testing import parametrize_with_checks
 
-# those that score embeddings
+# the learners that score embeddings
 FORMS = [
     (name, variant)
     for name, cls in sorted(LEARNERS.items())
@@ -136,7 +136,7 @@ def loss_of(learner, images: torch.Tensor) -> torch.Tensor:
 
 
 def losses_of_shifts(learner, images: torch.Tensor) -> torch.Tensor:
-    """The losses where each image of a class in turn is the first of its support, (8,)."""
+    """The losses as each image of a class in turn is the first of its support, (8,)."""
     return torch.stack([loss_of(learner, images.roll(-shift, 1)) for shift in range(8)])
 
 

@@ -125,7 +125,7 @@ def test_n_pair_equals_a_naive_loop():
 def test_n_pair_equals_pytorch_metric_learning():
     pairs = random(7, 2, 5)
     reference = NPairsLoss(embedding_regularizer=None)
-    # theirs takes the first two images of a class as its pair, and normalises unless told not to
+    # their loss takes the first two images of a class as its pair, and normalises by default
     reference.distance.normalize_embeddings = False
     expected = reference(pairs.flatten(0, 1), torch.arange(7).repeat_interleave(2))
     torch.testing.assert_close(n_pair(pairs[:, 0], pairs[:, 1]), expected)
@@ -387,12 +387,12 @@ def test_gradients_of_instance_equal_finite_differences():
 
 
 PLAIN = {"normalize_embeddings": False}
-# their miner's rule and its margin as a share of ours, where ours has the same triplets
+# their miner's rule, and its margin as a share of ours, for each of our rules with the same triplets
 MINED = {"semi-hard": ("semihard", 1), "hard": ("hard", 1), "margin": ("all", -1)}
 
 
 def theirs_triplets(mining: str, distance, margin: float):
-    """Their miner, or for 'all', of which their miner leaves out what is beyond the margin, every triplet."""
+    """The triplets of their miner; for 'all' every triplet, since their miner leaves out those beyond the margin."""
     if mining == "all":
         return lambda e, t: get_all_triplets_indices(t)
     kind, sign = MINED[mining]
@@ -400,7 +400,7 @@ def theirs_triplets(mining: str, distance, margin: float):
 
 
 def theirs_triplet(mining: str):
-    """Their triplet loss on squared distances; the mean over triplets that add something is their default."""
+    """Their triplet loss on squared distances; by default it is the mean over triplets whose term is above 0."""
     squared = distances.LpDistance(power=2, **PLAIN)
     loss = losses.TripletMarginLoss(margin=0.8, distance=squared)
     miner = theirs_triplets(mining, squared, 0.8)

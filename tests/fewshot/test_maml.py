@@ -43,7 +43,7 @@ def normed() -> Plain:
 
 
 def make(variant: str = "", **options):
-    """A learner whose running statistics are those of images: adapting its network counts for something."""
+    """A learner whose running statistics are those of images, so that adapting its network changes the scores."""
     torch.manual_seed(0)
     learner = Maml(
         make_backbone("conv4-32-linear", 1, 16), 12, variant, **{"way": 4, "steps": 3, "inner_rate": 0.02, **options}
@@ -106,13 +106,13 @@ def small_task(side: int = 2):
 
 
 def of_threes(learner):
-    """The learner, told of the batches of small_task."""
+    """The learner, prepared for the batches of small_task."""
     learner.batches = ClassBatches(classes=3, images=3)
     return learner
 
 
 def finite_differences(function, parameter, step: float = 1e-5):
-    """The gradient of a function of no arguments by the entries of `parameter`."""
+    """The gradient of a function without arguments with respect to the entries of `parameter`."""
     gradient = torch.zeros_like(parameter)
     for place in range(parameter.numel()):
         values = []
@@ -176,7 +176,7 @@ def test_gradients_of_anil_are_the_finite_differences_in_second_order_alone(vari
 
 
 class WithHead(nn.Module):
-    """A backbone and a linear head from zero, whose steps of one rate are of the two rates of the learner."""
+    """A backbone and a linear head from zero, scaled so that steps of one rate equal steps of the learner's two."""
 
     def __init__(self, learner, way: int) -> None:
         super().__init__()

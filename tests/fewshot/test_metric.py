@@ -1,4 +1,4 @@
-"""Any loss and miner of pytorch-metric-learning: those that can be named train, and the others are told why not."""
+"""Any loss and miner of pytorch-metric-learning: the usable ones train, and errors say why the others are unusable."""
 
 import sys
 

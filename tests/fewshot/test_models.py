@@ -1,4 +1,4 @@
-"""A model is the same in training, after a resume and from its checkpoint; what a checkpoint says of it is checked."""
+"""A model is the same in training, after a resume and from its checkpoint; the model in a checkpoint is checked."""
 
 import dataclasses
 import sys
@@ -93,7 +93,7 @@ def test_a_checkpoint_gives_back_the_model(tmp_path, frogs):
 
 
 def test_a_checkpoint_of_an_older_version_opens(frogs):
-    """It lacks all that was added since the first version."""
+    """A checkpoint of the first version lacks all that was added since."""
     about = ModelSpec.of(NPair, frogs["train"], Training(), source="s").to_checkpoint()
     first = ("learner", "name", "variant", "seed", "dataset", "channels", "size", "classes", "settings")
     old = {name: about[name] for name in first}

@@ -33,7 +33,7 @@ VARIANTS = pytest.mark.parametrize("variant", OpenCLIP.variants)
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
-    """Makes open_clip know the model."""
+    """Registers the model with open_clip."""
     path = tmp_path_factory.mktemp("configs") / "fewshot-tiny.json"
     path.write_text(json.dumps(CONFIG))
     open_clip.add_model_config(path)
@@ -41,7 +41,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(tiny) -> OpenClipBackbone:
-    """To be left as it is."""
+    """The backbone; tests must not change it."""
     torch.manual_seed(3)
     return make_backbone(TINY, 1, 16).eval()
 

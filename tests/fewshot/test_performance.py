@@ -1,4 +1,4 @@
-"""The measurements of speed: peers do the same work, ratios and slopes are right, a run goes on where it stopped."""
+"""The measurements of speed: peers do the same work, ratios and slopes are right, an interrupted run goes on."""
 
 import json
 import os

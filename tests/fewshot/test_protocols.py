@@ -1,4 +1,4 @@
-"""Protocols in runs and of checkpoints: the files, resuming, what is held out, and one line for what is wrong."""
+"""Protocols in runs and of checkpoints: files, resuming, held-out images, and one line for each error."""
 
 import dataclasses
 import shutil
@@ -55,7 +55,7 @@ ALL = 'protocols = ["episodes", "verification", "retrieval", "generalised"]'
 
 @pytest.fixture(scope="module")
 def toy_banks():
-    """Smaller than those of other tests, in whose place they are: 14 classes of 12 images."""
+    """Toy banks smaller than those of other tests, with the same name: 14 classes of 12 images."""
     seeds = {"train": 1, "validation": 2, "test": 3}
     return {split: toy_bank(14, 12, seed=seed, split=split) for split, seed in seeds.items()}
 
@@ -90,7 +90,7 @@ def episodes_alone(path, toy_banks, tmp_path_factory):
 
 @pytest.fixture
 def worked(monkeypatch):
-    """What is trained and measured from here on: names of learners and protocols."""
+    """The names of the learners and protocols that are trained and measured from here on."""
     done, train = [], fewshot.benchmark.train
     monkeypatch.setattr(
         fewshot.benchmark, "train", lambda learner, *a, **k: done.append(learner.name) or train(learner, *a, **k)
@@ -182,7 +182,7 @@ def test_what_was_measured_when_a_run_was_stopped_is_not_measured_again(path, to
 
 
 def test_a_run_of_an_older_version_goes_on(path, finished, toy_banks, tmp_path, worked):
-    """Neither protocols nor held-out images were there."""
+    """The older version had neither protocols nor held-out images."""
     preset = tmp_path / "old.toml"
     preset.write_text(PRESET.replace("held_out = 4\n", "").replace(ALL, FEW))
     bench(preset, toy_banks, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Rows are shown as current only where all that they depend on is as it was, and processes may share a folder."""
+"""Rows are shown as current only if nothing they depend on has changed, and processes may share a folder."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def other_code(monkeypatch, tmp_path):
 
 
 def as_of_old(run: Path) -> None:
-    """Make of a run one from before rows had keys."""
+    """Turn a run into one of an older version, whose rows have no keys."""
     (run / "keys.json").unlink()
     rows = pd.read_csv(run / "results.csv", keep_default_na=False, dtype=str)
     rows.drop(columns=["collapsed", "kept", "key"]).to_csv(run / "results.csv", index=False)
@@ -265,7 +265,7 @@ def test_images_replaced_at_equal_size_and_time_are_other_images(preset, tmp_pat
 
 
 def test_what_two_processes_add_to_one_folder_is_all_there(preset, toy_banks, tmp_path):
-    """The second opens the folder before the first has added anything, and adds after it."""
+    """The second process opens the folder before the first has added rows, and adds its own rows after the first."""
     device, evaluation = torch.device("cpu"), []
     row = {"dataset": "toy", "split": "test", "variant": "", "backbone": "conv4", "way": 5, "shot": 1, "query": 3}
     row |= {"episodes": 2, "seed": 0, "accuracy": 50.0, "ci95": 1.0, "ci95_open": 1.0, "protocol": "random"}

@@ -1,4 +1,4 @@
-"""Gradients of a recording are those of the same operations one by one; what cannot be recorded is trained anyway."""
+"""Gradients of a recording equal those of single operations; a learner that cannot be recorded trains anyway."""
 
 import copy
 import functools
@@ -48,7 +48,7 @@ RECORDED = [
 
 
 class Tape(TorchDispatchMode):
-    """A CUDA graph as the CPU can have it: what was done once is done again, on the memory of the same tensors."""
+    """A CUDA graph imitated on the CPU: the recorded operations run again, on the memory of the same tensors."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ class Tape(TorchDispatchMode):
 
     def replay(self):
         for with_gradients, function, args, kwargs, results in self.calls:
-            with torch.set_grad_enabled(with_gradients):  # kernels look at it
+            with torch.set_grad_enabled(with_gradients):  # kernels depend on it
                 again = function(*args, **kwargs)
             with torch.no_grad():
                 for old, new in zip(tree_leaves(results), tree_leaves(again)):
@@ -74,7 +74,7 @@ class Tape(TorchDispatchMode):
 
 
 def on_tape(learner):
-    """What records like record_on_gpu: a graph is recorded without being run, so what the run changed is put back."""
+    """A stand-in for record_on_gpu: recording must not run the graph, so the changes of the run are undone."""
 
     def record(work):
         before = copy.deepcopy(learner.state_dict())
@@ -87,7 +87,7 @@ def on_tape(learner):
 
 
 def trained(step, learner, following, steps=8):
-    """The losses of so many steps, whose gradients move the weights."""
+    """The losses of `steps` steps, whose gradients move the weights."""
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3)
     losses = []
     for _ in range(steps):
@@ -99,7 +99,7 @@ def trained(step, learner, following, steps=8):
 
 @pytest.mark.parametrize("what", TRAINED)
 def test_a_recording_gives_the_same_training(what):
-    """Also of learners for which watching the first batches decides against one."""
+    """Also for learners whose first batches show that a step cannot be recorded."""
     one_by_one, following = made(what)
     expected = trained(lambda *batch: computed(one_by_one, *batch), one_by_one, following)
     learner, following = made(what)

@@ -1,4 +1,4 @@
-"""Learners by name, from files and from installed packages; their options; and what is said of wrong ones."""
+"""Learners by name, from files and from installed packages; their options; and the errors for wrong ones."""
 
 import importlib.metadata
 
@@ -37,7 +37,7 @@ number = 3
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    """What a test registers is forgotten after it."""
+    """The registry is restored after each test."""
     monkeypatch.setattr("fewshot.learners.registry.LEARNERS", dict(LEARNERS))
 
 

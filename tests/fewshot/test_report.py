@@ -61,7 +61,7 @@ def run(preset, toy_banks, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def quick(toy_banks):
-    """The toy images stand for every data set, and maps are small; a patch to go on from."""
+    """Every data set is the toy one, and maps are small; the patch can be extended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fewshot.report.data.load_dataset", lambda name, split, **_: toy_banks[split])
         patch.setattr("fewshot.report.data.MAP_CLASSES", 3)
@@ -79,7 +79,7 @@ def written(run, quick, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(run, quick, tmp_path):
-    """The same run, to change; drawing, which takes time, is left out of its report."""
+    """A copy of the run, to be changed; its report leaves out the drawing, which is slow."""
     with quick.context() as patch:
         patch.setattr(
             "fewshot.report.figures.drawn", lambda figure, form: b'<svg xmlns="http://www.w3.org/2000/svg"></svg>'

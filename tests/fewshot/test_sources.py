@@ -1,6 +1,6 @@
 """Each learner's scores against the procedure of its source, written plainly: one episode, one image, one class a time.
 
-What a docstring says to differ from the source is not in here; where nothing differs but what cannot matter, it is.
+A learner whose docstring states a difference from its source is left out, unless the difference cannot matter.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ def chen(layer: nn.Module, support: Tensor, query: Tensor, orders: list[Tensor])
 
 
 def of_chen(learner, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
-    """Theirs, for each episode, from the start and with the shuffles that the episode's key draws."""
+    """The scores of their loop for each episode, with the initial weights and shuffles that the episode's key draws."""
     ordered, places = in_order(support)
     way, shot = support.shape[1:3]
     starts, found = fresh(keys, way, SIZE), []
@@ -92,7 +92,7 @@ def of_chen(learner, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
 
 
 def each(score):
-    """The scores of all episodes from those of one query and the support images (K, D) of one class."""
+    """The scores of all episodes, from a function of one query and the support images (K, D) of one class."""
 
     def scores(learner, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
         rows = [
@@ -104,7 +104,7 @@ def each(score):
 
 
 def whole(score):
-    """The scores of all episodes from those of one."""
+    """The scores of all episodes, from a function of one episode."""
     return lambda learner, support, query, keys: torch.stack([score(learner, *one) for one in zip(support, query)])
 
 

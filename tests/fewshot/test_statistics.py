@@ -1,4 +1,4 @@
-"""The intervals cover what they say, as often as they say; comparisons find what is there and nothing else."""
+"""The intervals cover what they claim, as often as they claim; comparisons find true differences and no others."""
 
 from typing import NamedTuple
 
@@ -174,7 +174,7 @@ def test_open_interval_is_that_of_a_mean_over_classes_where_classes_add_up():
 def test_open_interval_agrees_with_leaving_each_class_out():
     random = np.random.default_rng(4)
     classes, support = _draw(12, 4, 20_000)
-    # the hardest class of an episode decides, so that classes do not add up
+    # the hardest class decides an episode's accuracy, so the difficulties of classes do not add up
     values = _images(random, 1, 12)[0][support].min(axis=1)
     without = np.array([values[(classes != number).all(axis=1)].mean() for number in range(12)])
     jackknife = np.sqrt(11 / 12 * np.sum((without - without.mean()) ** 2))
@@ -239,7 +239,7 @@ def test_open_interval_is_not_narrower_than_the_papers_and_of_the_same_mean():
     random = np.random.default_rng(9)
     for _ in range(200):
         classes, _ = _draw(20, 5, 10, int(random.integers(10_000)))
-        values = random.random(10)  # which do not depend on the classes at all
+        values = random.random(10)  # independent of the classes
         opened, papers = over_classes(values, classes, np.arange(20)), over_episodes(values)
         assert opened.mean == papers.mean
         assert opened.ci95 >= papers.ci95

@@ -160,7 +160,7 @@ def test_text_from_outside_is_not_taken_for_markup():
 
 @pytest.fixture
 def wavering() -> dict[str, np.ndarray]:
-    """The best varies so much that it is like both others, which differ: letters 'ab', 'a' and 'b'."""
+    """The best varies so much that nothing tells it apart from the other two, which differ: letters 'ab', 'a', 'b'."""
     generator = np.random.default_rng(1)
     hard = generator.normal(0, 0.05, 400)
     steady = {
@@ -345,7 +345,7 @@ def alike(results: pd.DataFrame, accuracies: dict[str, np.ndarray]) -> tables.Sh
 
 
 def letters(sheet: tables.Sheet, learner: str) -> set[str]:
-    """Those of 5-way 1-shot."""
+    """The accuracies of 5-way 1-shot."""
     return set(sheet.cells.loc[learner, "5-way 1-shot"].partition(" ")[2])
 
 

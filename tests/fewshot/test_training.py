@@ -47,7 +47,7 @@ def weights(learner) -> torch.Tensor:
 
 
 def declining(monkeypatch, accuracies) -> None:
-    """Validations give `accuracies`, one after the other."""
+    """The validations give `accuracies`, one after the other."""
     values = iter(accuracies)
 
     def fake(*_):

@@ -83,7 +83,7 @@ def _in_order(same: np.ndarray, different: np.ndarray, allowed: int) -> tuple[fl
     strict = np.sort(different)[-allowed - 1]
     median = np.sort(np.concatenate([same, different]))[
         -len(same)
-    ]  # where as many are accepted as there are of one kind
+    ]  # the threshold that accepts as many pairs as there are of one kind
     return 100 * np.mean(same > strict), 100 * np.mean(different >= median)
 
 
@@ -243,6 +243,6 @@ def test_intervals_cover_what_other_classes_would_give():
     for measure, true in truth.items():
         means, widths = np.transpose([one[measure] for one in sets])
         covered = np.mean(abs(means - 100 * true) <= widths)
-        # 20 false accepts say less exactly where one in a hundred is
+        # 20 false accepts locate one in a hundred less exactly
         assert (0.88 if measure == "tar" else 0.91) <= covered <= 0.985, (measure, covered)
         assert widths.mean() == pytest.approx(1.96 * means.std(), rel=0.25)
