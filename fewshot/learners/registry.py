@@ -1,5 +1,6 @@
 """Learners by name: a decorator registers them; a file or an installed package may bring more."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import inspect
@@ -14,6 +15,11 @@ from fewshot.learners.base import Learner, Traits, resolved
 
 LEARNERS: dict[str, type[Learner]] = {}
 _ENTRY_POINTS = "fewshot.learners"
+# traits, and their names in the first form of the contract: on a class they would be overlooked
+_FLAGS = (
+    *(field.name for field in dataclasses.fields(Traits) if field.type is bool),
+    *("trained", "supervised", "adapts", "compares", "recordable"),
+)
 
 
 def register(name: str) -> Callable[[type[Learner]], type[Learner]]:
@@ -78,6 +84,11 @@ def find_learner(spec: str) -> tuple[type[Learner], str]:
             raise unknown_name("learner", name, learner_names())
         cls = LEARNERS[name]
     resolved(cls, variant)
+    if flags := [name for name in _FLAGS if isinstance(vars(cls).get(name), bool)]:
+        raise InputError(
+            f"{cls.name} sets {' and '.join(flags)} on its class, which says nothing: declare what holds in its"
+            " variants = {'': Traits(...)}"
+        )
     if not isinstance(cls.batches, Batches):
         raise InputError(
             f"batches of {cls.name} must be ClassBatches(...) or ShuffledBatches(...), not {cls.batches!r}"

@@ -74,6 +74,13 @@ def test_variants_of_another_form_are_refused(file):
         find_learner(f"{file}:Mine")
 
 
+@pytest.mark.parametrize("flag", ["transductive = True", "supervised = False"])
+def test_a_flag_on_the_class_is_refused_since_it_would_say_nothing(file, flag):
+    file.write_text(GOOD.replace("class Mine(Learner):", f"class Mine(Learner):\n    {flag}"))
+    with pytest.raises(InputError, match=rf"Mine sets {flag.split()[0]} on its class, which says nothing: declare"):
+        find_learner(f"{file}:Mine")
+
+
 def test_the_contract_is_small_and_has_no_switches():
     own = {name for name in vars(Learner) if not name.startswith("_")} | {"variant", "traits", "backbone"}
     own |= {"class_names", "stage"}  # which its __init__ sets
