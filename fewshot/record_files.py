@@ -53,7 +53,8 @@ def read_episodes(path: Path) -> dict[str, np.ndarray]:
     """The accuracies (E,) of every episode by 'NAME/5way1shot', in episodes.npz; Damaged if there are none."""
     check_regular(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # NumPy leaves a file open that it opens itself and cannot read
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except OSError:
         raise
