@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 from conftest import toy_bank
 
+import fewshot.benchmark
 from fewshot.cli import main
 
 PRESET = """
@@ -82,6 +83,16 @@ def call_once(toy_banks):
         return Said(code, out.getvalue(), err.getvalue())
 
     return command
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the learners that are trained from here on."""
+    names, train = [], fewshot.benchmark.train
+    monkeypatch.setattr(
+        fewshot.benchmark, "train", lambda learner, *a, **k: names.append(learner.name) or train(learner, *a, **k)
+    )
+    return names
 
 
 @pytest.fixture

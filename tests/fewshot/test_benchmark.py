@@ -90,16 +90,6 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """The names of the learners that are trained from here on."""
-    names, train = [], fewshot.benchmark.train
-    monkeypatch.setattr(
-        fewshot.benchmark, "train", lambda learner, *a, **k: names.append(learner.name) or train(learner, *a, **k)
-    )
-    return names
-
-
 def test_a_run_writes_the_files_it_promises(finished):
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     promised = {

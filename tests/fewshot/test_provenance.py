@@ -52,16 +52,6 @@ def run(finished, tmp_path):
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """The names of the learners that are trained from here on."""
-    names, train = [], fewshot.benchmark.train
-    monkeypatch.setattr(
-        fewshot.benchmark, "train", lambda learner, *a, **k: names.append(learner.name) or train(learner, *a, **k)
-    )
-    return names
-
-
-@pytest.fixture
 def other_torch(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "99.1.0")
 
