@@ -113,7 +113,12 @@ def _measure(
     learner, spec, wanted = trained.learner, model.spec, folder.config.evaluation
     images = {split: bank.checksum for split, bank in banks.items()}
     data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}
-    columns = {**row_of(spec, learner), "collapsed": trained.collapsed, "train_seconds": round(trained.seconds, 2)}
+    columns = {
+        **row_of(spec, learner),
+        "collapsed": trained.collapsed,
+        "preset": folder.config.preset,
+        "train_seconds": round(trained.seconds, 2),
+    }
     task = Task(learner, data, wanted, model.shots, columns, spec.label)
     for protocol in protocols:
         try:

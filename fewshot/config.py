@@ -149,10 +149,12 @@ class LearnerSettings(Training):
 class Config(_Settings):
     """A whole run. `seeds` are those of the trainings.
 
+    `preset` is the name and version of the preset, ', changed' if arguments replaced its training steps.
     `learner` maps what `--learner` takes (NAME, NAME:VARIANT, FILE.py:CLASS, each with @BACKBONE or without) to its
     settings.
     """
 
+    preset: Annotated[str, Field(max_length=1000)] = ""
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_different)] = [0]
     data: Data = Data()
     evaluation: Evaluation = Evaluation()
@@ -187,6 +189,7 @@ def load_config(
     """
     path = _preset_path(preset, dataset)
     table = _read_toml(path)
+    table["preset"] = _versioned(preset, table.pop("version", None), path) + (", changed" if steps else "")
     training, tables, names = _learner_tables(table, path)
     specs = learners or names
     for name in filter(None, [dataset, *specs]):
@@ -201,6 +204,15 @@ def load_config(
     if seeds:
         table["seeds"] = seeds
     return _completed(_checked(Config, table, str(path)), path, steps)
+
+
+def _versioned(preset: str, version: object, path: Path) -> str:
+    """The name of a preset with its version, if its file gives one: 'quick 2'."""
+    if version is None:
+        return Path(preset).stem
+    if type(version) is not int or not 0 < version < 10**9:
+        raise InputError(f"in {path}: version = {version!r} is invalid, write a whole number from 1 on")
+    return f"{Path(preset).stem} {version}"
 
 
 def _learner_tables(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]:
@@ -385,7 +397,7 @@ def _keys(model: type[BaseModel], parents: list[str]) -> list[str]:
             kind = get_args(kind)[1]
         model = kind
     keys = list(model.model_fields)
-    return [*keys, "learners", "training"] if model is Config else keys
+    return [*keys, "learners", "training", "version"] if model is Config else keys
 
 
 def _lowered(message: str) -> str:

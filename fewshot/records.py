@@ -24,12 +24,15 @@ CELL = ["way", "shot"]  # what tells the rows of one model apart, of the protoco
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]  # what the trainings of one learner share
 RUN = ["dataset", "split", "protocol", "image_size", "query", "episodes"]  # what all rows of a file share
-LATER = {
+LATER = {  # columns that older files lack, and their values there
     "collapsed": False,
     "kept": "",
     "key": "",
     "model": "",
-}  # columns that older files lack, and their values there
+    "preset": "",
+    "data_version": 0,
+    "episodes_version": 0,
+}
 
 COLUMNS = [
     "dataset",
@@ -59,6 +62,9 @@ COLUMNS = [
     "kept",
     "key",
     "model",
+    "preset",
+    "data_version",
+    "episodes_version",
 ]
 
 
@@ -108,8 +114,9 @@ _NUMBER = _number(-math.inf, math.inf, "a number")
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["dataset", "split", "learner", "backbone"], _NAME),
     **dict.fromkeys(
-        ["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key", "model"], _TEXT
+        ["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key", "model", "preset"], _TEXT
     ),
+    **dict.fromkeys(["data_version", "episodes_version"], _whole(0, 10**9)),
     **dict.fromkeys(["transductive", "text", "external", "collapsed"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},

@@ -169,7 +169,7 @@ class RunFolder:
         depend on; the rows keep the key of these parts. kept: the mark of the rows.
         """
         key = key_of(parts)
-        rows = [{**row, "key": key, "kept": kept} for row in rows]
+        rows = [{**_LATER, **row, "key": key, "kept": kept} for row in rows]
         with self._alone():
             self._read()
             self._parts[key] = dict(parts)

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ class Source(NamedTuple):
     """One data set: `load(split, protocol, size, folders)` gives the bank.
 
     protocols  its ways to split classes, the first the default; a seed stands for all seeds
+    versions   by protocol, 1 if it is not named: raised whenever the protocol's images or classes change
     natural    whether its images are photographs, which want other presets than characters
     where      given the folders, where its files are, in words
     """
@@ -30,6 +31,7 @@ class Source(NamedTuple):
     about: str
     where: Callable[[list[Path]], str]
     natural: bool = True
+    versions: Mapping[str, int] = {}
 
 
 SOURCES = {
@@ -118,6 +120,11 @@ def find_source(name: str) -> tuple[Source, str]:
     if "/" in name or os.sep in name or name.startswith("."):
         raise InputError(f"there is no folder or archive of images at {path}")
     raise InputError(f"{unknown_name('data set', dataset, SOURCES)} (or the path of a folder of images)")
+
+
+def data_version(dataset: str, protocol: str) -> int:
+    """The version of the images and classes of a protocol of `dataset`, the name that its banks have."""
+    return SOURCES[dataset].versions.get(protocol, 1) if dataset in SOURCES else 1
 
 
 def full_name(name: str) -> str:

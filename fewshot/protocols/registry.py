@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from episodes import ImageBank
+from episodes import ImageBank, sampler
+from episodes.datasets import data_version
 from fewshot.config import PROTOCOLS as NAMES
 from fewshot.config import Evaluation
 from fewshot.protocols.base import Protocol, Row, Task
@@ -23,7 +24,14 @@ def measure(name: str, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
     """
     began = time.perf_counter()
     protocol, bank = PROTOCOLS[name], task.data["test"].bank
-    common = {**task.columns, "dataset": bank.dataset, "split": bank.split, "protocol": bank.protocol}
+    common = {
+        **task.columns,
+        "dataset": bank.dataset,
+        "split": bank.split,
+        "protocol": bank.protocol,
+        "data_version": data_version(bank.dataset, bank.protocol),
+        "episodes_version": sampler.VERSION,
+    }
     found, arrays = protocol.measure(task)
     common["eval_seconds"] = round((time.perf_counter() - began) / max(1, len(found)), 2)
     return [{column: {**common, **row}.get(column, "") for column in protocol.columns} for row in found], arrays
