@@ -3,10 +3,11 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from episodes import ShuffledBatches
+from fewshot.backbones.base import Backbone
 from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
@@ -32,7 +33,7 @@ class Imprinted(CosineClassifier):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         finetune_steps: int = 100,

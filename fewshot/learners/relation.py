@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import EpisodicLearner, in_parts
 from fewshot.learners.registry import register
@@ -32,7 +33,7 @@ class Relation(EpisodicLearner):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         shot: int = 1,

@@ -101,7 +101,7 @@ def _section(table: pd.DataFrame, part: str) -> str:
         return ""
     beside = ratios(rows)["ratio"]
     lines = []
-    for number, row in rows.iterrows():
+    for number, (_, row) in enumerate(rows.iterrows()):
         measured = _number(row["median"]) if pd.notna(row["median"]) else f"not measured: {row['hindered']}"
         between = f"{_number(row['low'])} to {_number(row['high'])}" if pd.notna(row["median"]) else ""
         lines.append(
