@@ -51,7 +51,9 @@ class ConvBlock(nn.Module):
         """
         norm, weight, bias = self.norm, self.convolution.weight, self.convolution.bias
         running_mean, running_var = _running(norm)
-        assert bias is not None and norm.num_batches_tracked is not None and norm.momentum is not None
+        assert bias is not None
+        assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
         with _in_full_precision(images.device):
             mean, covariance = patch_moments(images.to(weight.dtype))
             flat = weight.flatten(1)
@@ -75,7 +77,8 @@ class ConvBlock(nn.Module):
 
 def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The running mean and variance (C,) of a norm; only a norm that was made without them has none."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     return norm.running_mean, norm.running_var
 
 

@@ -19,9 +19,7 @@ class EpisodicLearner(Learner):
 
     batches = ClassBatches(classes=60, images=6)
 
-    def __init__(
-        self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, turns: bool = False
-    ) -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, turns: bool = False) -> None:
         """shot: support images of each class in a training batch; the other images are queries.
 
         turns: the support begins with each image of a class in turn, not only with the first one, and the loss is the

@@ -32,12 +32,7 @@ class Imprinted(CosineClassifier):
     batches = ShuffledBatches(size=256)
 
     def __init__(
-        self,
-        backbone: Backbone,
-        classes: int,
-        variant: str = "",
-        finetune_steps: int = 100,
-        finetune_rate: float = 0.1,
+        self, backbone: Backbone, classes: int, variant: str = "", finetune_steps: int = 100, finetune_rate: float = 0.1
     ) -> None:
         """finetune_steps and finetune_rate: the gradient steps of the variant 'finetune' and their size."""
         super().__init__(backbone, classes, variant)

@@ -187,7 +187,8 @@ def _from_file(path: Path, name: str) -> type[Learner]:
         raise InputError(f"there is no learner file {path}")
     module_name = f"fewshot_learner_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None, "every file whose name ends in .py has both"
+    assert spec is not None  # it is None for names that do not end in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:

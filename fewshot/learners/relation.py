@@ -32,13 +32,7 @@ class Relation(EpisodicLearner):
     batches = ClassBatches(classes=20, images=11)
 
     def __init__(
-        self,
-        backbone: Backbone,
-        classes: int,
-        variant: str = "",
-        shot: int = 1,
-        hidden: int = 128,
-        turns: bool = False,
+        self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, hidden: int = 128, turns: bool = False
     ) -> None:
         """hidden: units of the relation module; shot, turns: as of EpisodicLearner."""
         super().__init__(backbone, classes, variant, shot, turns)
