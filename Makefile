@@ -28,9 +28,10 @@ test: lint docs  ## lint, build the documentation, then run the tests on WORKERS
 test-lowest: $(LOWEST)  ## run the quick tests with the lowest versions that setup.cfg allows; they want PYTHON=python3.11
 	@.venv-lowest/bin/pytest -n $(WORKERS) -W ignore --ignore tests/test_learn2learn.py
 
-lint: $(READY)  ## check style and formatting
+lint: $(READY)  ## check style, formatting and types
 	@.venv/bin/ruff check --quiet $(PACKAGES)
 	@.venv/bin/ruff format --quiet --check $(PACKAGES)
+	@.venv/bin/mypy --no-error-summary
 
 docs: $(READY)  ## build the documentation into site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
@@ -40,7 +41,7 @@ perf: $(READY)  ## measure speed and memory beside other packages; ONLY= DATA= O
 		$(if $(ONLY),--only '$(ONLY)') $(if $(DATA),--data '$(DATA)') $(if $(OUTPUT),--output '$(OUTPUT)')
 
 clean:  ## remove the virtual environment and what tools leave behind; results and the data cache stay
-	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache site *.egg-info
+	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # learn2learn 0.2.0 ships C files too old for Python >= 3.11: built in this environment, with its own Cython, they are

@@ -2,6 +2,7 @@
 
 import collections
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,7 +51,7 @@ _NUMBERS = {
 _CLOSED = {"dataset": "data set", "family": "family", "league": "league"}
 
 
-def published(dataset: str | None = None, protocol: str | None = None, **columns) -> pd.DataFrame:
+def published(dataset: str | None = None, protocol: str | None = None, **columns: Any) -> pd.DataFrame:
     """The published numbers: a row for each data set, protocol, method, variant, backbone, way, shot and source.
 
     columns  the values to keep in any column, one or several: way=5, family=["siamese", "matching"], year=range(2019,
@@ -84,7 +85,7 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
     """
     every = pd.read_csv(
         _FILE,
-        dtype=collections.defaultdict(lambda: str, _NUMBERS),
+        dtype=collections.defaultdict[str, str | type[str]](lambda: str, _NUMBERS),
         keep_default_na=False,
         na_values={column: [""] for column in _NUMBERS},
     )

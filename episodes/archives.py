@@ -30,7 +30,11 @@ _MOST = 200  # a compressed tar may unpack to so many times its size; images har
 _PIECE = 2**20
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
 
-_COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # by their first bytes
+_COMPRESSIONS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {  # by their first bytes
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
@@ -141,7 +145,9 @@ class ImageFiles(EncodedImages):
         if self.path.is_dir():
             every = [name for name, _ in self._walked[0]]
         else:
-            every = [name for name in dict.fromkeys(self._content.names()) if not _hidden(name)]
+            archive = self._content
+            assert not isinstance(archive, _Folder)
+            every = [name for name in dict.fromkeys(archive.names()) if not _hidden(name)]
             for name in every:
                 _stay_inside(self.path, name)
             every = [name for name in every if all(map(self._enter, name.split("/")[:-1]))]
@@ -265,8 +271,10 @@ def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.
     Links to folders are followed, but each folder is read once, under its own name if it has one in `root`. So a cycle
     of links ends, and if many paths of links lead to one folder, only one of the paths is followed.
     """
-    files, repeated, seen = [], [], set()
-    folders, links = [""], []
+    files: list[tuple[str, os.DirEntry]] = []
+    repeated: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    folders, links = [""], list[str]()
     while folders or links:
         linked = not folders
         inside = links.pop() if linked else folders.pop()

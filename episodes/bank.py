@@ -127,7 +127,8 @@ class ImageBank:
         last = torch.arange(len(self), device=self.offsets.device) >= self.offsets[1:][self.labels] - count
         parts = self.only((~last).nonzero().flatten()), self.only(last.nonzero().flatten())
         names = f"{self.checksum} without the last {count}", f"{self.checksum}, the last {count}"
-        return tuple(dataclasses.replace(part, checksum=name) for part, name in zip(parts, names))
+        rest, last_ones = (dataclasses.replace(part, checksum=name) for part, name in zip(parts, names))
+        return rest, last_ones
 
     def compute_checksum(self) -> str:
         """A digest of pixels, class borders and names: equal for equal banks, on any machine."""
@@ -256,8 +257,8 @@ def _open(folder: Path) -> ImageBank | None:
         # "c": pages are read when touched, and a write would stay in memory; torch wants a writable array
         images = torch.from_numpy(np.lib.format.open_memmap(folder / "images.npy", mode="c"))
         offsets = torch.tensor(record.pop("offsets"), dtype=torch.int64)
-        names = {name: tuple(record.pop(name)) for name in ("class_names", "group_names")}
-        return ImageBank(images, offsets, **names, **record)
+        class_names, group_names = (tuple(record.pop(name)) for name in ("class_names", "group_names"))
+        return ImageBank(images, offsets, class_names, group_names, **record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

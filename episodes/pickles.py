@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def _reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
     return _Array((0,), np.uint8)
 
 
-def _from_buffer(buffer: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _from_buffer(buffer: Any, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
     return np.frombuffer(_contents(buffer, dtype), dtype=dtype.real).reshape(shape, order=order)
 
 
@@ -126,7 +126,8 @@ for _builtins in ("builtins", "__builtin__"):  # in Python 3 and 2
 class _Tuple(tuple):
     """A tuple that can be no key, for tuples of one tuple again and again take for ever to hash, and nests a little."""
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # unlike every tuple it cannot be hashed
+    height: int
 
     def __init__(self, items: Iterable) -> None:
         self.height = 1 + max((item.height for item in items if isinstance(item, _Tuple)), default=0)
@@ -153,6 +154,7 @@ class _WholeLines:
 
 
 class _Unpickler(pickle._Unpickler):  # the one in Python, since that in C lets nobody see its tuples
+    stack: list[Any]  # of the base class, whose types leave it out
     dispatch = pickle._Unpickler.dispatch | {
         opcode: functools.partial(_watched, pickle._Unpickler.dispatch[opcode])
         for opcode in b"".join((pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3))

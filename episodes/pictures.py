@@ -118,7 +118,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned by its EXIF orientation; Pillow's exif_transpose rewrites all tags, and fails at odd tags."""
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata of an image that may be sound
         turn = None
     return image if turn is None else image.transpose(turn)

@@ -124,9 +124,9 @@ class EpisodeSampler:
     def __init__(
         self, bank_or_sizes: ImageBank | Sequence[int] | Tensor, way: int, shot: int, query: int = 15, seed: int = 0
     ) -> None:
-        named = isinstance(bank_or_sizes, ImageBank)
-        sizes = bank_or_sizes.sizes if named else torch.as_tensor(bank_or_sizes, dtype=torch.int64)
-        where = bank_or_sizes.name if named else "the data set"
+        bank = bank_or_sizes if isinstance(bank_or_sizes, ImageBank) else None
+        sizes = torch.as_tensor(bank_or_sizes, dtype=torch.int64) if bank is None else bank.sizes
+        where = "the data set" if bank is None else bank.name
         for word, number, least in (("way", way, 1), ("shot", shot, 1), ("query", query, 0)):
             if number < least:
                 raise InputError(f"{word} must be at least {least}, not {number}")
@@ -136,7 +136,7 @@ class EpisodeSampler:
             )
         smallest = int(sizes.argmin())
         if shot + query > int(sizes[smallest]):
-            name = f"'{bank_or_sizes.class_names[smallest]}'" if named else str(smallest)
+            name = str(smallest) if bank is None else f"'{bank.class_names[smallest]}'"
             raise InputError(
                 f"{shot} shots and {query} queries need {shot + query} images a class, but class {name} of"
                 f" {where} has {int(sizes[smallest])}: ask for fewer shots or queries with --shot or --query"
@@ -200,17 +200,14 @@ class ListedEpisodes(EpisodeSampler):
         images = torch.arange(len(bank)).view(self.count, self.way, 1 + self.query)
         classes = torch.arange(bank.classes).view(self.count, self.way)
         keys = stream(self.seed, torch.arange(self.count))
-        self._listed = Episodes(classes, images[:, :, :1].contiguous(), images[:, :, 1:].contiguous(), keys)
+        self._listed = classes, images[:, :, :1].contiguous(), images[:, :, 1:].contiguous(), keys
 
     def episodes(self, start: int, count: int, device: torch.device | str | None = None) -> Episodes:
         """As EpisodeSampler.episodes; InputError beyond the last one listed."""
         if start < 0 or count < 0 or start + count > self.count:
             raise InputError(f"{self.count} episodes are listed: there are no {count} from number {start} on")
-        part, every = slice(start, start + count), self._listed
         # copies, so that no caller can change the listed episodes
-        return Episodes(
-            *(one[part].to(device, copy=True) for one in (every.classes, every.support, every.query, every.keys))
-        )
+        return Episodes(*(one[start : start + count].to(device, copy=True) for one in self._listed))
 
 
 def sampler_of(bank: ImageBank, way: int, shot: int, query: int = 15, seed: int = 0) -> EpisodeSampler:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from episodes import ImageBank, InputError, class_texts
+from fewshot.backbones.base import Backbone
 
 if TYPE_CHECKING:
     from fewshot.learners.base import Learner
@@ -59,8 +60,10 @@ class EmbeddedBank:
 @contextlib.contextmanager
 def computing_in(backbone: nn.Module, precision: torch.dtype) -> Iterator[None]:
     """Inside, a Backbone computes in `precision`; backbones of other classes are unchanged."""
-    usual = getattr(backbone, "precision", None)
-    backbone.precision = precision
+    if not isinstance(backbone, Backbone):
+        yield
+        return
+    usual, backbone.precision = backbone.precision, precision
     try:
         yield
     finally:

@@ -103,7 +103,7 @@ def mark(folder: RunFolder, models: Sequence[Planned], images: Mapping[str, str]
 def tell_stale(folder: RunFolder, models: Sequence[Planned], images: Mapping[str, str], keep: bool) -> None:
     """Log one line for each model whose rows are not what would be run now, and one for models that are not named."""
     for model in models:
-        reasons = {}
+        reasons: dict[str, None] = {}
         for protocol in PROTOCOLS:
             rows = rows_of(model, folder, protocol)
             for key in () if rows is None else rows.loc[rows["kept"] != "", "key"]:

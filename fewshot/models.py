@@ -94,7 +94,8 @@ class ModelSpec(BaseModel):
             return cls.model_validate({**about, "asked": None, "learner": None, **renamed})
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, (_IN_CHECKPOINT.get(first["loc"][0], first["loc"][0]), *first["loc"][1:])))
+            field, *inside = map(str, first["loc"])
+            place = ".".join([_IN_CHECKPOINT.get(field, field), *inside])
             raise InputError(
                 f"{path} does not say what learner it is of ({place}: {first['msg'].lower()}): it was not written by"
                 " bench or train, or has been altered since"

@@ -172,7 +172,8 @@ def _file(name: str, top: str) -> Path | None:
         return None
     with contextlib.suppress(ImportError, AttributeError, ValueError):
         module = sys.modules.get(name)
-        origin = getattr(module, "__file__", None) if module else importlib.util.find_spec(name).origin
+        spec = None if module else importlib.util.find_spec(name)
+        origin = spec.origin if spec else getattr(module, "__file__", None)
         path = Path(origin or "").resolve()
         installed = {"site-packages", "dist-packages"} & set(path.parts) and first not in (top, *_SUITE)
         return None if path.suffix != ".py" or installed or path in _core() else path

@@ -48,7 +48,8 @@ def fitted(
     images (E, M, D), labels (M, N) one-hot. The episode's key (E,) decides the order of images in each epoch; the last
     batch of an epoch has the images that are left.
     """
-    place, speed = [parameter.clone() for parameter in start], []
+    place: list[Tensor] = [parameter.clone() for parameter in start]
+    speed: list[Tensor] = []
     count, rows = images.shape[1], images.flatten(0, 1)
     firsts = torch.arange(0, len(rows), count, device=rows.device)[:, None]
     for epoch in range(epochs):

@@ -238,7 +238,7 @@ def _from_csv(files: ImageFiles, images: dict[str, Picture], listings: list[str]
             f"{files.path} has the csv files {', '.join(listings)}: keep one that lists all images, or call them"
             " train.csv, val.csv and test.csv"
         )
-    by_end = {}
+    by_end: dict[str, list[str]] = {}
     for name in images:
         parts = name.split("/")
         for start in range(len(parts)):
@@ -255,7 +255,7 @@ def _from_csv(files: ImageFiles, images: dict[str, Picture], listings: list[str]
             if matches[0] in named:
                 raise InputError(f"{where} lists the image {row['file']} a second time: leave one line of it")
             named.add(matches[0])
-            split = places.split_of(listing.rpartition("/")[2]) if of_splits else _split_in(row, where)
+            split = places.split_of(listing.rpartition("/")[2]) or _split_in(row, where)
             splits.setdefault(split, {}).setdefault(row["label"], []).append(images[matches[0]])
     return splits
 

@@ -124,7 +124,7 @@ class _Font:
         scale = _LETTER / max(image.size)
         image = image.resize([max(2, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
         canvas = Image.new("L", (_CANVAS, _CANVAS))
-        canvas.paste(image, [(_CANVAS - side) // 2 for side in image.size])
+        canvas.paste(image, ((_CANVAS - image.width) // 2, (_CANVAS - image.height) // 2))
         return torch.from_numpy(np.array(canvas)).float() / 255
 
 

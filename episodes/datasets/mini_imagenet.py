@@ -19,7 +19,7 @@ import collections
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -156,7 +156,7 @@ def _unpickled(path: Path, split: str) -> Classes:
     return classes
 
 
-def _are_images(array: object) -> bool:
+def _are_images(array: object) -> TypeGuard[np.ndarray]:
     """Whether the value is an array of bytes (images, height, width, 3) with no dimension 0."""
     return isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[3:] == (3,) and array.size > 0
 

@@ -123,7 +123,7 @@ def where(folders: list[Path]) -> str:
     found = [_located(part, folders) for part in _PARTS]
     if None in found:
         return "not found; downloaded when first used"
-    return ", ".join(sorted({str(path.parent) for path in found}))
+    return ", ".join(sorted({str(path.parent) for path in found if path is not None}))
 
 
 def _located(part: str, folders: list[Path]) -> Path | None:

@@ -47,8 +47,7 @@ def load(name: str, split: str, protocol: str, size: int, folders: list[Path]) -
         for part in _parts(cls, name, folders):
             source, names = DatasetImages(part, f"torchvision:{name}"), getattr(part, "classes", None)
             for number, label in enumerate(_labels(part, name)):
-                known = names is not None and label < len(names)
-                called = names[label] if known else f"class {label:04d}"
+                called = names[label] if names is not None and label < len(names) else f"class {label:04d}"
                 called = called if isinstance(called, str) else str(called[0])  # some give all synonyms
                 classes.setdefault(called, []).append(Picture(source, number))
         chosen = shared_out({key: classes[key] for key in sorted(classes)}, protocol, f"torchvision:{name}")[split]
@@ -85,6 +84,7 @@ def _parts(cls: type[VisionDataset], name: str, folders: list[Path]) -> list[Vis
 
 def _opened(cls: type[VisionDataset], name: str, root: Path, **more: Any) -> list[VisionDataset]:
     """The parts that are in `root`; an empty list if the data set is incomplete there."""
+    choices: list[dict[str, Any]]
     if "train" in inspect.signature(cls).parameters:
         choices = [{"train": train} for train in (True, False)]
     else:

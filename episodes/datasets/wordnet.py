@@ -1,6 +1,6 @@
 """Image files of ImageNet classes, found by the WordNet ids in their paths."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from episodes.archives import ImageFiles
@@ -29,7 +29,7 @@ def class_files(folders: list[Path], names: tuple[str, ...], wanted: Collection[
                 yield files
 
 
-def holds_classes(wanted: Collection[str], names: tuple[str, ...]):
+def holds_classes(wanted: Collection[str], names: tuple[str, ...]) -> Callable[[str], bool]:
     """Whether to enter a folder by its name: the folder of a wanted class, or one that may hold such folders."""
     return lambda name: name in wanted or places.squashed(name) in _HOLDERS or places.squashed(name).startswith(names)
 

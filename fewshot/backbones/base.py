@@ -20,6 +20,9 @@ class Backbone(nn.Module):
     layout: the memory format of images and feature maps
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
         super().__init__()
         self.body = body.to(memory_format=torch.channels_last)

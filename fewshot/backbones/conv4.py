@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ class ConvBlock(nn.Module):
         plain = type(norm) is nn.BatchNorm2d  # a replaced norm, such as HeldNorm, has rules of its own
         cheap = images.shape[1] <= _FEW and convolution.stride == (1, 1)
         if plain and (cheap or not norm.training):
-            statistics = self._measured(images) if norm.training else (norm.running_mean, norm.running_var)
-            features = functional.conv2d(images, *self._folded(*statistics), convolution.stride, padding=1)
+            means, variances = self._measured(images) if norm.training else _running(norm)
+            weight, bias = self._folded(means, variances)
+            features = functional.conv2d(images, weight, bias, convolution.stride, padding=1)
         else:
             features = norm(convolution(images))
         if self.pool:
@@ -47,25 +49,37 @@ class ConvBlock(nn.Module):
         the largest of all, forward or backward. They are cheap to compute if a patch has few numbers, and more exact
         than float32 sums over the map.
         """
-        norm, weight = self.norm, self.convolution.weight
+        norm, weight, bias = self.norm, self.convolution.weight, self.convolution.bias
+        running_mean, running_var = _running(norm)
+        assert bias is not None
+        assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
         with _in_full_precision(images.device):
             mean, covariance = patch_moments(images.to(weight.dtype))
             flat = weight.flatten(1)
-            means = flat @ mean + self.convolution.bias
+            means = flat @ mean + bias
             variances = (flat @ covariance * flat).sum(1)
             with torch.no_grad():
                 count = images.numel() / images.shape[1]
                 norm.num_batches_tracked += 1
-                norm.running_mean.lerp_(means, norm.momentum)
-                norm.running_var.lerp_(variances * count / (count - 1), norm.momentum)
+                running_mean.lerp_(means, norm.momentum)
+                running_var.lerp_(variances * count / (count - 1), norm.momentum)
             return means, variances
 
     def _folded(self, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution that gives what the norm makes of it by these statistics."""
         norm, weight, bias = self.norm, self.convolution.weight, self.convolution.bias
+        assert bias is not None
         with _in_full_precision(weight.device):
             scale = norm.weight * torch.rsqrt(variances + norm.eps)
             return weight * scale[:, None, None, None], norm.bias + (bias - means) * scale
+
+
+def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The running mean and variance (C,) of a norm; only a norm that was made without them has none."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 def patch_moments(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +127,7 @@ def strided_conv4(channels: int, size: int) -> Backbone:
 
 
 def _recipes() -> dict[str, Recipe]:
-    forms = {
+    forms: dict[str, tuple[dict[str, Any], str, str]] = {
         "conv4": ({}, "four 3x3 convolutions of 64 channels, each pooled", "Vinyals et al. 2016"),
         "conv4-32": ({"widths": [32] * 4}, "conv4 of 32 channels", "Finn et al. 2017"),
         "conv4-128": (

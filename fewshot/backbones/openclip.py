@@ -23,10 +23,12 @@ class OpenClipBackbone(Backbone):
     deviations; grey images become colour images with three equal channels.
     """
 
+    body: Any  # open_clip has no types
+
     def __init__(self, model: nn.Module, embedding_size: int, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__(model, embedding_size)
         self._tokenizer = tokenizer
-        self._preprocessing = model.visual.preprocess_cfg
+        self._preprocessing: dict[str, Any] = self.body.visual.preprocess_cfg
         for name, values in (("mean", "mean"), ("deviation", "std")):
             getattr(self, name).copy_(torch.tensor(self._preprocessing[values])[:, None, None])
 

@@ -19,6 +19,8 @@ class DropBlock(nn.Module):
     size: of the squares; the squares are never larger than the feature map
     """
 
+    step: Tensor
+
     def __init__(self, rate: float, size: int, steps: int = 40_000) -> None:
         super().__init__()
         self.rate, self.size, self.steps = rate, size, steps

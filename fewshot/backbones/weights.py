@@ -1,6 +1,7 @@
 """Weights of a backbone from a local file, trained here or elsewhere, read without trusting it."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"there is no file of weights {path}")
     try:
-        content = _safetensors(path) if path.suffix == ".safetensors" else unpickled(path)
+        content: Any = _safetensors(path) if path.suffix == ".safetensors" else unpickled(path)
     except InputError:
         raise
     except Exception as error:  # a file without weights can fail anywhere in the readers

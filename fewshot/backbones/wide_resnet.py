@@ -33,7 +33,7 @@ def wide_resnet(channels: int, size: int, depth: int = 28, factor: int = 10) -> 
     check_size(f"Wide ResNet {depth}-{factor}", size, 2)
     blocks = (depth - 4) // 6
     widths = [16, 16 * factor, 32 * factor, 64 * factor]
-    layers = OrderedDict(conv1=nn.Conv2d(channels, widths[0], 3, padding=1, bias=False))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv1=nn.Conv2d(channels, widths[0], 3, padding=1, bias=False))
     for i, stride in enumerate([1, 2, 2]):
         first = WideBlock(widths[i], widths[i + 1], stride)
         rest = [WideBlock(widths[i + 1], widths[i + 1], 1) for _ in range(blocks - 1)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from episodes import ClassBatches, Episodes, InputError
 from episodes.batches import Batches
 from episodes.errors import unknown_name
+from fewshot.backbones.base import Backbone
 
 if TYPE_CHECKING:
     from fewshot.embedding import EmbeddedBank
@@ -91,7 +92,7 @@ class Learner(nn.Module):
     batches: Batches = ClassBatches(classes=60, images=4)
     stages: tuple[float, ...] = ()
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: the number of base classes."""
         super().__init__()
         self.variant, self.traits = resolved(type(self), variant)

@@ -1,12 +1,14 @@
 """The two baselines of Chen et al. 2019: a classifier of the base classes, and a new head for each episode."""
 
+import functools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from episodes import ShuffledBatches
+from fewshot.backbones.base import Backbone
 from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot, softmax_gradient
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
@@ -42,7 +44,7 @@ class Baseline(LinearClassifier):
     variants = dict.fromkeys(["", "zero-start"], _TRAITS)
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01
+        self, backbone: Backbone, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01
     ) -> None:
         """head_epochs and head_rate: of the gradient descent that fits an episode's head."""
         super().__init__(backbone, classes, variant)
@@ -61,8 +63,8 @@ class Baseline(LinearClassifier):
         _, way, shot, size = support.shape
         images = functional.pad(support.flatten(1, 2), (0, 1), value=1.0)  # the weight of that 1 is the bias
         span = Span(images, fresh(keys, way, size).to(images))
-        fit = {"epochs": self.head_epochs, "rate": self.head_rate}
-        (weights,) = fitted(span.images, one_hot(way, shot, images), [span.weights], linear_gradients, keys, **fit)
+        labels, epochs, rate = one_hot(way, shot, images), self.head_epochs, self.head_rate
+        (weights,) = fitted(span.images, labels, [span.weights], linear_gradients, keys, epochs=epochs, rate=rate)
         head = span.whole(weights)  # (E, N, D + 1)
         return query @ head[..., :-1].mT + head[..., None, :, -1]
 
@@ -100,7 +102,7 @@ class BaselinePlusPlus(CosineClassifier):
     batches = ShuffledBatches(size=256)
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01
+        self, backbone: Backbone, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01
     ) -> None:
         """head_epochs and head_rate: of the gradient descent that fits an episode's head."""
         super().__init__(backbone, classes, variant)
@@ -118,14 +120,14 @@ class BaselinePlusPlus(CosineClassifier):
         start = fresh(keys, way, size)[..., :-1].to(images)  # a cosine layer has no bias
         span = Span(images, start)
         lengths = start.norm(dim=2, keepdim=True)
-        fit = {"epochs": self.head_epochs, "rate": self.head_rate}
         weights, lengths = fitted(
             span.images,
             one_hot(way, shot, images),
             [span.weights, lengths],
-            lambda *given: cosine_gradients(*given, scale=_SCALE),
+            functools.partial(cosine_gradients, scale=_SCALE),
             keys,
-            **fit,
+            epochs=self.head_epochs,
+            rate=self.head_rate,
         )
         directions = functional.normalize(span.whole(weights), dim=2)
         return _SCALE * lengths.mT * (functional.normalize(query, dim=2) @ directions.mT)

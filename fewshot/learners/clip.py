@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches, Episodes
+from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
@@ -39,7 +40,7 @@ class CLIP(Learner):
     batches = ClassBatches(classes=180, images=2)
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", size: int = 128, text_weight: float = 0.1
+        self, backbone: Backbone, classes: int, variant: str = "", size: int = 128, text_weight: float = 0.1
     ) -> None:
         """size: of the common space; text_weight: the weight of a name in the variant 'mixed', from 0 to 1."""
         super().__init__(backbone, classes, variant)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
+from fewshot.backbones.base import Backbone
 from fewshot.heads import one_hot, ridge, support_vectors
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
@@ -26,7 +27,7 @@ class _Solved(Learner):
     smoothing = 0.0  # the share of a query's label that goes to the other classes, in training
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", way: int = 20, shot: int = 1, scale: float = 10.0
+        self, backbone: Backbone, classes: int, variant: str = "", way: int = 20, shot: int = 1, scale: float = 10.0
     ) -> None:
         """way, shot: classes of a training episode and support images of each class; the other images are queries.
 
@@ -74,7 +75,7 @@ class Ridge(_Solved):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         way: int = 20,
@@ -103,7 +104,7 @@ class SupportVectorMachine(_Solved):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         way: int = 20,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner
 
 
@@ -13,7 +14,7 @@ class CosineClassifier(Learner):
     Embeddings have length one. A subclass decides how a support set is used.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)
         self.weights = nn.Parameter(torch.randn(classes, backbone.embedding_size))
         self.tau = nn.Parameter(torch.tensor(10.0))

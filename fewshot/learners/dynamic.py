@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.episodic import by_class, check_shot, in_parts
@@ -34,7 +35,7 @@ class Dynamic(CosineClassifier):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         shot: int = 1,
@@ -68,7 +69,7 @@ class Dynamic(CosineClassifier):
     def check_batches(self, batches: Batches) -> None:
         super().check_batches(batches)
         check_shot(self.name, self.shot, batches)
-        if batches.classes < 2:
+        if isinstance(batches, ClassBatches) and batches.classes < 2:
             raise InputError("dynamic needs batches of two classes or more: one plays a new class, one a base class")
 
     def train(self, mode: bool = True) -> "Dynamic":

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner
 
 _NUMBERS = 1 << 22  # of the largest tensor that `in_parts` lets a function make
@@ -18,9 +19,7 @@ class EpisodicLearner(Learner):
 
     batches = ClassBatches(classes=60, images=6)
 
-    def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", shot: int = 1, turns: bool = False
-    ) -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, turns: bool = False) -> None:
         """shot: support images of each class in a training batch; the other images are queries.
 
         turns: the support begins with each image of a class in turn, not only with the first one, and the loss is the
@@ -79,7 +78,7 @@ def cut_episodes(rows: Tensor, batches: ClassBatches, way: int, shot: int) -> tu
 
 def check_shot(name: str, shot: int, batches: Batches) -> None:
     """Raise InputError if the classes of ClassBatches have no images left for queries."""
-    if batches.images <= shot:
+    if isinstance(batches, ClassBatches) and batches.images <= shot:
         raise InputError(
             f"{name} with shot = {shot} needs batches of more images a class, not {batches.images}: some must be left"
             " for queries"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
@@ -37,7 +38,7 @@ class Exemplar(DirectionLearner):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         others: int = 4096,

@@ -64,7 +64,9 @@ def _entered(frames: list[_Frame], suite: bool) -> tuple[type[Learner], list[_Fr
 def _wrong_signature(error: Exception, frame: FrameType, suite: bool) -> str:
     """The sentence for a method that does not take what it is called with: Python raises that in the caller."""
     called = re.match(r"([\w.<>]+)\(\) (?:takes|missing|got)", str(error)) if isinstance(error, TypeError) else None
-    for value in frame.f_locals.values() if called else ():
+    if called is None:
+        return ""
+    for value in frame.f_locals.values():
         for method in _PROMISES if isinstance(value, Learner) else ():
             function = getattr(type(value), method)
             if function.__qualname__ == called[1] and function.__module__ in _modules(type(value), suite):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,13 @@ class HeldNorm(nn.BatchNorm2d):
     """
 
     of_batch = False
+    # None in an nn.BatchNorm2d of other options
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
-    def __init__(self, *arguments, **options) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.last: tuple[Tensor, Tensor] | None = None
         self.holds = False

@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from episodes import ClassBatches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
@@ -22,7 +23,7 @@ class Histogram(DirectionLearner):
     variants: ClassVar = {"": Traits(paper="Ustinova and Lempitsky 2016")}
     batches = ClassBatches(classes=64, images=4)
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", bins: int = 100) -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "", bins: int = 100) -> None:
         """bins: of the histograms on [-1, 1]; each histogram has one node more than bins."""
         super().__init__(backbone, classes, variant)
         self.bins = bins

@@ -3,10 +3,11 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from episodes import ShuffledBatches
+from fewshot.backbones.base import Backbone
 from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
@@ -31,12 +32,7 @@ class Imprinted(CosineClassifier):
     batches = ShuffledBatches(size=256)
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        classes: int,
-        variant: str = "",
-        finetune_steps: int = 100,
-        finetune_rate: float = 0.1,
+        self, backbone: Backbone, classes: int, variant: str = "", finetune_steps: int = 100, finetune_rate: float = 0.1
     ) -> None:
         """finetune_steps and finetune_rate: the gradient steps of the variant 'finetune' and their size."""
         super().__init__(backbone, classes, variant)

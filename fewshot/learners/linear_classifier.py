@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner
 
 
@@ -15,7 +16,7 @@ class LinearClassifier(Learner):
 
     batches = ShuffledBatches(size=256)
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)
         self.head = nn.Linear(backbone.embedding_size, classes)
 

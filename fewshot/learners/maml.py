@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches, Episodes, InputError
 from episodes.batches import Batches
+from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
@@ -40,7 +41,7 @@ class _MetaLearner(Learner):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         way: int = 20,
@@ -150,7 +151,7 @@ class Maml(_MetaLearner):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         way: int = 20,
@@ -175,8 +176,8 @@ class Maml(_MetaLearner):
                 for task in range(len(support)):
                     first = self.backbone(support[task]) if self.traits.transductive else embeddings[task]
                     network = nn.Sequential(self.backbone, self._adapted_head(first, 1))
-                    network = self._adapted(network, support[task], self.steps - 1)
-                    losses.append(_error(network(query[task])))
+                    adapted = self._adapted(network, support[task], self.steps - 1)
+                    losses.append(_error(adapted(query[task])))
         return torch.stack(losses).mean()
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
@@ -206,10 +207,12 @@ class Maml(_MetaLearner):
                 head = self._head_step(by_class.new_zeros(way, by_class.shape[2]), by_class)
             return _error(embeddings @ head.mT), self._head_step(head, by_class)
 
-        body, head = {name: value.detach() for name, value in self.backbone.named_parameters()}, None
+        body = {name: value.detach() for name, value in self.backbone.named_parameters()}
+        head: Tensor | None = None
         for _ in range(self.test_steps - 1):
             gradients, head = grad(error, has_aux=True)(body, head)
             body = {name: value - self.inner_rate * gradients[name] for name, value in body.items()}
+        assert head is not None, "maml makes two steps or more"
         return functional_call(self.backbone, body, query) @ head.mT
 
 
@@ -241,8 +244,10 @@ class Anil(_MetaLearner):
 @contextlib.contextmanager
 def _in_plain_layout(backbone: nn.Module) -> Iterator[None]:
     """Inside, a Backbone keeps the layout of its input images, because vmap cannot change the layout."""
-    usual = getattr(backbone, "layout", None)
-    backbone.layout = torch.contiguous_format
+    if not isinstance(backbone, Backbone):
+        yield
+        return
+    usual, backbone.layout = backbone.layout, torch.contiguous_format
     try:
         yield
     finally:

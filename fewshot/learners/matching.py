@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import EpisodicLearner, in_parts
 from fewshot.learners.registry import register
@@ -30,7 +31,7 @@ class Matching(EpisodicLearner):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         shot: int = 1,

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.errors import unknown_name
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import OpenVariants, Traits
 from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
@@ -34,7 +35,7 @@ class Metric(DirectionLearner):
     )
     batches = ClassBatches(classes=60, images=4)
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)
         self.criterion, self.miner = _made(self.variant, classes, backbone.embedding_size)
 
@@ -68,14 +69,17 @@ def _classes(kind: str) -> dict[str, type[nn.Module]]:
         raise InputError("metric needs the package pytorch-metric-learning: pip install 'fewshot[metric]'") from error
     module: ModuleType = losses if kind == "loss" else miners
     found = inspect.getmembers(module, inspect.isclass)
-    return {name: one for name, one in found if name.endswith(kind.capitalize()) and not name.startswith("Base")}
+    found = [(name, one) for name, one in found if name.endswith(kind.capitalize()) and not name.startswith("Base")]
+    return {name: one for name, one in found if issubclass(one, nn.Module)}
 
 
 def _required(cls: type) -> list[str]:
     """The arguments without which `cls` cannot be made: its own, or those of the base class that it passes them to."""
     for one in cls.__mro__:
-        parameters = list(inspect.signature(one.__init__).parameters.values())[1:]
-        if "__init__" in vars(one) and not any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        if "__init__" not in vars(one):
+            continue
+        parameters = list(inspect.signature(vars(one)["__init__"]).parameters.values())[1:]
+        if not any(each.kind is each.VAR_POSITIONAL for each in parameters):
             return [
                 each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD
             ]

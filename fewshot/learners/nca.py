@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from episodes import ClassBatches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import nca, squared_distances
@@ -22,7 +23,7 @@ class NCA(Learner):
     variants: ClassVar = {"": Traits(paper="Goldberger et al. 2004, Laenen and Bertinetto 2021")}
     batches = ClassBatches(classes=60, images=6)
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "", temperature: float = 1.0) -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "", temperature: float = 1.0) -> None:
         """temperature: divides the squared distances; long embeddings need a higher one."""
         super().__init__(backbone, classes, variant)
         self.temperature = temperature

@@ -3,10 +3,11 @@
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import Module, functional
+from torch.nn import functional
 
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import n_pair
@@ -24,7 +25,12 @@ class NPair(Learner):
     batches = ClassBatches(classes=120, images=2)
 
     def __init__(
-        self, backbone: Module, classes: int, variant: str = "", regularisation: float = 0.002, temperature: float = 1.0
+        self,
+        backbone: Backbone,
+        classes: int,
+        variant: str = "",
+        regularisation: float = 0.002,
+        temperature: float = 1.0,
     ) -> None:
         """regularisation: the weight of the mean squared length; temperature: divides all products, 1 in the paper."""
         super().__init__(backbone, classes, variant)
@@ -32,7 +38,7 @@ class NPair(Learner):
 
     def check_batches(self, batches: Batches) -> None:
         super().check_batches(batches)
-        if batches.images != 2:
+        if isinstance(batches, ClassBatches) and batches.images != 2:
             raise InputError(f"npair trains on batches of pairs, images = 2 a class, not {batches.images}")
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:

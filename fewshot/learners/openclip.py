@@ -3,10 +3,11 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from episodes import Episodes, InputError
+from fewshot.backbones.base import Backbone
 from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, Traits
@@ -38,9 +39,11 @@ class OpenCLIP(Learner):
         "zero-shot": Traits(trains=False, sees_support=False, text=True, external=True, paper="Radford et al. 2021"),
     }
 
+    backbone: OpenClipBackbone
+
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         prompt: str = "a photo of a {}.",

@@ -1,8 +1,9 @@
 """Prototypical networks (Snell et al. 2017): the nearest class mean."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import EpisodicLearner
 from fewshot.learners.registry import register
@@ -22,7 +23,7 @@ class Prototypical(EpisodicLearner):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         variant: str = "",
         shot: int = 1,

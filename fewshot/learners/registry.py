@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ def _from_file(path: Path, name: str) -> type[Learner]:
         raise InputError(f"there is no learner file {path}")
     module_name = f"fewshot_learner_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None  # it is None for names that do not end in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
@@ -193,14 +196,9 @@ def _from_file(path: Path, name: str) -> type[Learner]:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        line = getattr(error, "lineno", None) or next(
-            (
-                frame.lineno
-                for frame in reversed(inspect.getinnerframes(error.__traceback__))
-                if frame.filename == str(path)
-            ),
-            "?",
-        )
+        frames = traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise InputError(
             f"the learner file {path} cannot be loaded: {type(error).__name__} in line {line}: {error}"
         ) from error

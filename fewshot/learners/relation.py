@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import EpisodicLearner, in_parts
 from fewshot.learners.registry import register
@@ -31,13 +32,7 @@ class Relation(EpisodicLearner):
     batches = ClassBatches(classes=20, images=11)
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        classes: int,
-        variant: str = "",
-        shot: int = 1,
-        hidden: int = 128,
-        turns: bool = False,
+        self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, hidden: int = 128, turns: bool = False
     ) -> None:
         """hidden: units of the relation module; shot, turns: as of EpisodicLearner."""
         super().__init__(backbone, classes, variant, shot, turns)

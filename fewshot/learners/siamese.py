@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ClassBatches
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import contrastive, pair_cross_entropy
@@ -32,7 +33,7 @@ class Siamese(Learner):
     batches = ClassBatches(classes=60, images=4)
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", margin: float = 1.2, nearest: bool = True
+        self, backbone: Backbone, classes: int, variant: str = "", margin: float = 1.2, nearest: bool = True
     ) -> None:
         """margin: the distance from which on two classes are far enough apart, between 0 and 2.
 

@@ -1,9 +1,10 @@
 """SimpleShot (Wang et al. 2019): nearest centroids of a classifier's embeddings, centred and normalised."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Traits
 from fewshot.learners.linear_classifier import LinearClassifier
@@ -27,8 +28,9 @@ class SimpleShot(LinearClassifier):
     """
 
     variants = dict.fromkeys(["cl2n", "l2n", "un"], Traits(paper="Wang et al. 2019"))
+    mean: Tensor
 
-    def __init__(self, backbone: nn.Module, classes: int, variant: str = "") -> None:
+    def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)
         self.register_buffer("mean", torch.zeros(backbone.embedding_size))
 

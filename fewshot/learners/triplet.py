@@ -1,8 +1,9 @@
 """Triplet networks (Schroff et al. 2015): an image is nearer to its own class than to any other, by a margin."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from episodes.errors import unknown_name
+from fewshot.backbones.base import Backbone
 from fewshot.learners.base import OpenVariants, Traits
 from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
@@ -29,7 +30,7 @@ class Triplet(DirectionLearner):
     variants = OpenVariants(dict.fromkeys(_FORMS, Traits(paper="Schroff et al. 2015")), _check)
 
     def __init__(
-        self, backbone: nn.Module, classes: int, variant: str = "", mining: str = "semi-hard", margin: float = 0.0
+        self, backbone: Backbone, classes: int, variant: str = "", mining: str = "semi-hard", margin: float = 0.0
     ) -> None:
         """mining: see losses.mined; squared+hard names its own. margin: m, 0 for 0.2 (squared) or 1.0 (pairs)."""
         super().__init__(backbone, classes, variant)

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from fewshot.backbones import make_backbone
+from fewshot.backbones import Backbone, make_backbone
 from fewshot.devices import choose_device, describe, prepare, training_precision
 from fewshot.embedding import computing_in
 
@@ -48,7 +48,7 @@ def measure_backbones(
     return pd.DataFrame(rows)
 
 
-def _train_rate(backbone: torch.nn.Module, images: torch.Tensor) -> float:
+def _train_rate(backbone: Backbone, images: torch.Tensor) -> float:
     optimizer = torch.optim.SGD(backbone.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> None:
@@ -61,7 +61,7 @@ def _train_rate(backbone: torch.nn.Module, images: torch.Tensor) -> float:
         return _rate(step, images)
 
 
-def _embed_rate(backbone: torch.nn.Module, images: torch.Tensor) -> float:
+def _embed_rate(backbone: Backbone, images: torch.Tensor) -> float:
     backbone.eval()
     with torch.no_grad():
         return _rate(lambda: backbone(images), images)

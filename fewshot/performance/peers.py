@@ -12,6 +12,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from episodes import ImageBank, InputError
 from fewshot.backbones import Backbone
+from fewshot.backbones.conv4 import ConvBlock
 from fewshot.performance.generated import Shape
 
 
@@ -88,7 +90,7 @@ class CategoriesSampler(Sampler):
             yield torch.stack(batch).t().reshape(-1)
 
 
-def easyfsl_sampler(dataset: Pictures, way: int, shot: int, query: int, tasks: int) -> Sampler:
+def easyfsl_sampler(dataset: Pictures, way: int, shot: int, query: int, tasks: int) -> Any:
     """easyfsl's TaskSampler; it passes an argument to PyTorch's Sampler, which no longer takes one."""
     module = imported("easyfsl.samplers")
     random.seed(0)
@@ -112,11 +114,13 @@ def learn2learn_tasks(dataset: Pictures, way: int, shot: int, query: int, load: 
 def plain_network(backbone: Backbone, channels: int) -> nn.Sequential:
     """The network of `backbone`, with its weights, as the papers' repositories write it."""
     normalise = [_Standardise(backbone)] if channels == 3 else []
-    if not hasattr(backbone.body[0], "convolution"):  # a ResNet is the same everywhere
+    layers = list(backbone.body.children())
+    if not isinstance(layers[0], ConvBlock):  # a ResNet is the same everywhere
         body = copy.deepcopy(backbone.body).to(memory_format=torch.contiguous_format)
         return nn.Sequential(*normalise, body, nn.Flatten())
     blocks = []
-    for ours in backbone.body:
+    for ours in layers:
+        assert isinstance(ours, ConvBlock)
         inputs, outputs = ours.convolution.in_channels, ours.convolution.out_channels
         block = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)
@@ -128,6 +132,9 @@ def plain_network(backbone: Backbone, channels: int) -> nn.Sequential:
 
 
 class _Standardise(nn.Module):
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.register_buffer("mean", backbone.mean.clone())
@@ -186,7 +193,7 @@ def plain_loss(network: nn.Module, images: Tensor, way: int) -> Tensor:
     return functional.cross_entropy(-euclidean(query.flatten(0, 1), embeddings[:, 0]), targets)
 
 
-def easyfsl_loss(model: nn.Module, images: Tensor, way: int) -> Tensor:
+def easyfsl_loss(model: Any, images: Tensor, way: int) -> Tensor:
     """The same with easyfsl, as its notebook on episodic training has it: support first, then the queries."""
     by_class = images.unflatten(0, (way, -1))
     labels = torch.arange(way, device=images.device)

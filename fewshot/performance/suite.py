@@ -205,7 +205,10 @@ def _row(one: Measurement, effort: Effort) -> dict[str, Any]:
     """One row of the table: the median of the samples and their range, or why the measurement failed."""
     row = {"part": one.part, "task": one.task, "contender": one.contender, "unit": one.unit, "faster": one.faster}
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
-    context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+    if sys.platform == "win32":
+        context = multiprocessing.get_context("spawn")
+    else:
+        context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fewshot.performance.work"])
     reading, sending = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sending, one.function, (*one.arguments, effort)), daemon=True)
@@ -263,7 +266,8 @@ def _opened(folder: Path, environment: dict[str, Any], resume: bool) -> tuple[li
         if not resume:
             raise InputError(f"{folder} holds measurements already: add --resume to go on with them, or {other}")
         try:
-            rows = pd.read_csv(table).astype(object).to_dict("records")
+            read = pd.read_csv(table).astype(object).to_dict("records")
+            rows = [{str(name): value for name, value in row.items()} for row in read]
             earlier = json.loads(read_text(described))
             missing = set(summary.COLUMNS) - set(rows[0])
         except (OSError, ValueError, IndexError) as error:

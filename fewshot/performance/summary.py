@@ -99,7 +99,7 @@ def _section(table: pd.DataFrame, part: str) -> str:
     rows = table[table["part"] == part]
     if rows.empty:
         return ""
-    beside = ratios(rows)["ratio"]
+    beside = ratios(rows)["ratio"].to_dict()
     lines = []
     for number, row in rows.iterrows():
         measured = _number(row["median"]) if pd.notna(row["median"]) else f"not measured: {row['hindered']}"

@@ -14,9 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from episodes import EpisodeSampler, ImageBank, load_dataset
+from episodes import ClassBatches, EpisodeSampler, ImageBank, load_dataset
 from episodes.batches import batches_from
-from fewshot.backbones import make_backbone
+from fewshot.backbones import Backbone, make_backbone
 from fewshot.config import Training, Validation, load_config
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.embedding import EmbeddedBank, computing_in
@@ -49,7 +49,8 @@ Found = dict[str, Any]  # samples: the measured values; and what else there is t
 def rates(work: Callable[[], int], effort: Effort) -> list[float]:
     """Samples of the amount of `work` done in a second; `work` returns its amount, and a first call is not counted."""
     work()
-    samples, began = [], time.perf_counter()
+    samples: list[float] = []
+    began = time.perf_counter()
     while len(samples) < effort.repeats and (not samples or time.perf_counter() - began < effort.longest):
         start, done = time.perf_counter(), 0
         while not done or time.perf_counter() - start < effort.seconds:
@@ -181,14 +182,15 @@ def evaluate_cached(contender: str, shape: Shape, size: int, episodes: int, effo
     vectors = torch.randn(shape.total, size, generator=torch.Generator().manual_seed(0))
     if contender == "fewshot":
         prepare(torch.device("cpu"))
-        learner, sampler = Prototypical(nn.Identity(), 5), EpisodeSampler([shape.images] * shape.classes, 5, 1, QUERY)
+        learner = Prototypical(Backbone(nn.Identity(), size), 5)
+        sampler = EpisodeSampler([shape.images] * shape.classes, 5, 1, QUERY)
         run_episodes(learner, _Cached(vectors), sampler, 2)
         samples = _seconds(
             lambda: run_episodes(learner, _Cached(vectors), sampler, episodes).percent, effort, warm=False
         )
         return {"samples": samples, "counted": f"{episodes:,} episodes"}
-    vectors = peers.Pictures(vectors, peers.OnlyLabels(shape).labels)
-    endless = _ACCURACIES[contender](nn.Identity(), vectors, None, 5, 1, QUERY, _ENDLESS)
+    pictures = peers.Pictures(vectors, peers.OnlyLabels(shape).labels)
+    endless = _ACCURACIES[contender](nn.Identity(), pictures, None, 5, 1, QUERY, _ENDLESS)
     samples = rates(_iterated(endless, 20), effort)
     return {
         "samples": [episodes / rate for rate in samples],
@@ -212,7 +214,8 @@ def _learner(backbone: str, shape: Shape) -> Learner:
 
 def _seconds(work: Callable[[], object], effort: Effort, warm: bool = True) -> list[float]:
     """Seconds of each call of `work`; if `warm`, the first call is not counted, unless the work is too slow for two."""
-    samples, began = [], time.perf_counter()
+    samples: list[float] = []
+    began = time.perf_counter()
     while len(samples) < effort.repeats + warm and (not samples or time.perf_counter() - began < effort.longest):
         start = time.perf_counter()
         work()
@@ -275,6 +278,7 @@ def _peer_training(
 ) -> Iterator[Tensor]:
     """A peer's losses of the same steps on the same batches; the peer gets the indices and loads the images its way."""
     batches, channels = batches_from(settings.batches), bank.images.shape[1]
+    assert isinstance(batches, ClassBatches), "the losses of the peers take class after class"
     listed = (indices.tolist() for indices in batches.following(bank, 0, 0))
     loader = DataLoader(peers.Pictures.of(bank), batch_sampler=listed)
     network = peers.plain_network(learner.backbone, channels)
@@ -311,7 +315,7 @@ def _embedding_and_scoring(images: int) -> Callable[[], object]:
 def _scoring(what: str, amount: int) -> Callable[[], object]:
     """The scoring of episodes from cached embeddings, of which `what` is `amount`: episodes, classes, or else the size
     of an embedding."""
-    learner, images = Prototypical(nn.Identity(), 5), CHARACTERS.images
+    images = CHARACTERS.images
     if what == "episodes":
         classes, size, episodes = CHARACTERS.classes, 64, amount
     elif what == "classes":
@@ -319,6 +323,7 @@ def _scoring(what: str, amount: int) -> Callable[[], object]:
     else:
         classes, size, episodes = 200, amount, 1000
     sampler, vectors = EpisodeSampler([images] * classes, 5, 1, QUERY), torch.randn(classes * images, size)
+    learner = Prototypical(Backbone(nn.Identity(), size), 5)
     run_episodes(learner, _Cached(vectors), sampler, 500)
     return functools.partial(run_episodes, learner, _Cached(vectors), sampler, episodes)
 
@@ -326,13 +331,13 @@ def _scoring(what: str, amount: int) -> Callable[[], object]:
 def time_to(data: str | None, steps: int, effort: Effort) -> Found:
     """Training on Omniglot as the paper preset does, in `steps` steps: `history` has the accuracy in percent on 5-way
     1-shot episodes of validation classes, and the seconds so far, every 100 steps."""
-    banks = [load_dataset("omniglot:vinyals", split, data=data) for split in ("train", "validation")]
+    base, held_out = (load_dataset("omniglot:vinyals", split, data=data) for split in ("train", "validation"))
     config = load_config("paper", ["prototypical"])
     settings = next(iter(config.learner.values())).model_copy(update={"steps": steps, "validate_every": 100})
     torch.manual_seed(0)
-    learner = Prototypical(make_backbone("conv4", 1, 28), banks[0].classes, **settings.options)
+    learner = Prototypical(make_backbone("conv4", 1, 28), base.classes, **settings.options)
     validation = Validation(way=5, shot=1, query=QUERY, episodes=1000)
-    trained = train(learner, *banks, settings, validation=validation, progress=False)
+    trained = train(learner, base, held_out, settings, validation=validation, progress=False)
     history = trained.history[["seconds", "accuracy"]].astype(float).round(3)
     return {"samples": [trained.seconds], "counted": f"{steps:,} steps", "history": history.to_numpy().tolist()}
 
@@ -378,8 +383,9 @@ def _profiled_work(what: str, shape: Shape) -> tuple[Callable[[], object], int]:
         learner, count = _learner("conv4", shape).eval(), min(500, len(bank))
         images = bank.batch(torch.arange(count))
         return torch.no_grad()(functools.partial(learner.embed, images)), count
-    vectors, count = torch.randn(shape.total, 64), 5_000
-    learner, sampler = Prototypical(nn.Identity(), 5), EpisodeSampler(bank, 5, 1, QUERY)
+    size, count = 64, 5_000
+    vectors = torch.randn(shape.total, size)
+    learner, sampler = Prototypical(Backbone(nn.Identity(), size), 5), EpisodeSampler(bank, 5, 1, QUERY)
     return functools.partial(run_episodes, learner, _Cached(vectors), sampler, count), count
 
 

@@ -143,7 +143,7 @@ def _promise(after: Sequence[Check] = (), training: bool = False) -> Callable[[C
     """Makes a function check_NAME(specimen) a Check; the first line of its docstring is the promise."""
 
     def register(function: Callable[[Specimen], None]) -> Check:
-        promise = inspect.getdoc(function).partition("\n")[0].removesuffix(".")
+        promise = (inspect.getdoc(function) or "").partition("\n")[0].removesuffix(".")
         check = Check(function.__name__.removeprefix("check_"), promise, function, tuple(after), training)
         CHECKS.append(check)
         return check
@@ -210,7 +210,8 @@ def check_finite_gradients(specimen: Specimen) -> None:
 def check_every_parameter(specimen: Specimen) -> None:
     """Every trainable parameter gets a gradient, in one stage of training or another."""
     learner = specimen.build()
-    trainable, reached = set(), set()
+    trainable: set[str] = set()
+    reached: set[str] = set()
     for done in specimen.stages:
         reached |= _gradients(specimen, learner, done).keys()
         trainable |= {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
@@ -359,7 +360,8 @@ def check_train_and_eval(specimen: Specimen) -> None:
 def check_class_order(specimen: Specimen) -> None:
     """Scores follow the order of classes."""
     whole, order = specimen.episodes(), torch.tensor([3, 0, 4, 2, 1])
-    other = Episodes(*(part[:, order] for part in (whole.classes, whole.support, whole.query)), whole.keys)
+    classes, support, query = (part[:, order] for part in (whole.classes, whole.support, whole.query))
+    other = Episodes(classes, support, query, whole.keys)
     expected = _rows(specimen.expected)[:, order][..., order].flatten(1, 2)
     _same_scores(specimen.scores(specimen.ready(), other), expected, "when classes come in another order")
 

@@ -1,6 +1,6 @@
 """For the tests of a package that provides learners: every promise of a learner as one test."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from fewshot.learners.base import Learner
@@ -46,7 +46,7 @@ def parametrize_with_checks(
     )
 
 
-def _asserted(check: Check):
+def _asserted(check: Check) -> Callable[[Specimen], None]:
     """The check as a test calls it: it fails, is skipped or passes."""
 
     def run(learner: Specimen) -> None:

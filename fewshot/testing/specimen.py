@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from episodes import Episodes, EpisodeSampler, ImageBank, InputError
+from episodes import ClassBatches, Episodes, EpisodeSampler, ImageBank, InputError
 from episodes.batches import Batches
 from fewshot.config import Training
 from fewshot.embedding import EmbeddedBank
@@ -83,9 +83,9 @@ class Specimen:
         """The smallest training batches that the learner accepts, of a few that are tried."""
         learner, usual = self.build(), self.cls.batches
         fewer = {name: min(number, _FEW[name]) for name, number in vars(usual).items()}
-        attempts = [dataclasses.replace(usual, **fewer)]
-        if "images" in fewer:  # few classes, of which as many images as usual
-            attempts.append(dataclasses.replace(attempts[0], images=usual.images))
+        attempts: list[Batches] = [dataclasses.replace(usual, **fewer)]
+        if isinstance(usual, ClassBatches):  # few classes, of which as many images as usual
+            attempts.append(ClassBatches(fewer["classes"], usual.images))
         for batches in attempts:
             with contextlib.suppress(InputError):
                 learner.check_batches(batches)
@@ -166,10 +166,11 @@ class Specimen:
 def specimens(what: str | type[Learner], backbone: str = BACKBONE) -> list[Specimen]:
     """A learner in all its variants, or in the one that is named: a class, or what find_learner takes, whose @BACKBONE
     overrides `backbone`."""
-    cls, variant = what, ""
     if isinstance(what, str):
         cls, variant = find_learner(what)
         backbone = split_backbone(what)[1] or backbone
+    else:
+        cls, variant = what, ""
     return [Specimen(cls, one, backbone) for one in ([variant] if variant else cls.variants)]
 
 
