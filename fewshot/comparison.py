@@ -75,7 +75,7 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     rows = ours.assign(run=run, label=labels(ours, seeds=False)).merge(theirs, on=["dataset", "way", "shot"])
     printed, stated = rows["published_ci95"].notna(), rows["published_episodes"].notna()
     rows["reckoned_from"] = np.select([printed, stated], ["interval", "episodes"], "assumed")
-    reckoned = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
+    reckoned: pd.Series = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
     rows["reckoned_ci95"] = rows["published_ci95"].where(printed, reckoned)
     seeds = rows["ci95"].where(rows["interval"] == "seeds", 0)
     widths = np.sqrt(rows["episodes_ci95"] ** 2 + seeds**2 + rows["reckoned_ci95"] ** 2)
@@ -105,7 +105,7 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     made = []
     for (run, way, shot), rows in comparison.groupby(["run", "way", "shot"], sort=False):
         first = rows.iloc[0]
-        name = f"{run + ': ' if run else ''}{first.dataset} ({first.protocol}), {way}-way {shot}-shot"
+        name = f"{f'{run}: ' if run else ''}{first.dataset} ({first.protocol}), {way}-way {shot}-shot"
         ours = rows.drop_duplicates("label").set_index("label")[["accuracy", "ci95"]]
         if len(ours) <= _WIDE:
             made += _beside(rows, ours, name, every)

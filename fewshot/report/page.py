@@ -130,16 +130,17 @@ def _accuracy(run: Run) -> Section:
         )
     pictures = []
     for way, rows in run.results.groupby("way"):
-        said = "; ".join(_spoken(run, learner, own) for learner, own in rows.groupby(records.LEARNER, sort=False))
+        said = "; ".join(_spoken(run, own) for _, own in rows.groupby(records.LEARNER, sort=False))
         figure = figures.accuracy_by_shot(rows, f"{way}-way", run.styles)
         pictures.append(Picture(f"accuracy-{way}way", figure, f"Accuracy against shot, {way}-way: {said}"))
     return Section("shots", "Accuracy against shot", [told], pictures)
 
 
-def _spoken(run: Run, learner: tuple[str, ...], rows: pd.DataFrame) -> str:
-    """'siamese 97.79 with 1 shot, 99.48 with 5'."""
+def _spoken(run: Run, rows: pd.DataFrame) -> str:
+    """The rows of one learner: 'siamese 97.79 with 1 shot, 99.48 with 5'."""
+    label = run.styles[tuple(rows[records.LEARNER].iloc[0])].label
     means = rows.groupby("shot")["accuracy"].mean()
-    return f"{run.styles[learner].label} " + ", ".join(f"{mean:.2f} with {shot} shot" for shot, mean in means.items())
+    return f"{label} " + ", ".join(f"{mean:.2f} with {shot} shot" for shot, mean in means.items())
 
 
 def _literature(run: Run) -> Section:
