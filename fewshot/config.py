@@ -374,7 +374,7 @@ def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:
         place = f"{where} [{'.'.join(parents)}]" if parents else where
         if first["type"] == "extra_forbidden":
             raise InputError(f"in {place}: {unknown_name('key', str(name), _keys(model, parents))}") from error
-        raise InputError(f"in {place}: {name} = {first['input']!r} will not do, {_lowered(first['msg'])}") from error
+        raise InputError(f"in {place}: {name} = {first['input']!r} is invalid: {_lowered(first['msg'])}") from error
 
 
 def _keys(model: type[BaseModel], parents: list[str]) -> list[str]:

@@ -24,13 +24,14 @@ SEEDS = (
 )
 OPEN = (
     "± is the 95 % interval for another test set of as many classes with images of their own, for this one trained"
-    " model; – where every episode holds all test classes, or the protocol lists its episodes"
+    " model; a cell is – if every episode holds all test classes, or if the protocol lists its episodes"
 )
 APART = (
     "Learners that share a letter cannot be told apart: paired t tests on the same episodes, corrected for all pairs"
-    " (Holm) at 5 %. Of learners with several seeds the mean over them is taken. The rank, 1 the best, is the mean over"
-    " the columns; those that share a letter with the best, in bold, share its rank, then those that share one with the"
-    " best of the rest, and so on. It covers these trained models on these images"
+    " (Holm) at 5 %. A learner with several seeds counts with the mean over its seeds. The rank, 1 the best, is the"
+    " mean over the columns: in each column the learners that share a letter with the best, in bold, share its rank,"
+    " then the learners that share a letter with the best of the rest, and so on. The ranks cover these trained models"
+    " on these images"
 )
 BOLD = (
     "Bold is what cannot be told apart from the best of its column: paired t tests on the same episodes, corrected for"
@@ -39,10 +40,10 @@ BOLD = (
 PRINTED = "Bold is the best of its column, as printed; no test tells these numbers apart"
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
 
-COLLAPSED = "Of learners marked as collapsed the training ended no better than guessing on validation classes"
+COLLAPSED = "The training of a learner marked as collapsed ended no better than guessing on validation classes"
 KEPT = (
-    "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: what"
-    " is there now may give other numbers"
+    "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: the"
+    " present code and packages may give other numbers"
 )
 
 _LATEX = str.maketrans(

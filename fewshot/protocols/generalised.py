@@ -32,9 +32,9 @@ _HEADINGS = {
 }
 _NOTE = (
     "Generalised: a query may be of any class, base or novel, and the queries of base classes are images that training"
-    " has not seen. Base classes are known by their trained weights where the learner has some, else by up to"
-    f" {SUPPORT} training images each. ± is the 95 % interval over the episodes: it covers which episodes are drawn for"
-    " this one trained model"
+    " has not seen. The learner scores base classes by their trained weights if it has some, else by up to"
+    f" {SUPPORT} training images of each. ± is the 95 % interval over the episodes: it covers which episodes are drawn"
+    " for this one trained model"
 )
 
 
