@@ -28,10 +28,11 @@ COLUMNS = [
 ]
 _ASSUMED = 1000  # published episodes if a source does not state their number
 _NOTE = (
-    "A cell is ours minus the published accuracy, in points: 'above' or 'below' if that is more than both 95 %"
-    " intervals and the rounding leave open, else 'within'; what is not below is bold. Ours covers the episodes, and of"
-    " several training seeds another training too. A published number without an interval gets that of as many episodes"
-    f" with our spread; * marks those whose source does not state how many, and {_ASSUMED:,} are assumed"
+    "A cell is ours minus the published accuracy, in points: 'above' or 'below' if the difference is more than both"
+    " 95 % intervals and the rounding leave open, else 'within'; cells that are not 'below' are bold. Our interval"
+    " covers the draw of episodes and, if there are several training seeds, another training too. A published number"
+    " without an interval gets the interval of as many episodes with our spread; * marks a number whose source does not"
+    f" state how many, and {_ASSUMED:,} are assumed"
 )
 _OTHER_NOTE = "A cell is ours minus the published accuracy, in points, for orientation only"
 _WIDE = 5  # learners beside each other in a table
@@ -75,7 +76,7 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     rows = ours.assign(run=run, label=labels(ours, seeds=False)).merge(theirs, on=["dataset", "way", "shot"])
     printed, stated = rows["published_ci95"].notna(), rows["published_episodes"].notna()
     rows["reckoned_from"] = np.select([printed, stated], ["interval", "episodes"], "assumed")
-    reckoned = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
+    reckoned: pd.Series = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
     rows["reckoned_ci95"] = rows["published_ci95"].where(printed, reckoned)
     seeds = rows["ci95"].where(rows["interval"] == "seeds", 0)
     widths = np.sqrt(rows["episodes_ci95"] ** 2 + seeds**2 + rows["reckoned_ci95"] ** 2)
@@ -105,7 +106,7 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     made = []
     for (run, way, shot), rows in comparison.groupby(["run", "way", "shot"], sort=False):
         first = rows.iloc[0]
-        name = f"{run + ': ' if run else ''}{first.dataset} ({first.protocol}), {way}-way {shot}-shot"
+        name = f"{f'{run}: ' if run else ''}{first.dataset} ({first.protocol}), {way}-way {shot}-shot"
         ours = rows.drop_duplicates("label").set_index("label")[["accuracy", "ci95"]]
         if len(ours) <= _WIDE:
             made += _beside(rows, ours, name, every)
@@ -125,7 +126,7 @@ def _beside(rows: pd.DataFrame, ours: pd.DataFrame, name: str, every: bool) -> l
     here = apart["published_protocol"] == apart["protocol"]
     kinds = [(same, "comparable", _NOTE)]
     if every:
-        kinds += [(apart[here], "measured otherwise", _OTHER_NOTE), (apart[~here], "another split", _OTHER_NOTE)]
+        kinds += [(apart[here], "measured differently", _OTHER_NOTE), (apart[~here], "another split", _OTHER_NOTE)]
     elif not len(same):
         kinds += [(_nearest(apart), "nothing is comparable; nearest", _OTHER_NOTE)]
     return [_sheet(part, ours, f"{name}, {kind}", note) for part, kind, note in kinds if len(part)]

@@ -254,7 +254,7 @@ def _data_asked_for(dataset: str | None, size: int | None, held_out: int | None)
 def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
     """The table [evaluation] of the arguments that were given; InputError for invalid values."""
     tests = {name: value for name, value in arguments.items() if value is not None}
-    generalised = {name: tests[name] for name in ("shots", "query", "episodes") if name in tests}
+    generalised: dict[str, Any] = {name: tests[name] for name in ("shots", "query", "episodes") if name in tests}
     if len(tests.get("ways", ())) == 1:
         generalised["way"] = tests["ways"][0]
     if generalised:
@@ -277,9 +277,12 @@ def _with_steps(settings: LearnerSettings, steps: int | None) -> LearnerSettings
     """The settings with `steps` steps for models that train; a model that does not train keeps 0 steps."""
     if steps is None:
         return settings
-    every = {"": settings, **settings.per_shot}
-    trained = {shot: one.model_copy(update={"steps": steps}) if one.steps else one for shot, one in every.items()}
-    return trained.pop("").model_copy(update={"per_shot": trained})
+
+    def changed(one: Training) -> dict[str, Any]:
+        return {"steps": steps} if one.steps else {}
+
+    per_shot = {shot: one.model_copy(update=changed(one)) for shot, one in settings.per_shot.items()}
+    return settings.model_copy(update={**changed(settings), "per_shot": per_shot})
 
 
 def _settings_of_all(
@@ -380,11 +383,10 @@ def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:
             place = ".".join(map(str, first["loc"]))
             raise InputError(f"in {where}{f' [{place}]' if place else ''}: {first['ctx']['error']}") from error
         *parents, name = [part for part in first["loc"] if isinstance(part, str) and part != "[key]"]
-        table = ".".join(parents)
-        place = f"{where} [{table}]" if table else where
+        place = f"{where} [{'.'.join(parents)}]" if parents else where
         if first["type"] == "extra_forbidden":
             raise InputError(f"in {place}: {unknown_name('key', str(name), _keys(model, parents))}") from error
-        raise InputError(f"in {place}: {name} = {first['input']!r} will not do, {_lowered(first['msg'])}") from error
+        raise InputError(f"in {place}: {name} = {first['input']!r} is invalid: {_lowered(first['msg'])}") from error
 
 
 def _keys(model: type[BaseModel], parents: list[str]) -> list[str]:

@@ -202,8 +202,9 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
             }
         )
 
-    kept = results.drop_duplicates([*ALIKE, *CELL, "seed"], keep="last")
-    return kept.groupby([*ALIKE, *CELL], sort=False).apply(together, include_groups=False).reset_index()
+    keys = [*ALIKE, *CELL]
+    kept = results.drop_duplicates([*keys, "seed"], keep="last")
+    return kept.groupby(keys, sort=False)[list(kept.columns.drop(keys))].apply(together).reset_index()
 
 
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
@@ -218,12 +219,12 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
     backbones |= families.nunique() > 1
     said = _said(results, MODEL if several else LEARNER)
     found = []
-    for row, has_several in zip(results.itertuples(), backbones):
-        label = f"{row.learner} ({row.variant})" if row.variant else row.learner
-        label += f", {row.backbone}" if has_several else ""
-        label += f", seed {row.seed}" if several else ""
-        marks = [mark for column, mark in LEAGUE.items() if getattr(row, column)]
-        marks += said[row.Index]
+    for index, row, has_several in zip(results.index, results.to_dict("records"), backbones):
+        label = f"{row['learner']} ({row['variant']})" if row["variant"] else row["learner"]
+        label += f", {row['backbone']}" if has_several else ""
+        label += f", seed {row['seed']}" if several else ""
+        marks = [mark for column, mark in LEAGUE.items() if row[column]]
+        marks += said[index]
         found.append(f"{label} [{', '.join(marks)}]" if marks else label)
     return pd.Series(found, index=results.index, dtype=object)
 
@@ -239,7 +240,7 @@ def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
     """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
-    said = {}
+    said: dict[Any, list[str]] = {}
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)
         words = ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])

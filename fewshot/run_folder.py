@@ -198,7 +198,7 @@ class RunFolder:
             kind, rows, arrays = PROTOCOLS[protocol], self._rows[protocol], self._arrays[protocol]
             if kind.arrays:
                 with replacing(self.path / kind.arrays) as unfinished, unfinished.open("wb") as file:
-                    np.savez_compressed(file, **arrays)
+                    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
             for name, text in kind.files(rows, arrays, self.path.resolve().name).items():
                 replace_text(self.path / name, text)
             replace_text(self.path / kind.table, rows.to_csv(index=False))
@@ -214,7 +214,7 @@ class RunFolder:
                 f"{self.path} holds a run on other images of {config.data.dataset}: choose another one with --output"
             )
         finished, new = earlier.evaluation, config.evaluation
-        kept = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
+        kept: dict[str, Any] = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
         names = [name for name in PROTOCOLS if name in (*finished.protocols, *new.protocols)]
         together = {
             "seeds": sorted({*earlier.seeds, *config.seeds}),
@@ -270,8 +270,7 @@ def read_sheets(path: Path) -> list[tables.Sheet]:
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
         there = [one for one in PROTOCOLS.values() if (path / one.table).exists()]
         found = {one.name: _read_exactly(one, path) for one in there}
-    rows, arrays = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
-    return _sheets(rows, arrays)
+    return _sheets({name: rows for name, (rows, _) in found.items()}, {name: kept for name, (_, kept) in found.items()})
 
 
 def find_runs(path: Path) -> list[Path]:

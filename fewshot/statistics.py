@@ -281,7 +281,8 @@ def _cluster_counts(
 
 def _ranks(alike: networkx.Graph, names: list[str]) -> list[float]:
     """The rank of each of the `names`, best first: the mean place of the best that is left and of those alike to it."""
-    places, left = {}, list(names)
+    places: dict[str, float] = {}
+    left = list(names)
     while left:
         tied = [name for name in left if name == left[0] or alike.has_edge(name, left[0])]
         places |= dict.fromkeys(tied, len(places) + (len(tied) + 1) / 2)

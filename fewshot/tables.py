@@ -24,13 +24,14 @@ SEEDS = (
 )
 OPEN = (
     "± is the 95 % interval for another test set of as many classes with images of their own, for this one trained"
-    " model; – where every episode holds all test classes, or the protocol lists its episodes"
+    " model; a cell is – if every episode holds all test classes, or if the protocol lists its episodes"
 )
 APART = (
     "Learners that share a letter cannot be told apart: paired t tests on the same episodes, corrected for all pairs"
-    " (Holm) at 5 %. Of learners with several seeds the mean over them is taken. The rank, 1 the best, is the mean over"
-    " the columns; those that share a letter with the best, in bold, share its rank, then those that share one with the"
-    " best of the rest, and so on. It covers these trained models on these images"
+    " (Holm) at 5 %. A learner with several seeds counts with the mean over its seeds. The rank, 1 the best, is the"
+    " mean over the columns: in each column the learners that share a letter with the best, in bold, share its rank,"
+    " then the learners that share a letter with the best of the rest, and so on. The ranks cover these trained models"
+    " on these images"
 )
 BOLD = (
     "Bold is what cannot be told apart from the best of its column: paired t tests on the same episodes, corrected for"
@@ -39,10 +40,10 @@ BOLD = (
 PRINTED = "Bold is the best of its column, as printed; no test tells these numbers apart"
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
 
-COLLAPSED = "Of learners marked as collapsed the training ended no better than guessing on validation classes"
+COLLAPSED = "The training of a learner marked as collapsed ended no better than guessing on validation classes"
 KEPT = (
-    "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: what"
-    " is there now may give other numbers"
+    "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: the"
+    " present code and packages may give other numbers"
 )
 
 _LATEX = str.maketrans(
@@ -140,9 +141,10 @@ def latex(made: Sequence[Sheet]) -> str:
 def show(made: Sequence[Sheet], console: Console) -> None:
     """Print the tables to a terminal, with what is best in bold."""
     for sheet, note in zip(made, _notes(made)):
-        sides = ["left"] * (1 + sheet.words) + ["right"] * (sheet.cells.shape[1] - sheet.words)
-        heads = zip([sheet.cells.index.name, *sheet.cells.columns], sides)
-        columns = (Column(name, justify=side, overflow="fold") for name, side in heads)
+        heads = enumerate([sheet.cells.index.name, *sheet.cells.columns])
+        columns = [
+            Column(name, justify="left" if place <= sheet.words else "right", overflow="fold") for place, name in heads
+        ]
         table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for label, texts, marks in zip(sheet.cells.index, sheet.cells.to_numpy(), sheet.best.to_numpy()):
             cells = zip(texts, marks)
@@ -186,19 +188,20 @@ def _sheet(
     rows: pd.DataFrame, title: str, about: str, means: pd.Series, widths: pd.Series, note: str, arrays: _Arrays
 ) -> Sheet:
     """One row a learner, one column a protocol, cells 'mean ± width'; arrays: by the labels of the rows."""
-    best, bold = _best(rows, means, arrays)
+    leading, bold = _best(rows, means, arrays)
     rows = rows.assign(
         label=labels(rows),
         column=[f"{way}-way {shot}-shot" for way, shot in zip(rows["way"], rows["shot"])],
         text=["–" if np.isnan(half) else f"{mean:.2f} ± {half:.2f}" for mean, half in zip(means, widths)],
-        best=best & widths.notna(),
+        best=leading & widths.notna(),
     )
-    shape = {"index": "label", "columns": "column"}
-    text, best = (rows.pivot(values=values, **shape) for values in ("text", "best"))
-    order = {"index": rows["label"].unique(), "columns": rows.sort_values(["way", "shot"])["column"].unique()}
-    text, best = text.reindex(**order).fillna("–"), best.reindex(**order).eq(True)
-    text.index.name = best.index.name = "learner"
-    return Sheet(title, about, text.rename_axis(columns=None), best.rename_axis(columns=None), f"{note}. {bold}")
+    learners, columns = rows["label"].unique(), rows.sort_values(["way", "shot"])["column"].unique()
+
+    def wide(values: str) -> pd.DataFrame:
+        table = rows.pivot(index="label", columns="column", values=values)
+        return table.reindex(index=learners, columns=columns).rename_axis(index="learner", columns=None)
+
+    return Sheet(title, about, wide("text").fillna("–"), wide("best").eq(True), f"{note}. {bold}")
 
 
 def _best(rows: pd.DataFrame, means: pd.Series, arrays: _Arrays) -> tuple[pd.Series, str]:
@@ -236,15 +239,15 @@ def _by_protocol(
     results: pd.DataFrame, accuracies: Mapping[str, np.ndarray], seeds: bool = False
 ) -> dict[tuple[int, int], dict[str, np.ndarray]]:
     """For each way and shot the accuracies (E,) of each learner, their mean over the seeds; or of each of the seeds."""
-    every = {}
+    every: dict[tuple[int, int], dict[str, list[np.ndarray]]] = {}
     named = results.assign(label=labels(results, seeds))
-    for (way, shot), rows in named.sort_values(["way", "shot"], kind="stable").groupby(["way", "shot"]):
-        arrays: dict[str, list[np.ndarray]] = {}
-        for label, (_, row) in zip(rows["label"], rows.iterrows()):
-            if (array := array_of(row, accuracies)) is not None:
-                arrays.setdefault(label, []).append(array)
-        every[way, shot] = {label: np.mean(several, axis=0) for label, several in arrays.items()}
-    return every
+    for _, row in named.sort_values(["way", "shot"], kind="stable").iterrows():
+        arrays = every.setdefault((row["way"], row["shot"]), {})
+        if (array := array_of(row, accuracies)) is not None:
+            arrays.setdefault(row["label"], []).append(array)
+    return {
+        cell: {label: np.mean(several, axis=0) for label, several in arrays.items()} for cell, arrays in every.items()
+    }
 
 
 def _errors(results: pd.DataFrame, arrays: _Arrays) -> Sheet:

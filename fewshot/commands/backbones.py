@@ -38,11 +38,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
     right = [Column(name, justify="right") for name in ("parameters", "embedding", *rates)]
     table = Table("backbone", *right, "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
     measured = measure_backbones(names, options.size, options.batch, options.device, timed=options.measure)
-    for row in measured.itertuples():
-        numbers = [f"{row.parameters:,}", f"{row.embedding:,}"]
-        numbers += [f"{rate:,.0f}" for rate in (row.train_rate, row.embed_rate)] if options.measure else []
-        text, paper = about.get(row.backbone, ("", ""))
-        table.add_row(row.backbone, *numbers, Text(f"{text} ({paper})" if paper else text))
+    for row in measured.to_dict("records"):
+        numbers = [f"{row['parameters']:,}", f"{row['embedding']:,}"]
+        numbers += [f"{row[rate]:,.0f}" for rate in ("train_rate", "embed_rate")] if options.measure else []
+        text, paper = about.get(row["backbone"], ("", ""))
+        table.add_row(row["backbone"], *numbers, Text(f"{text} ({paper})" if paper else text))
     for name in [] if options.backbone else [name for name in about if name not in names]:
         table.add_row(name, *[""] * (2 + len(rates)), about[name][0])
     size = f"{options.size}x{options.size}"

@@ -32,9 +32,9 @@ _HEADINGS = {
 }
 _NOTE = (
     "Generalised: a query may be of any class, base or novel, and the queries of base classes are images that training"
-    " has not seen. Base classes are known by their trained weights where the learner has some, else by up to"
-    f" {SUPPORT} training images each. ± is the 95 % interval over the episodes: it covers which episodes are drawn for"
-    " this one trained model"
+    " has not seen. The learner scores base classes by their trained weights if it has some, else by up to"
+    f" {SUPPORT} training images of each. ± is the 95 % interval over the episodes: it covers which episodes are drawn"
+    " for this one trained model"
 )
 
 
@@ -56,15 +56,15 @@ class Rivals(NamedTuple):
 
     best  the highest score of a base class
     tied  how many base classes have that score
-    own   the score of the image's own class; None for images of novel classes
+    own   the score of the image's own class; minus infinity for images of novel classes
     """
 
     best: Tensor
     tied: Tensor
-    own: Tensor | None
+    own: Tensor
 
     def of(self, images: Tensor) -> "Rivals":
-        return Rivals(self.best[images], self.tied[images], None if self.own is None else self.own[images])
+        return Rivals(self.best[images], self.tied[images], self.own[images])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,10 +217,10 @@ def _rivals(learner: Learner, base: BaseScores, embeddings: Tensor, labels: Tens
         scores = base.of(embeddings[images])
         _check_finite(learner, scores)
         best = scores.amax(1)
-        own = best if labels is None else scores.gather(1, labels[images, None])[:, 0]
+        own = torch.full_like(best, -torch.inf) if labels is None else scores.gather(1, labels[images, None])[:, 0]
         found.append((best, (scores >= best[:, None] - rounding).sum(1), own))
     best, tied, own = (torch.cat(parts) for parts in zip(*found))
-    return Rivals(best, tied, None if labels is None else own)
+    return Rivals(best, tied, own)
 
 
 def _has_base_logits(learner: Learner) -> bool:
@@ -254,8 +254,9 @@ class GeneralisedProtocol(Protocol):
             EpisodeSampler(banks["test"], wanted.generalised.way, shot, wanted.generalised.query, wanted.seed)
 
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
-        settings, (test, train, last) = task.wanted.generalised.model_dump(), map(task.data.get, _SPLITS)
-        found, known = generalise(task.learner, test, train, last, **settings, seed=task.wanted.seed)
+        settings = task.wanted.generalised.model_dump()
+        test, train, held_out = (task.data[split] for split in _SPLITS)
+        found, known = generalise(task.learner, test, train, held_out, **settings, seed=task.wanted.seed)
         about = {**settings, "base_classes": train.bank.classes, "base_known": known}
         return [{**about, "shot": joint.shot, **in_columns(joint.percent)} for joint in found], {}
 
@@ -279,5 +280,5 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
         columns = {f"{shot}-shot": rows[rows["shot"] == shot].set_index("label") for shot in shots}
         cells = {name: (one[measure], one[f"{measure}_ci95"]) for name, one in columns.items()}
         title = f"Generalised, {text}"
-        made.append(sheet_of(title, f"{common}, {text}", rows["label"].unique(), cells, note))
+        made.append(sheet_of(title, f"{common}, {text}", pd.Index(rows["label"].unique()), cells, note))
     return made

@@ -62,7 +62,9 @@ def retrieve(learner: Learner, test: EmbeddedBank, seed: int) -> Retrieval:
     """
     bank = test.bank
     if int(bank.sizes.max()) < 2:
-        raise InputError(f"retrieval needs a class of two images or more, which {bank.name} does not have")
+        raise InputError(
+            f"retrieval needs a class of two images or more, and {bank.name} has none: leave out retrieval"
+        )
     with measuring(learner, seed):
         embeddings = test.embeddings
         similarity = similarity_of(learner, embeddings, every=True)

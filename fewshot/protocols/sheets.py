@@ -42,7 +42,7 @@ def measure_sheet(
 def sheet_of(
     title: str,
     text: str,
-    learners: Sequence[str],
+    learners: pd.Index,
     columns: dict[str, tuple[pd.Series, pd.Series]],
     note: str,
     lowest: Sequence[str] = (),
@@ -60,7 +60,7 @@ def sheet_of(
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for the training seeds of each learner that has several, with Student's t intervals."""
     keys = [*ALIKE, *(["shot"] if "shot" in rows else [])]
-    measures = [name.removesuffix("_ci95") for name in rows if name.endswith("_ci95")]
+    measures = [name.removesuffix("_ci95") for name in rows.columns if name.endswith("_ci95")]
     found = []
     for _, trained in rows.groupby(keys, sort=False):
         if len(trained) < 2:

@@ -25,8 +25,8 @@ _HEADINGS = {"auc": "ROC AUC", "eer": "equal error rate", "accuracy": "accuracy"
 _NOTE = (
     "Verification: do two images show the same class? ± is the 95 % interval for another test set of as many classes"
     " with images of their own, for this one trained model and its threshold; the threshold of the accuracy was chosen"
-    " on pairs of validation classes. A pair's score is the learner's own where a class's score depends on its own"
-    " support alone, else the cosine of the embeddings"
+    " on pairs of validation classes. A pair's score is the learner's own if the learner scores each class by the"
+    " support of that class alone, else the cosine of the embeddings"
 )
 
 
@@ -69,7 +69,10 @@ def draw_pairs(bank: ImageBank, count: int, seed: int) -> Pairs:
     InputError if the bank has fewer than two classes or a class has fewer than two images.
     """
     if bank.classes < 2 or int(bank.sizes.min()) < 2:
-        raise InputError(f"verification needs two classes of two images each, which {bank.name} does not have")
+        raise InputError(
+            f"verification needs two classes or more, each of two images or more, and {bank.name} has fewer:"
+            " leave out verification"
+        )
     drawn = EpisodeSampler(bank, way=2, shot=2, query=0, seed=seed).episodes(0, count)
     first, second = drawn.support[:, :, 0], drawn.support[:, :, 1]
     return Pairs(torch.stack([first[:, 0], second[:, 0]], 1), first, drawn.classes)

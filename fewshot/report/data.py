@@ -159,7 +159,7 @@ def choose_episodes(run: Run, way: int, shot: int) -> dict[str, int]:
     The highest, the median and the lowest mean; of equal ones the first. Fewer than three episodes give fewer.
     """
     values = [array for name, array in run.accuracies.items() if name.endswith(array_name("", way, shot))]
-    means = np.round(np.mean(values, axis=0), 9)  # equal shares are equal, whatever the order of the sum
+    means = np.round(np.array(values).mean(axis=0), 9)  # equal shares are equal, whatever the order of the sum
     wanted = {"easy": means.max(), "typical": np.sort(means)[(len(means) - 1) // 2], "hard": means.min()}
     chosen: dict[str, int] = {}
     for kind, mean in wanted.items():

@@ -30,29 +30,30 @@ _WIDE, _MEDIUM, _NARROW = 380, 310, 240  # widths in points
 _TILE = 44  # points, the longest side of an image in an episode
 _PIXELS = 270_000  # of all images of an episode: photographs of three then take two megabytes
 _NAME = 34  # characters of the longest name, longer ones are cut
-_STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "text.parse_math": False,  # a $ in a name is a $
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "grid.color": RULE,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "image.composite_image": False,  # each picture with its own pixels
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fewshot",  # the same figure gives the same bytes
-}
-_styled = matplotlib.rc_context(_STYLE)
+_styled = matplotlib.rc_context(
+    {
+        "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": MUTED,
+        "axes.titlecolor": INK,
+        "axes.axisbelow": True,
+        "text.color": INK,
+        "text.parse_math": False,  # a $ in a name is a $
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "grid.color": RULE,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+        "image.composite_image": False,  # each picture with its own pixels
+        "svg.fonttype": "none",
+        "svg.hashsalt": "fewshot",  # the same figure gives the same bytes
+    }
+)
 
 
 class Style(NamedTuple):
@@ -83,7 +84,7 @@ def outline(marker: str) -> str:
     """A marker of matplotlib as the path of an SVG image, about one unit wide around the origin."""
     style = MarkerStyle(marker)
     polygons = style.get_path().transformed(style.get_transform()).to_polygons()
-    return "".join("M" + "L".join(f"{x:.2f},{-y:.2f}" for x, y in points) + "Z" for points in polygons)
+    return "".join("M" + "L".join(f"{x:.2f},{-y:.2f}" for x, y in np.asarray(points)) + "Z" for points in polygons)
 
 
 @_styled
@@ -154,7 +155,7 @@ def forest(panel: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Sty
         )
         if style:
             axes.axhspan(top, end, color=colour, alpha=0.1, linewidth=0)
-        text = {"transform": across, "va": "center", "fontsize": 8.5}
+        text: dict[str, Any] = {"transform": across, "va": "center", "fontsize": 8.5}
         weight = "bold" if style else "normal"
         axes.text(0.01, top + 8, _shown(style.label if style else row["label"], 66), fontweight=weight, **text)
         axes.text(0.99, top + 8, row["printed"], ha="right", fontweight=weight, **text)
@@ -251,8 +252,10 @@ def embedding_map(points: np.ndarray, classes: np.ndarray, title: str) -> Figure
         axes.plot(*own.T, marker, color=colour, markersize=4.5, alpha=0.8, markeredgewidth=0)
         place = _above(own)
         halo = [withStroke(linewidth=2.5, foreground=PAPER)]
-        text = {"ha": "center", "va": "bottom", "textcoords": "offset points", "path_effects": halo, "zorder": 5}
-        axes.annotate(_letter(number), place, (0, 3), fontweight="bold", fontsize=10, **text)
+        text: dict[str, Any] = {"ha": "center", "va": "bottom", "path_effects": halo, "zorder": 5}
+        axes.annotate(
+            _letter(number), place, (0, 3), textcoords="offset points", fontweight="bold", fontsize=10, **text
+        )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set(visible=True, color=RULE)

@@ -122,7 +122,7 @@ def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
 
 def _accuracy(run: Run) -> Section:
     """A figure for each way."""
-    told = "Bars are 95 % intervals over the episodes; where none is seen, it is narrower than the mark."
+    told = "Bars are 95 % intervals over the episodes; if a bar is not seen, it is narrower than its mark."
     if run.results["seed"].nunique() > 1:
         told = (
             "Marks are means over training seeds, bars their 95 % intervals (Student's t; of a learner with one seed,"
@@ -130,16 +130,17 @@ def _accuracy(run: Run) -> Section:
         )
     pictures = []
     for way, rows in run.results.groupby("way"):
-        said = "; ".join(_spoken(run, learner, own) for learner, own in rows.groupby(records.LEARNER, sort=False))
+        said = "; ".join(_spoken(run, own) for _, own in rows.groupby(records.LEARNER, sort=False))
         figure = figures.accuracy_by_shot(rows, f"{way}-way", run.styles)
         pictures.append(Picture(f"accuracy-{way}way", figure, f"Accuracy against shot, {way}-way: {said}"))
     return Section("shots", "Accuracy against shot", [told], pictures)
 
 
-def _spoken(run: Run, learner: tuple[str, ...], rows: pd.DataFrame) -> str:
-    """'siamese 97.79 with 1 shot, 99.48 with 5'."""
+def _spoken(run: Run, rows: pd.DataFrame) -> str:
+    """The rows of one learner: 'siamese 97.79 with 1 shot, 99.48 with 5'."""
+    label = run.styles[tuple(rows[records.LEARNER].iloc[0])].label
     means = rows.groupby("shot")["accuracy"].mean()
-    return f"{run.styles[learner].label} " + ", ".join(f"{mean:.2f} with {shot} shot" for shot, mean in means.items())
+    return f"{label} " + ", ".join(f"{mean:.2f} with {shot} shot" for shot, mean in means.items())
 
 
 def _literature(run: Run) -> Section:
@@ -154,10 +155,10 @@ def _literature(run: Run) -> Section:
         figure = figures.forest(panel, title, run.styles)
         pictures.append(Picture(f"published-{way}way-{shot}shot", figure, f"Beside published results, {title}", told))
     told = (
-        "Ours in colour, published results in grey with the 95 % interval that the paper prints, where it prints one. A"
-        " filled mark compares with one of ours at least: the same split, way and shot, the same backbone and image"
-        " size, and no help that ours did not have. An arrow points to what is far lower. All published results, with"
-        " sources, verdicts and reasons, are in comparison.md."
+        "Our results are in colour; published results are in grey, with the 95 % interval if the paper prints one. A"
+        " filled mark compares with one of our results at least: it has the same split, way and shot, the same backbone"
+        " and image size, and no help that ours did not have. An arrow points to a result that is far lower."
+        " comparison.md holds all published results, with sources, verdicts and reasons."
     )
     return Section("published", "Beside published results", [told], pictures, width=420)
 
@@ -214,17 +215,17 @@ def _episodes(run: Run, models: list[Model], bank: ImageBank, absent: list[str])
         said = ", ".join(f"{answer.style.label} {answer.percent:.1f} % right" for answer in answers)
         pictures.append(Picture(f"episode-{kind}", figure, f"{title}, classes {', '.join(names)}; {said}"))
     told = (
-        f"In a {way}-way {shot}-shot episode a learner sees the framed support images and says of each query which of"
-        " the classes it is of. Below each query every learner has a mark of its colour: a dot where it is right, a"
-        " cross and the letter of the class it said where it is wrong. Of all episodes these have the highest, the"
-        " median and the lowest accuracy, averaged over the learners."
+        f"In a {way}-way {shot}-shot episode a learner sees the framed support images and predicts the class of each"
+        " query. Below each query every learner has a mark of its colour: a dot if it is right, or a cross and the"
+        " letter of the predicted class if it is wrong. These episodes have the highest, the median and the lowest"
+        " accuracy of all, averaged over the learners."
     )
     queries = run.config.evaluation.query
     if queries > _QUERIES or way > _WAYS:
         shown = min(queries, _QUERIES) * min(way, _WAYS)
         told += f" Percentages count all {way * queries} queries, of which {shown} are shown."
     if changed:
-        absent = [*absent, f"Here {_listed(sorted(changed))} answered otherwise than in the run."]
+        absent = [*absent, f"Here {_listed(sorted(changed))} gave other answers than in the run."]
     return Section("episodes", "Episodes", [told, *absent], pictures, width=300)
 
 

@@ -235,7 +235,7 @@ def test_wrong_arguments_are_told_in_one_line(
     [
         ("[training]\nstep = 3\n", "unknown key 'step': did you mean 'steps'"),
         ("[trainin]\nsteps = 3\n", "unknown key 'trainin': did you mean 'training'"),
-        ("[training]\nsteps = 'many'\n", "steps = 'many' will not do"),
+        ("[training]\nsteps = 'many'\n", "steps = 'many' is invalid"),
         ("steps = = 3\n", "cannot be read"),
         ("[evaluation]\nways = []\n", "ways"),
     ],

@@ -314,7 +314,7 @@ def test_a_number_whose_episodes_are_assumed_is_marked_and_the_note_says_so():
     several = literature(paper(95.0, 0.5, method="One"), paper(94.0, method="Two", episodes=pd.NA))
     (sheet,) = sheets(compare(results(ours()), several))
     assert sheet.cells["published"].to_dict() == {"ours": "", "One": "95.0 ± 0.5", "Two": "94.0*"}
-    assert "* marks those whose source does not state how many" in sheet.note
+    assert "* marks a number whose source does not state how many" in sheet.note
 
 
 def test_what_is_not_comparable_is_left_out_where_something_is():

@@ -390,8 +390,8 @@ def test_held_out_by_the_command_line(call, path, tmp_path):
         (["--protocol", "verification", "--split", "validation"], "chooses its threshold on validation classes"),
         (["--protocol", "generalised", "--split", "train"], "generalised needs classes that are not trained on"),
         (["--protocol", "generalised", "--shot", "24"], "24 shots and 15 queries need 39 images a class"),
-        (["--protocol", "generalised", "--way", "0"], "way = 0 will not do"),
-        (["--protocol", "generalised", "--episodes", "1"], "episodes = 1 will not do"),
+        (["--protocol", "generalised", "--way", "0"], "way = 0 is invalid"),
+        (["--protocol", "generalised", "--episodes", "1"], "episodes = 1 is invalid"),
     ],
 )
 def test_wrong_wishes_are_told_in_one_line(call, finished, arguments, message):

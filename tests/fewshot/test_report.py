@@ -190,7 +190,7 @@ def test_the_page_says_where_a_checkpoint_answers_otherwise(copy):
     content = checkpoints.load(path)
     weights = {name: torch.zeros_like(value) for name, value in content["learner"].items()}
     checkpoints.save(path, {**content, "learner": weights})
-    assert "Here npair answered otherwise than in the run." in report(copy).text
+    assert "Here npair gave other answers than in the run." in report(copy).text
 
 
 @pytest.mark.parametrize(
