@@ -126,7 +126,7 @@ for _builtins in ("builtins", "__builtin__"):  # in Python 3 and 2
 class _Tuple(tuple):
     """A tuple that can be no key, for tuples of one tuple again and again take for ever to hash, and nests a little."""
 
-    __hash__ = None  # type: ignore[assignment]  # unlike every tuple it cannot be hashed
+    __hash__ = None  # type: ignore[assignment]  # other tuples have a hash
     height: int
 
     def __init__(self, items: Iterable) -> None:

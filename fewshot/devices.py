@@ -32,7 +32,7 @@ def prepare(device: torch.device) -> None:
     """Set the whole process to deterministic kernels and, on the CPU, to keep freed memory."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be repeatable
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # it finds faults in kernels, and takes a tenth of the time; the module defines it in a way that hides it from mypy
+    # the filling finds faults in kernels, and takes a tenth of the time; PyTorch's types leave the setting out
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cpu":
         _keep_freed_memory()
