@@ -16,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets import Omniglot
-from torchvision.datasets.utils import download_url
 from tqdm import tqdm
 
 from episodes.archives import ImageFiles
@@ -160,6 +158,10 @@ def _download_runs(folders: list[Path]) -> Path:
     """The official all_runs.zip, downloaded into the cache folder; MissingData if the download fails."""
 
     def fetch(folder: Path) -> None:
+        # torchvision takes two seconds to import, which only a download needs
+        from torchvision.datasets import Omniglot
+        from torchvision.datasets.utils import download_url
+
         download_url(f"{Omniglot.download_url_prefix}/one-shot-classification/all_runs.zip", folder, "all_runs.zip")
         if not zipfile.is_zipfile(folder / "all_runs.zip"):  # nobody publishes a checksum of this archive
             raise OSError("what came is no zip archive")
@@ -176,6 +178,9 @@ def _download(part: str, folders: list[Path]) -> Path:
     """The official zip, downloaded with torchvision into the cache folder; MissingData if the download fails."""
 
     def fetch(folder: Path) -> None:
+        from torchvision.datasets import Omniglot
+        from torchvision.datasets.utils import download_url
+
         download_url(f"{Omniglot.download_url_prefix}/{part}.zip", folder, f"{part}.zip", Omniglot.zips_md5[part])
 
     advice = (

@@ -4,18 +4,19 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision import datasets
-from torchvision.datasets import VisionDataset
 
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets.downloads import download
 from episodes.datasets.folder import shared_out
 from episodes.errors import InputError, unknown_name
 from episodes.pictures import Picture, contents
+
+if TYPE_CHECKING:
+    from torchvision.datasets import VisionDataset
 
 SIZE = 84
 _FOLDERS = ("ImageFolder", "DatasetFolder", "FakeData", "VisionDataset")
@@ -57,17 +58,20 @@ def load(name: str, split: str, protocol: str, size: int, folders: list[Path]) -
     return cached_bank(f"torchvision-{name}-{split}-{protocol}-{size}-1", whole)
 
 
-def find(name: str) -> type[VisionDataset]:
+def find(name: str) -> "type[VisionDataset]":
     """The class called `name`; InputError if torchvision has no such class."""
     if name in _FOLDERS:
         raise InputError(f"torchvision's {name} is no data set but a way to read a folder: name the folder itself")
-    known = {key: cls for key, cls in vars(datasets).items() if inspect.isclass(cls) and issubclass(cls, VisionDataset)}
+    from torchvision import datasets  # takes two seconds, which other data sets do without
+
+    base = datasets.VisionDataset
+    known = {key: cls for key, cls in vars(datasets).items() if inspect.isclass(cls) and issubclass(cls, base)}
     if name not in known:
         raise unknown_name("data set of torchvision", name, known)
     return known[name]
 
 
-def _parts(cls: type[VisionDataset], name: str, folders: list[Path]) -> list[VisionDataset]:
+def _parts(cls: "type[VisionDataset]", name: str, folders: list[Path]) -> "list[VisionDataset]":
     """All parts (training, test ...) of the data set, from the first folder that has it, or else downloaded."""
     for root in [*folders, *(folder / "torchvision" for folder in folders)]:
         if root.is_dir() and (parts := _opened(cls, name, root)):
@@ -82,7 +86,7 @@ def _parts(cls: type[VisionDataset], name: str, folders: list[Path]) -> list[Vis
     )
 
 
-def _opened(cls: type[VisionDataset], name: str, root: Path, **more: Any) -> list[VisionDataset]:
+def _opened(cls: "type[VisionDataset]", name: str, root: Path, **more: Any) -> "list[VisionDataset]":
     """The parts that are in `root`; an empty list if the data set is incomplete there."""
     choices: list[dict[str, Any]]
     if "train" in inspect.signature(cls).parameters:
@@ -113,7 +117,7 @@ def _takes(cls: type, name: str) -> bool:
     return name in inspect.signature(cls).parameters
 
 
-def _labels(part: VisionDataset, name: str) -> list[int]:
+def _labels(part: "VisionDataset", name: str) -> list[int]:
     """The label of each image; no image is decoded if the data set has a list of labels."""
     try:
         for attribute in ("targets", "labels", "_labels"):

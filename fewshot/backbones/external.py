@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from episodes.errors import InputError, nearest_name
@@ -23,7 +22,9 @@ class ColourBackbone(Backbone):
 
 def torchvision_network(network: str) -> Callable[[int, int], Backbone]:
     """A function that makes a classification network of torchvision, untrained, without its last linear layer."""
-    _check_name("torchvision", network, torchvision.models.list_models(module=torchvision.models))
+    from torchvision import models  # takes two seconds, which other networks do without
+
+    _check_name("torchvision", network, models.list_models(module=models))
     return functools.partial(_backbone, f"torchvision:{network}", functools.partial(_of_torchvision, network))
 
 
@@ -54,8 +55,10 @@ ABOUT = {
 
 
 def _of_torchvision(network: str) -> nn.Module:
+    from torchvision import models
+
     options = {"aux_logits": False, "init_weights": True} if network in _WITH_SIDE_CLASSIFIERS else {}
-    body = torchvision.models.get_model(network, weights=None, **options)
+    body = models.get_model(network, weights=None, **options)
     classifiers = [name for name, module in body.named_modules() if isinstance(module, nn.Linear)]
     if not classifiers:
         raise InputError(f"torchvision:{network} has no linear classifier to take off: choose another network")

@@ -6,7 +6,6 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from fewshot.backbones.base import Backbone, Recipe, check_size
 
@@ -92,6 +91,8 @@ def resnet(channels: int, size: int, blocks: int) -> Backbone:
     stride 1 alone, as in SimpleShot (Wang et al. 2019, src/models/ResNet.py of mileyan/simple_shot) at 84.
     """
     check_size(f"ResNet-{8 * blocks + 2}", size, 3)
+    from torchvision.models.resnet import BasicBlock, ResNet  # takes two seconds, which other networks do without
+
     body = ResNet(BasicBlock, [blocks] * 4)
     body.fc = nn.Identity()
     if size < 128:

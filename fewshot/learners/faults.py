@@ -11,7 +11,7 @@ from fewshot.learners.registry import source_of
 # the methods that the suite calls, and what the suite expects of each
 _PROMISES = {
     "__init__": "__init__ takes backbone, classes, variant='' and the options",
-    "check_batches": "check_batches takes batches and raises InputError for those that will not do",
+    "check_batches": "check_batches takes batches and raises InputError if `loss` cannot use them",
     "embed": "embed gives (B, D) from images (B, C, H, W)",
     "episode_scores": "episode_scores gives (E, Q, N) from an EmbeddedBank and Episodes",
     "loss": "loss gives a scalar from images (B, C, H, W) and labels (B,)",

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from conftest import encoded, refusal, write_files
 from PIL import Image
 from torchvision.datasets import CIFAR100, MNIST
 
 from episodes import ImageBank, MissingData, load_dataset
-from episodes.datasets import SPLITS, cifar, cub, tiered_imagenet, torchvision_sets
+from episodes.datasets import SPLITS, cifar, cub, tiered_imagenet
 from episodes.datasets.classes import read_classes
 
 SIZE = 16
@@ -433,7 +434,7 @@ def test_a_set_that_is_downloaded_is_downloaded_once(tmp_path, own_cache, monkey
         def __getitem__(self, index: int) -> tuple[Image.Image, int]:
             return Image.new("L", (16, 16), index), self.targets[index]
 
-    monkeypatch.setattr(torchvision_sets.datasets, "Fetched", Fetched, raising=False)
+    monkeypatch.setattr(torchvision.datasets, "Fetched", Fetched, raising=False)
     banks = [load_dataset("torchvision:Fetched", split, data=tmp_path, size=16) for split in SPLITS]
     assert len(downloads) == 1
     assert sum(map(len, banks)) == 60

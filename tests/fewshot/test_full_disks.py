@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import itertools
 import os
 import pwd
 import resource
@@ -9,10 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import refusal
+from conftest import encoded, refusal
 
 from episodes import InputError
 from fewshot import checkpoints
@@ -88,7 +90,12 @@ def test_an_output_that_cannot_be_written(line, code, said):
 def test_what_a_locale_cannot_show_is_replaced(tmp_path, preset):
     text = Path(preset).read_text(encoding="utf-8")
     (tmp_path / "é.toml").write_text(f"# ±, é\n{text}", encoding="utf-8")
-    line = f"cd {tmp_path}; fewshot bench --preset é.toml --dataset glyphs --learner npair --device cpu --output ü"
+    for label, number in itertools.product(range(12), range(8)):
+        picture = tmp_path / "pictures" / f"ö {label:02d}" / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(encoded(np.full((16, 16), 20 * label + number, np.uint8)))
+    data = "--dataset pictures --size 16"
+    line = f"cd {tmp_path}; fewshot bench --preset é.toml {data} --learner npair --device cpu --output ü"
     done = shell(line, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING=None)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
