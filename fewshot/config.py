@@ -1,6 +1,7 @@
 """The configuration of a run: the settings of a preset, checked, with every default filled in."""
 
 import logging
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -208,11 +209,12 @@ def load_config(
 
 def _versioned(preset: str, version: object, path: Path) -> str:
     """The name of a preset with its version, if its file gives one: 'quick 2'."""
+    name = os.fsencode(Path(preset).stem).decode(errors="replace")  # the locale may not be UTF-8
     if version is None:
-        return Path(preset).stem
+        return name
     if type(version) is not int or not 0 < version < 10**9:
         raise InputError(f"in {path}: version = {version!r} is invalid, write a whole number from 1 on")
-    return f"{Path(preset).stem} {version}"
+    return f"{name} {version}"
 
 
 def _learner_tables(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]:
