@@ -113,7 +113,11 @@ def _measure(
     learner, spec, wanted = trained.learner, model.spec, folder.config.evaluation
     images = {split: bank.checksum for split, bank in banks.items()}
     data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}
-    columns = {**row_of(spec, learner), "collapsed": trained.collapsed, "train_seconds": round(trained.seconds, 2)}
+    columns = {
+        **row_of(spec, learner, banks["test"]),
+        "collapsed": trained.collapsed,
+        "train_seconds": round(trained.seconds, 2),
+    }
     task = Task(learner, data, wanted, model.shots, columns, spec.label)
     for protocol in protocols:
         try:
