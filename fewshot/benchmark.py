@@ -114,7 +114,7 @@ def _measure(
     images = {split: bank.checksum for split, bank in banks.items()}
     data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}
     columns = {
-        **row_of(spec, learner),
+        **row_of(spec, learner, banks["test"]),
         "collapsed": trained.collapsed,
         "preset": folder.config.preset,
         "train_seconds": round(trained.seconds, 2),

@@ -104,7 +104,8 @@ class Validation(_Settings):
 class Training(_Settings):
     """How one model trains. If steps is 0, the model does not train: its backbone stays as it is.
 
-    weights       a file of weights that the backbone starts from
+    weights       a file of weights that the backbone starts from; weights_trained_on: the data set that these weights
+                  were trained on, such as 'ImageNet-1k'; a file of this suite says that itself
     augmentation  of the training images, by name (see fewshot/augmentation.py)
     epochs        most passes through the images, 0 for no limit: with fewer images there are fewer steps
     schedule      one-cycle: up to learning_rate in 30 % of the steps, then down to nothing, both along a cosine;
@@ -117,6 +118,7 @@ class Training(_Settings):
 
     backbone: str = "conv4"
     weights: str = ""
+    weights_trained_on: Annotated[str, Field(pattern=r"\S", max_length=200)] = "unknown"
     augmentation: str = "none"
     steps: Steps = 1000
     epochs: Steps = 0
@@ -130,6 +132,14 @@ class Training(_Settings):
     validate_every: Annotated[Steps, Field(ge=1)] = 250
     batches: dict[str, Annotated[int, Field(le=1_000_000)]] = {}
     options: dict[str, Any] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _what_weights_were_trained_on_belongs_to_weights(self) -> "Training":
+        if self.weights_trained_on != "unknown" and not self.weights:
+            raise ValueError(
+                "weights_trained_on says what weights were trained on: name their file as weights = 'FILE'"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _milestones_belong_to_their_schedule(self) -> "Training":

@@ -15,7 +15,7 @@ from fewshot.backbones.base import Backbone
 if TYPE_CHECKING:
     from fewshot.learners.base import Learner
 
-_BATCH = 1000  # images embedded at once
+_BATCH = 1000  # images embedded at once, unless the backbone takes fewer
 
 
 class EmbeddedBank:
@@ -43,7 +43,8 @@ class EmbeddedBank:
         # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with _in_eval_mode(learner), torch.no_grad(), computing_in(learner.backbone, self._precision), exact:
-            parts = torch.arange(len(self.bank), device=self.device).split(_BATCH)
+            at_once = getattr(learner.backbone, "at_once", _BATCH)
+            parts = torch.arange(len(self.bank), device=self.device).split(at_once)
             embeddings = torch.cat([_rows(learner, self.bank.batch(part)) for part in parts])
         if embeddings.is_cuda:
             torch.cuda.synchronize()

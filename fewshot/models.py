@@ -10,13 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from episodes import ImageBank, class_texts
 from episodes.errors import InputError
+from fewshot import outside
 from fewshot.backbones import find_backbone, make_backbone
 from fewshot.config import Seed, Training, Validation
 from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import checked_options, split_backbone, traits_of
 
 _IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call otherwise
-_COVERED = {"class_names", "fit", "inverted", "shot"}  # by other fields: the checksums of the images, the settings
+# by other fields: the checksums of the images, the settings, the digest of the weights
+_COVERED = {"class_names", "fit", "inverted", "shot", "trained_on", "outside_classes"}
 
 
 class ModelSpec(BaseModel):
@@ -34,6 +36,8 @@ class ModelSpec(BaseModel):
     settings      of its training; validation: the episodes that chose its checkpoint
     weights       a digest of the file that its backbone started from, '' for none
     base_weights  whether these weights are proven to come from the images of its own base classes alone
+    trained_on    the data that its backbone's weights were trained on, besides its base classes; '' for none, and in
+                  checkpoints of older versions. outside_classes: texts of their classes, as far as they are known
     source, code, packages   what trained it: see fewshot/provenance.py; empty in checkpoints of older versions
     """
 
@@ -57,6 +61,8 @@ class ModelSpec(BaseModel):
     validation: Validation = Validation()
     weights: str = ""
     base_weights: bool = False
+    trained_on: str = ""
+    outside_classes: tuple[str, ...] = ()
     source: str = ""
     code: str = ""
     packages: dict[str, str] = {}
@@ -128,7 +134,22 @@ class ModelSpec(BaseModel):
     @property
     def saw_other_data(self) -> bool:
         """Whether the model started from weights that are not proven to come from its own base classes alone."""
-        return bool(self.weights) and not self.base_weights
+        return bool(self.outside_data)
+
+    @property
+    def outside_data(self) -> str:
+        """`trained_on`, or 'unknown' if an older version wrote the checkpoint of weights from elsewhere."""
+        return self.trained_on or (outside.UNKNOWN if self.weights and not self.base_weights else "")
+
+    def elsewhere(self) -> "ModelSpec":
+        """The same model for another data set, whose test classes may be among its base classes: these count as data
+        from outside, too."""
+        return self.model_copy(
+            update={
+                "trained_on": outside.joined(self.outside_data, self.dataset),
+                "outside_classes": (*self.outside_classes, *self.class_names),
+            }
+        )
 
     def build(self, cls: type[Learner]) -> Learner:
         """A fresh learner of class `cls`, with the weights that its seed gives and the names of its base classes.

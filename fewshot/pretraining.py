@@ -1,9 +1,12 @@
 """What a model has seen besides the base classes of its data set: decided by the weights that it starts from."""
 
 from pathlib import Path
+from typing import Any
 
 from episodes import ImageBank, InputError
 from fewshot import checkpoints
+from fewshot.backbones import find_backbone
+from fewshot.config import Training
 from fewshot.models import ModelSpec
 
 
@@ -13,8 +16,31 @@ def of_base_classes(weights: str | Path, bank: ImageBank) -> bool:
     The checkpoint names the checksum of its training images; images of another size have another checksum, and prove
     nothing. A checkpoint that started from other weights passes on what these had seen.
     """
+    spec = _spec_of(Path(weights))
+    return spec is not None and _is_of(spec, bank) and not spec.saw_other_data
+
+
+def outside_fields(settings: Training, bank: ImageBank) -> dict[str, Any]:
+    """The fields `trained_on` and `outside_classes` of a ModelSpec that trains on `bank` with `settings`.
+
+    A checkpoint of this suite says itself what it was trained on; of another file, weights_trained_on says it.
+    """
+    if not settings.weights:
+        return {"trained_on": find_backbone(settings.backbone).trained_on}
+    spec = _spec_of(Path(settings.weights))
+    if spec is None:
+        return {"trained_on": settings.weights_trained_on}
+    seen = spec if _is_of(spec, bank) else spec.elsewhere()
+    return {"trained_on": seen.outside_data, "outside_classes": seen.outside_classes}
+
+
+def _spec_of(weights: Path) -> ModelSpec | None:
+    """What a checkpoint of this suite says of its model; None for weights of another kind."""
     try:
-        spec = ModelSpec.from_checkpoint(checkpoints.load(Path(weights)), Path(weights))
-    except InputError:  # weights of another kind
-        return False
-    return spec.data[:1] == [bank.checksum] and bank.checksum != "" and not spec.saw_other_data
+        return ModelSpec.from_checkpoint(checkpoints.load(weights), weights)
+    except InputError:
+        return None
+
+
+def _is_of(spec: ModelSpec, bank: ImageBank) -> bool:
+    return spec.data[:1] == [bank.checksum] and bank.checksum != ""

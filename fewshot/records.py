@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fewshot import outside
 from fewshot.devices import describe, training_precision
 from fewshot.statistics import over_seeds
 
 if TYPE_CHECKING:
+    from episodes import ImageBank
     from fewshot.learners.base import Learner
     from fewshot.models import ModelSpec
 
@@ -32,7 +34,11 @@ LATER = {  # columns that older files lack, and their values there
     "preset": "",
     "data_version": 0,
     "episodes_version": 0,
+    "trained_on": "",
+    "seen": "",
 }
+
+_SEEN = {outside.UNKNOWN: "may have seen test classes"}  # the mark of what `seen` says, if it is no count
 
 COLUMNS = [
     "dataset",
@@ -65,6 +71,8 @@ COLUMNS = [
     "preset",
     "data_version",
     "episodes_version",
+    "trained_on",
+    "seen",
 ]
 
 
@@ -120,7 +128,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["transductive", "text", "external", "collapsed"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},
-    **dict.fromkeys(["base_known"], _TEXT),
+    **dict.fromkeys(["base_known", "trained_on", "seen"], _TEXT),
     **dict.fromkeys(["accuracy", "auc", "eer", "tar", "recall1", "recall2", "recall4", "recall8"], _PERCENT),
     **dict.fromkeys(["map_at_r", "nmi", "novel", "base", "all", "harmonic"], _PERCENT),
     **dict.fromkeys(["ci95", "ci95_open"], _WIDTH),
@@ -134,8 +142,12 @@ def kind_of(column: str) -> Kind:
     return _WIDTH if column.endswith(("_ci95", "_std")) else _KINDS[column]
 
 
-def row_of(spec: "ModelSpec", learner: "Learner") -> dict[str, Any]:
-    """What all rows of a model say of it; `learner`, which was built from `spec`, knows its leagues and its device."""
+def row_of(spec: "ModelSpec", learner: "Learner", test: "ImageBank") -> dict[str, Any]:
+    """What all rows of a model that is tested on `test` say of it; `learner`, which was built from `spec`, knows its
+    leagues and its device.
+
+    trained_on: the data from outside that it saw; seen: how many of the test classes these have (see outside.seen)
+    """
     device = next((parameter.device for parameter in learner.parameters()), torch.device("cpu"))
     return {
         **dict(zip(MODEL, spec.row)),
@@ -145,6 +157,8 @@ def row_of(spec: "ModelSpec", learner: "Learner") -> dict[str, Any]:
         "precision": str(training_precision(spec.settings.precision, device)).removeprefix("torch."),
         "torch": torch.__version__,
         "model": spec.name,
+        "trained_on": spec.outside_data,
+        "seen": outside.seen(spec.outside_data, spec.outside_classes, test),
     }
 
 
@@ -211,7 +225,8 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
     """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, if there are several.
 
     A learner that knows more than a support set and one query is of another league and is marked: '[transductive]'. So
-    are trainings that collapsed, and rows that were kept though their code or packages have changed.
+    are models whose weights saw test classes, trainings that collapsed, and rows that were kept though their code or
+    packages have changed.
     """
     several = seeds and results["seed"].nunique() > 1
     families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
@@ -230,11 +245,15 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
 
 
 def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """The columns collapsed and kept of several rows put together; rows that do not have them have no marks."""
-    kept = [one for one in rows.get("kept", ()) if isinstance(one, str) and one]
+    """The columns collapsed, kept, trained_on and seen of several rows put together; rows that do not have them have no
+    marks."""
+
+    def together(column: str) -> str:
+        return ", ".join(dict.fromkeys(one for one in rows.get(column, ()) if isinstance(one, str) and one))
+
     return {
         "collapsed": any(isinstance(one, bool | np.bool_) and one for one in rows.get("collapsed", ())),
-        "kept": ", ".join(dict.fromkeys(kept)),
+        **{column: together(column) for column in ("kept", "trained_on", "seen")},
     }
 
 
@@ -243,6 +262,7 @@ def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
     said: dict[Any, list[str]] = {}
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)
-        words = ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
+        words = [_SEEN.get(found["seen"], f"saw {found['seen']} test classes")] if found["seen"] else []
+        words += ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
         said |= dict.fromkeys(rows.index, words)
     return said

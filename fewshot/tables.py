@@ -41,6 +41,10 @@ PRINTED = "Bold is the best of its column, as printed; no test tells these numbe
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
 
 COLLAPSED = "The training of a learner marked as collapsed ended no better than guessing on validation classes"
+SEEN = (
+    "Test classes count as seen if the data that the weights were trained on ({}) have a class of the same name, or are"
+    " the data set that the test classes were taken from; a class of another name may have been seen, too"
+)
 KEPT = (
     "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: the"
     " present code and packages may give other numbers"
@@ -171,9 +175,11 @@ def differences(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> 
 
 
 def remarks(results: pd.DataFrame) -> list[str]:
-    """The sentences that explain the marks of models that collapsed, or were kept from an earlier state."""
+    """The sentences that explain the marks of models that saw outside data, collapsed, or were kept from an earlier
+    state."""
     found = marks_of(results)
-    return [text for column, text in {"collapsed": COLLAPSED, "kept": KEPT}.items() if found[column]]
+    seen = [SEEN.format(found["trained_on"])] if found["seen"] else []
+    return seen + [text for column, text in {"collapsed": COLLAPSED, "kept": KEPT}.items() if found[column]]
 
 
 def _notes(made: Sequence[Sheet]) -> list[str]:

@@ -145,6 +145,8 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
         load_weights(learner.backbone, Path(settings.weights), settings.backbone)
         external = learner.traits.external or not of_base_classes(settings.weights, bank)
         learner.traits = dataclasses.replace(learner.traits, external=external)
+    elif getattr(learner.backbone, "trained_on", ""):
+        learner.traits = dataclasses.replace(learner.traits, external=True)
     elif learner.traits.external:
         raise InputError(f"{learner.name} {lacks_weights(type(learner))}")
 

@@ -1,6 +1,5 @@
 """The networks that turn images into embeddings, by name; one file a family, `base.py` is the contract."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from episodes.errors import unknown_name
@@ -8,23 +7,35 @@ from fewshot.backbones import external
 from fewshot.backbones.base import Backbone, Recipe
 from fewshot.backbones.conv4 import CONV4, conv4
 from fewshot.backbones.pixels import PIXELS
+from fewshot.backbones.pretrained import PRETRAINED
 from fewshot.backbones.resnet import RESNETS
 from fewshot.backbones.weights import load_weights
 from fewshot.backbones.wide_resnet import WIDE_RESNETS
 
-__all__ = ["BACKBONES", "Backbone", "backbone_listing", "conv4", "find_backbone", "load_weights", "make_backbone"]
+__all__ = [
+    "BACKBONES",
+    "PRETRAINED",
+    "Backbone",
+    "backbone_listing",
+    "conv4",
+    "find_backbone",
+    "load_weights",
+    "make_backbone",
+]
 
+# with random weights; PRETRAINED has those that bring their weights
 BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS, **PIXELS}
 
 
-def find_backbone(name: str) -> Callable[[int, int], Backbone]:
-    """A function of (channels, size) that makes the backbone called `name`; InputError for an unknown name."""
+def find_backbone(name: str) -> Recipe:
+    """The recipe of the backbone called `name`; InputError for an unknown name."""
     library, colon, network = name.partition(":")
     if colon and library in external.LIBRARIES:
-        return external.LIBRARIES[library](network)
-    if name not in BACKBONES:
-        raise unknown_name("backbone", name, [*BACKBONES, *(f"{library}:NAME" for library in external.LIBRARIES)])
-    return BACKBONES[name]
+        return Recipe(external.LIBRARIES[library](network), external.ABOUT[library], "")
+    known = BACKBONES | PRETRAINED
+    if name not in known:
+        raise unknown_name("backbone", name, [*known, *(f"{library}:NAME" for library in external.LIBRARIES)])
+    return known[name]
 
 
 def make_backbone(name: str, channels: int, size: int, weights: str | Path = "") -> Backbone:
@@ -40,5 +51,5 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
 
 def backbone_listing() -> list[tuple[str, str, str]]:
     """Name, description and paper of each backbone; each library is one row, NAME, because it has hundreds."""
-    listed = [(name, recipe.about, recipe.paper) for name, recipe in BACKBONES.items()]
+    listed = [(name, recipe.about, recipe.paper) for name, recipe in (BACKBONES | PRETRAINED).items()]
     return [*listed, *((f"{library}:NAME", external.ABOUT[library], "") for library in external.LIBRARIES)]

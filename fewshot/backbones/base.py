@@ -1,7 +1,7 @@
 """Backbone: what every network of the suite is, and the recipes by which they are made."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,14 @@ class Backbone(nn.Module):
     Colour images are first standardised by ImageNet's means and deviations; grey images are not.
     precision: the arithmetic of the body alone; losses and scores are always float32.
     layout: the memory format of images and feature maps
+    at_once: how many images an evaluation gives it at once, at most
+    trained_on: the data set of the weights that it has from the start, '' for random weights
     """
 
     mean: Tensor
     deviation: Tensor
+    at_once = 1000
+    trained_on = ""
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
         super().__init__()
@@ -38,6 +42,11 @@ class Backbone(nn.Module):
         with self.arithmetic(images.device):
             features = self.body(self._laid_out(images))
         return features.flatten(1).float()
+
+    def standardise_by(self, means: Sequence[float], deviations: Sequence[float]) -> None:
+        """Standardise colour images by these means and deviations of red, green and blue, instead of ImageNet's."""
+        self.mean.copy_(torch.tensor(means)[:, None, None])
+        self.deviation.copy_(torch.tensor(deviations)[:, None, None])
 
     def arithmetic(self, device: torch.device) -> torch.autocast:
         """The context in which the body computes in `precision`."""
@@ -58,11 +67,15 @@ class Backbone(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Makes a fresh backbone for images of `channels` x `size` x `size`; what it is and who published it."""
+    """Makes a fresh backbone for images of `channels` x `size` x `size`; what it is and who published it.
+
+    trained_on: the data set of the weights that it has from the start, '' for random weights
+    """
 
     make: Callable[[int, int], Backbone]
     about: str
     paper: str
+    trained_on: str = ""
 
     def __call__(self, channels: int, size: int) -> Backbone:
         return self.make(channels, size)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,8 +28,7 @@ class OpenClipBackbone(Backbone):
         super().__init__(model, embedding_size)
         self._tokenizer = tokenizer
         self._preprocessing: dict[str, Any] = self.body.visual.preprocess_cfg
-        for name, values in (("mean", "mean"), ("deviation", "std")):
-            getattr(self, name).copy_(torch.tensor(self._preprocessing[values])[:, None, None])
+        self.standardise_by(self._preprocessing["mean"], self._preprocessing["std"])
 
     def forward(self, images: Tensor) -> Tensor:
         with self.arithmetic(images.device):

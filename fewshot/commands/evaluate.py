@@ -1,7 +1,6 @@
 """fewshot evaluate: evaluate a checkpoint on one protocol."""
 
 import argparse
-import dataclasses
 
 import pandas as pd
 from rich.console import Console
@@ -65,11 +64,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
             f" {bank.images.shape[1]}"
         )
     spec.check_fits(cls, options.checkpoint)
+    if options.dataset and full_name(options.dataset) != spec.dataset:
+        spec = spec.elsewhere()
     learner = spec.build(cls)
     checkpoints.restore(learner, content, options.checkpoint)
-    if options.dataset and full_name(options.dataset) != spec.dataset:
-        # classes that are tested may be among those it was trained on
-        learner.traits = dataclasses.replace(learner.traits, external=True)
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
     if PROTOCOLS[options.protocol].by_shot:
         tables.show(tables.sheets(_evaluate_episodes(options, spec, learner, bank)), console)
@@ -89,7 +87,7 @@ def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Le
         listed = ListedEpisodes(bank)
         way, shot, query = listed.way, listed.shot, listed.query
     row = {
-        **row_of(spec, learner),
+        **row_of(spec, learner, bank),
         "dataset": bank.dataset,
         "split": bank.split,
         "way": way,
@@ -126,7 +124,7 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     prepare(device)
     learner.to(device)
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
-    task = Task(learner, data, wanted, (), row_of(spec, learner), spec.label)
+    task = Task(learner, data, wanted, (), row_of(spec, learner, bank), spec.label)
     return pd.DataFrame(measure(options.protocol, task)[0])
 
 

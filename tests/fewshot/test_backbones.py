@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from episodes import InputError
 from fewshot import checkpoints
-from fewshot.backbones import BACKBONES, Backbone, backbone_listing, find_backbone, make_backbone
+from fewshot.backbones import BACKBONES, PRETRAINED, Backbone, backbone_listing, find_backbone, make_backbone
 from fewshot.backbones.conv4 import ConvBlock
 from fewshot.backbones.resnet import Block12, DropBlock
 from fewshot.backbones.weights import load_weights
@@ -353,7 +353,7 @@ def test_finding_the_embedding_size_leaves_the_batch_norms_alone():
 
 def test_the_listing_has_every_backbone():
     names, abouts, _ = zip(*backbone_listing())
-    assert names == (*BACKBONES, "torchvision:NAME", "timm:NAME", "openclip:NAME")
+    assert names == (*BACKBONES, *PRETRAINED, "torchvision:NAME", "timm:NAME", "openclip:NAME")
     assert all(abouts)
 
 

@@ -365,7 +365,7 @@ def external(preset: str, banks, folder: Path) -> bool:
     """Whether prototypical networks of `preset` are marked as of external data, in rows, tables and comparison."""
     rows = bench(preset, banks, folder, ["prototypical"])
     (mark,) = set(rows["external"])
-    assert ("prototypical (euclidean) [external data]" in (folder / "results.md").read_text()) == mark
+    assert ("prototypical (euclidean) [external data" in (folder / "results.md").read_text()) == mark
     theirs = published("omniglot", "vinyals", league="inductive", way=5, shot=1, backbone="conv4")
     compared = compare(rows.assign(dataset="omniglot", protocol="vinyals", image_size=28), theirs)
     assert all(one == (["ours trained on more data"] if mark else []) for one in compared["reasons"])
