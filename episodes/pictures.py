@@ -30,6 +30,8 @@ class ImageSource(Protocol):
 
     def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image: ...
 
+    def name(self, key: Any) -> str: ...
+
 
 class Picture(NamedTuple):
     """One image that is not decoded yet: `source.image(key, ...)` gives it."""
@@ -47,6 +49,9 @@ class ArrayImages:
     def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
         return prepare(Image.fromarray(self._array[key]))
 
+    def name(self, key: int) -> str:
+        return f"image {key}"
+
 
 def cropped(image: Image.Image, size: int) -> Image.Image:
     """The largest square in the middle, scaled: shapes are kept, the edges of long pictures are lost."""
@@ -56,6 +61,33 @@ def cropped(image: Image.Image, size: int) -> Image.Image:
 def squashed(image: Image.Image, size: int) -> Image.Image:
     """The whole image, scaled to a square: nothing is lost, shapes are not kept."""
     return image.resize((size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
+
+
+_FITS = {"crop": cropped, "squash": squashed, "": cropped}  # by ImageBank.fit
+
+
+def prepared(
+    image: Image.Image, size: int, channels: int = 3, fit: str = "crop", inverted: bool | None = False
+) -> np.ndarray:
+    """Any picture as a bank holds it: (channels, size, size) uint8, grey for one channel and RGB for three.
+
+    fit, inverted: as in ImageBank; what a bank does not know, '' and None, is taken for 'crop' and False.
+    """
+    pixels = np.asarray(_FITS[fit](upright_rgb(image), size)).transpose(2, 0, 1)
+    return recoloured(pixels, channels, bool(inverted))
+
+
+def recoloured(images: np.ndarray, channels: int, inverted: bool = False) -> np.ndarray:
+    """Images (..., C, H, W) uint8 with C = 1 or 3 as grey (`channels` = 1) or RGB (3); `inverted`: dark becomes bright.
+
+    Grey is the luma of ITU-R 601, rounded as Pillow rounds it.
+    """
+    if images.shape[-3] == 3 and channels == 1:
+        red, green, blue = (images[..., i : i + 1, :, :].astype(np.int32) for i in range(3))
+        images = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+    elif images.shape[-3] == 1 and channels == 3:
+        images = images.repeat(3, axis=-3)
+    return 255 - images if inverted else images
 
 
 def contents(
@@ -91,7 +123,8 @@ def contents(
     about = {**about, "fit": "squash" if shape is squashed else "crop", "inverted": False}
     names = list(classes)
     sizes = [len(classes[name]) for name in names]
-    return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about)
+    files = [source.name(key) for source, key in pictures]
+    return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about, files)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

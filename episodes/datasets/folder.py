@@ -22,6 +22,7 @@ from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import places
 from episodes.errors import InputError
 from episodes.pictures import Picture, contents
+from episodes.reading import EVERYTHING, ReadingOptions
 from episodes.sampler import stream
 
 SIZE = 84
@@ -39,7 +40,7 @@ class Layout(NamedTuple):
     remarks: list[str]
 
 
-def load(path: Path, split: str, protocol: str, size: int) -> ImageBank:
+def load(path: Path, split: str, protocol: str, size: int, options: ReadingOptions = EVERYTHING) -> ImageBank:
     """The bank of one split of the images at `path`; `protocol` is '' for the splits as they are, or seedN."""
     files = image_files(path)
 
@@ -49,7 +50,8 @@ def load(path: Path, split: str, protocol: str, size: int) -> ImageBank:
             for remark in layout.remarks:
                 log.warning("%s: %s", path, remark)
         about = {"dataset": dataset_name(path), "protocol": layout.protocol, "split": split, "source": str(path)}
-        classes = layout.splits[split]
+        every = {name: pictures for classes in layout.splits.values() for name, pictures in classes.items()}
+        classes = layout.splits.get(split, every)
         groups = {name: name.rpartition("/")[0] for name in classes}
         return contents(classes, groups, size, about)
 

@@ -37,6 +37,9 @@ class DatasetImages:
             raise InputError(f"item {key} of {self._name} is a {type(image).__name__}, not an image")
         return prepare(image)
 
+    def name(self, key: int) -> str:
+        return f"item {key}"
+
 
 def load(name: str, split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     """The bank of one split of the torchvision data set `name`; `protocol` is seedN."""
