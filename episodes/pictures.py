@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from episodes.bank import Contents
+from episodes.errors import InputError
 
 _TOGETHER = 64  # images a thread decodes before it reports
 _TURNS = {  # by EXIF orientation
@@ -125,6 +126,27 @@ def contents(
     sizes = [len(classes[name]) for name in names]
     files = [source.name(key) for source, key in pictures]
     return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about, files)
+
+
+def find_damaged(pictures: Sequence[Picture]) -> dict[str, str]:
+    """All images that cannot be decoded, by the names of their files, each with a sentence that says why."""
+
+    def fault(picture: Picture) -> str:
+        try:
+            picture.source.image(picture.key, upright_rgb)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    bar = tqdm(total=len(pictures), desc="looking for damage", unit="image", disable=None)
+    found = {}
+    with bar, warnings.catch_warnings(), contextlib.closing(_Pool(cores())) as pool:
+        warnings.simplefilter("ignore")
+        for picture, text in zip(pictures, pool.map(fault, pictures)):
+            bar.update()
+            if text:
+                found[picture.source.name(picture.key)] = text
+    return found
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from episodes.archives import is_archive
 from episodes.bank import ImageBank, cache_folder
 from episodes.datasets import cifar, cub, folder, glyphs, mini_imagenet, omniglot, tiered_imagenet, torchvision_sets
+from episodes.datasets.splits import SPLITS
 from episodes.errors import InputError, unknown_name
 from episodes.pooling import pooled
 from episodes.reading import EVERYTHING, ReadingOptions
 
-SPLITS = ("train", "validation", "test")
 ALL = "all"  # the split of all classes
 
 
@@ -24,15 +24,16 @@ class Source(NamedTuple):
 
     protocols  its ways to split classes, the first the default; a seed stands for all seeds
     natural    whether its images are photographs, which want other presets than characters
-    own        whether it is a folder of the user's: `load` then takes the split 'all', and `options`, what to leave out
+    own        whether it is a folder of the user's: `load` and `where` then take `options`, what to leave out, and
+               `load` takes the split 'all'
     where      given the folders, where its files are, in words
     """
 
-    load: Callable[[str, str, int, list[Path]], ImageBank]
+    load: Callable[..., ImageBank]
     protocols: tuple[str, ...]
     size: int
     about: str
-    where: Callable[[list[Path]], str]
+    where: Callable[..., str]
     natural: bool = True
     own: bool = False
 
@@ -184,9 +185,11 @@ def load_dataset(
         return load(split, protocol, size, folders)
 
 
-def where(source: Source, data: str | os.PathLike | None = None) -> str:
+def where(source: Source, data: str | os.PathLike | None = None, options: ReadingOptions = EVERYTHING) -> str:
     """Where the files of a data set are, in words; InputError if a file cannot be read."""
     with _readable():
+        if source.own:
+            return source.where(data_folders(data), options=options)
         return source.where(data_folders(data))
 
 
@@ -205,8 +208,8 @@ def _load_folder(
     return folder.load(path, split, protocol, size, options)
 
 
-def _where_folder(path: Path, protocol: str, folders: list[Path]) -> str:
-    return folder.where(path, protocol)
+def _where_folder(path: Path, protocol: str, folders: list[Path], options: ReadingOptions = EVERYTHING) -> str:
+    return folder.where(path, protocol, options)
 
 
 def _is_known(dataset: str) -> bool:

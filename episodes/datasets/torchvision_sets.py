@@ -13,7 +13,7 @@ from torchvision.datasets import VisionDataset
 
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets.downloads import download
-from episodes.datasets.folder import shared_out
+from episodes.datasets.splits import shared_out
 from episodes.errors import InputError, unknown_name
 from episodes.pictures import Picture, contents
 
