@@ -4,6 +4,7 @@ from episodes.bank import ImageBank
 from episodes.batches import ClassBatches, ShuffledBatches
 from episodes.datasets import load_dataset
 from episodes.errors import InputError, MissingData
+from episodes.reading import ReadingOptions
 from episodes.sampler import Episodes, EpisodeSampler, ListedEpisodes
 from episodes.texts import class_texts
 
@@ -15,6 +16,7 @@ __all__ = [
     "InputError",
     "ListedEpisodes",
     "MissingData",
+    "ReadingOptions",
     "ShuffledBatches",
     "class_texts",
     "load_dataset",

@@ -47,6 +47,10 @@ class EncodedImages(abc.ABC):
     def read(self, key: Any) -> bytes:
         """The encoded bytes of one image; InputError if they cannot be read completely. Safe to call from threads."""
 
+    def name(self, key: Any) -> str:
+        """The name of the file of one image, relative to `path`."""
+        return str(key)
+
     def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
         """One decoded image after `prepare`; InputError if the bytes are not a complete image."""
         try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import platformdirs
@@ -21,7 +22,8 @@ from episodes.errors import InputError
 from episodes.locks import locked
 
 _STALE = 86_400  # seconds after which an unfinished build counts as abandoned
-_FORMAT = 2  # of the files below; a prepared bank with another format is built again
+_FORMAT = 3  # of the files below; a prepared bank with another format is built again
+_FILES = "files.json"  # in the folder of a bank, the names of the files of its images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class ImageBank:
                  image of each class is the support, the other images are the queries
     fit          how pictures became squares: 'crop' takes the middle, 'squash' scales the whole; '' if unknown
     inverted     whether dark became bright; None if unknown
+    files        the name of each image's file relative to `source`, in the order of the images; () if unknown
     """
 
     images: Tensor
@@ -52,6 +55,7 @@ class ImageBank:
     listed: bool = False
     fit: str = ""
     inverted: bool | None = None
+    files: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         classes = len(self.offsets) - 1
@@ -110,7 +114,8 @@ class ImageBank:
         images = images.to(self.device)
         sizes = torch.bincount(self.labels.to(self.device)[images], minlength=self.classes).to(self.offsets.device)
         offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-        return dataclasses.replace(self, images=self.images[images], offsets=offsets, checksum="")
+        files = tuple(self.files[image] for image in images.tolist()) if self.files else ()
+        return dataclasses.replace(self, images=self.images[images], offsets=offsets, checksum="", files=files)
 
     def held_out(self, count: int) -> tuple["ImageBank", "ImageBank"]:
         """The bank without the last `count` images of each class, and the bank of these last images.
@@ -140,6 +145,40 @@ class ImageBank:
         return digest.hexdigest()
 
 
+class FileNames(Sequence[str]):
+    """The names in a JSON file, which is read when a name is first asked for, so that a large bank opens at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        try:
+            return json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the names in {self._path} cannot be read: remove {self._path.parent}, and it is prepared again"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash(self._path)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self._names[index]
+
+
 def cache_folder() -> Path:
     """Where prepared banks and downloads are kept: $FEWSHOT_CACHE, or the user's cache folder."""
     return Path(os.environ.get("FEWSHOT_CACHE") or platformdirs.user_cache_dir("fewshot"))
@@ -154,6 +193,7 @@ class Contents(NamedTuple):
     fill                      writes every image, sorted by class, into the uint8 array (N, C, H, W) of the new file
     about                     the other fields of the ImageBank: dataset, protocol, split, source, turns, listed, fit,
                               inverted
+    files                     the name of each image's file, in the order of the images; () if unknown
     """
 
     shape: tuple[int, int, int]
@@ -162,6 +202,7 @@ class Contents(NamedTuple):
     group_names: Sequence[str]
     fill: Callable[[np.ndarray], None]
     about: dict[str, Any]
+    files: Sequence[str] = ()
 
 
 def bank_folder(key: str) -> Path:
@@ -199,7 +240,7 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
 
 def _build(folder: Path, whole: Contents) -> None:
     """Put the bank of these contents into `folder`, replacing what is there. One process at a time may call this."""
-    shape, sizes, class_names, group_names, fill, about = whole
+    shape, sizes, class_names, group_names, fill, about, files = whole
     try:
         for stale in folder.parent.glob(f"{folder.name}.*.building"):  # the folder of a build that was killed
             if time.time() - stale.stat().st_mtime > _STALE:
@@ -225,6 +266,7 @@ def _build(folder: Path, whole: Contents) -> None:
             "checksum": bank.compute_checksum(),
         }
         (building / "bank.json").write_text(json.dumps(record), encoding="utf-8")
+        (building / _FILES).write_text(json.dumps(list(files)), encoding="utf-8")
         for path in building.iterdir():
             _to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
@@ -258,7 +300,7 @@ def _open(folder: Path) -> ImageBank | None:
         images = torch.from_numpy(np.lib.format.open_memmap(folder / "images.npy", mode="c"))
         offsets = torch.tensor(record.pop("offsets"), dtype=torch.int64)
         class_names, group_names = (tuple(record.pop(name)) for name in ("class_names", "group_names"))
-        return ImageBank(images, offsets, class_names, group_names, **record)
+        return ImageBank(images, offsets, class_names, group_names, **record, files=FileNames(folder / _FILES))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from episodes.bank import Contents
+from episodes.errors import InputError
 
 _TOGETHER = 64  # images a thread decodes before it reports
 _TURNS = {  # by EXIF orientation
@@ -30,6 +31,8 @@ class ImageSource(Protocol):
 
     def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image: ...
 
+    def name(self, key: Any) -> str: ...
+
 
 class Picture(NamedTuple):
     """One image that is not decoded yet: `source.image(key, ...)` gives it."""
@@ -47,6 +50,9 @@ class ArrayImages:
     def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
         return prepare(Image.fromarray(self._array[key]))
 
+    def name(self, key: int) -> str:
+        return f"image {key}"
+
 
 def cropped(image: Image.Image, size: int) -> Image.Image:
     """The largest square in the middle, scaled: shapes are kept, the edges of long pictures are lost."""
@@ -56,6 +62,33 @@ def cropped(image: Image.Image, size: int) -> Image.Image:
 def squashed(image: Image.Image, size: int) -> Image.Image:
     """The whole image, scaled to a square: nothing is lost, shapes are not kept."""
     return image.resize((size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
+
+
+_FITS = {"crop": cropped, "squash": squashed, "": cropped}  # by ImageBank.fit
+
+
+def prepared(
+    image: Image.Image, size: int, channels: int = 3, fit: str = "crop", inverted: bool | None = False
+) -> np.ndarray:
+    """Any picture as a bank holds it: (channels, size, size) uint8, grey for one channel and RGB for three.
+
+    fit, inverted: as in ImageBank; what a bank does not know, '' and None, is taken for 'crop' and False.
+    """
+    pixels = np.asarray(_FITS[fit](upright_rgb(image), size)).transpose(2, 0, 1)
+    return recoloured(pixels, channels, bool(inverted))
+
+
+def recoloured(images: np.ndarray, channels: int, inverted: bool = False) -> np.ndarray:
+    """Images (..., C, H, W) uint8 with C = 1 or 3 as grey (`channels` = 1) or RGB (3); `inverted`: dark becomes bright.
+
+    Grey is the luma of ITU-R 601, rounded as Pillow rounds it.
+    """
+    if images.shape[-3] == 3 and channels == 1:
+        red, green, blue = (images[..., i : i + 1, :, :].astype(np.int32) for i in range(3))
+        images = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+    elif images.shape[-3] == 1 and channels == 3:
+        images = images.repeat(3, axis=-3)
+    return 255 - images if inverted else images
 
 
 def contents(
@@ -91,7 +124,29 @@ def contents(
     about = {**about, "fit": "squash" if shape is squashed else "crop", "inverted": False}
     names = list(classes)
     sizes = [len(classes[name]) for name in names]
-    return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about)
+    files = [source.name(key) for source, key in pictures]
+    return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about, files)
+
+
+def find_damaged(pictures: Sequence[Picture]) -> dict[str, str]:
+    """All images that cannot be decoded, by the names of their files, each with a sentence that says why."""
+
+    def fault(picture: Picture) -> str:
+        try:
+            picture.source.image(picture.key, upright_rgb)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    bar = tqdm(total=len(pictures), desc="looking for damage", unit="image", disable=None)
+    found = {}
+    with bar, warnings.catch_warnings(), contextlib.closing(_Pool(cores())) as pool:
+        warnings.simplefilter("ignore")
+        for picture, text in zip(pictures, pool.map(fault, pictures)):
+            bar.update()
+            if text:
+                found[picture.source.name(picture.key)] = text
+    return found
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

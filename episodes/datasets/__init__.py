@@ -11,9 +11,12 @@ from typing import NamedTuple
 from episodes.archives import is_archive
 from episodes.bank import ImageBank, cache_folder
 from episodes.datasets import cifar, cub, folder, glyphs, mini_imagenet, omniglot, tiered_imagenet, torchvision_sets
+from episodes.datasets.splits import SPLITS
 from episodes.errors import InputError, unknown_name
+from episodes.pooling import pooled
+from episodes.reading import EVERYTHING, ReadingOptions
 
-SPLITS = ("train", "validation", "test")
+ALL = "all"  # the split of all classes
 
 
 class Source(NamedTuple):
@@ -22,16 +25,19 @@ class Source(NamedTuple):
     protocols  its ways to split classes, the first the default; a seed stands for all seeds
     versions   by protocol, 1 if it is not named: raised whenever the protocol's images or classes change
     natural    whether its images are photographs, which want other presets than characters
+    own        whether it is a folder of the user's: `load` and `where` then take `options`, what to leave out, and
+               `load` takes the split 'all'
     where      given the folders, where its files are, in words
     """
 
-    load: Callable[[str, str, int, list[Path]], ImageBank]
+    load: Callable[..., ImageBank]
     protocols: tuple[str, ...]
     size: int
     about: str
-    where: Callable[[list[Path]], str]
+    where: Callable[..., str]
     natural: bool = True
     versions: Mapping[str, int] = {}
+    own: bool = False
 
 
 SOURCES = {
@@ -114,9 +120,8 @@ def find_source(name: str) -> tuple[Source, str]:
     path, seed = _path_and_seed(name)
     if name and (path.is_dir() or is_archive(path)):
         load = functools.partial(_load_folder, path)
-        return Source(
-            load, ("", "seed0"), folder.SIZE, "images of yours", lambda folders: folder.where(path, seed)
-        ), seed
+        place = functools.partial(_where_folder, path, seed)
+        return Source(load, ("", "seed0"), folder.SIZE, "images of yours", place, own=True), seed
     if "/" in name or os.sep in name or name.startswith("."):
         raise InputError(f"there is no folder or archive of images at {path}")
     raise InputError(f"{unknown_name('data set', dataset, SOURCES)} (or the path of a folder of images)")
@@ -153,28 +158,45 @@ def data_folders(data: str | os.PathLike | None = None) -> list[Path]:
     return [*([Path(chosen)] if chosen else []), cache_folder() / "data"]
 
 
-def load_dataset(name: str, split: str, *, data: str | os.PathLike | None = None, size: int | None = None) -> ImageBank:
+def load_dataset(
+    name: str,
+    split: str,
+    *,
+    data: str | os.PathLike | None = None,
+    size: int | None = None,
+    options: ReadingOptions = EVERYTHING,
+) -> ImageBank:
     """One split of a data set as a memory-mapped ImageBank, prepared in the cache folder on first use.
 
     name   a data set, with its protocol if that is not the default one, or a folder of images: see find_source
-    split  'train', 'validation' or 'test': disjoint classes
+    split  'train', 'validation' or 'test': disjoint classes; 'all' for the classes of all three
     data   the folder that holds the data sets; by default $FEWSHOT_DATA
     size   height and width in pixels; by default the customary one
+    options  what is left out of the user's own images
 
     Raises InputError with a sentence to act on; MissingData if the files are missing and cannot be downloaded.
     """
     source, protocol = find_source(name)
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    if split not in (*SPLITS, ALL):
+        raise unknown_name("split", split, (*SPLITS, ALL))
     if size is not None and not 8 <= size <= 1024:
         raise InputError(f"an image size of {size} pixels is not between 8 and 1024")
+    load, size, folders = source.load, size or source.size, data_folders(data)
+    if source.own:
+        load = functools.partial(load, options=options)
+    elif options != EVERYTHING:
+        raise InputError(f"the images of {name} are fixed: min_images and skip_damaged are for folders of your own")
     with _readable():
-        return source.load(split, protocol, size or source.size, data_folders(data))
+        if split == ALL and not source.own:
+            return pooled([load(one, protocol, size, folders) for one in SPLITS])
+        return load(split, protocol, size, folders)
 
 
-def where(source: Source, data: str | os.PathLike | None = None) -> str:
+def where(source: Source, data: str | os.PathLike | None = None, options: ReadingOptions = EVERYTHING) -> str:
     """Where the files of a data set are, in words; InputError if a file cannot be read."""
     with _readable():
+        if source.own:
+            return source.where(data_folders(data), options=options)
         return source.where(data_folders(data))
 
 
@@ -187,8 +209,14 @@ def _readable() -> Iterator[None]:
         raise InputError(f"{error.filename or 'the data'} cannot be read ({error.strerror or error})") from error
 
 
-def _load_folder(path: Path, split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
-    return folder.load(path, split, protocol, size)
+def _load_folder(
+    path: Path, split: str, protocol: str, size: int, folders: list[Path], options: ReadingOptions = EVERYTHING
+) -> ImageBank:
+    return folder.load(path, split, protocol, size, options)
+
+
+def _where_folder(path: Path, protocol: str, folders: list[Path], options: ReadingOptions = EVERYTHING) -> str:
+    return folder.where(path, protocol, options)
 
 
 def _is_known(dataset: str) -> bool:

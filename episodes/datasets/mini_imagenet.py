@@ -26,7 +26,7 @@ import numpy as np
 from episodes import pickles
 from episodes.archives import ImageFiles, files_fingerprint, fingerprint, is_archive, read_regular
 from episodes.bank import Contents, ImageBank, cached_bank
-from episodes.datasets import places, wordnet
+from episodes.datasets import listings, places, wordnet
 from episodes.datasets.classes import read_classes
 from episodes.datasets.parquet import ParquetImages
 from episodes.errors import InputError, MissingData
@@ -249,24 +249,24 @@ def _from_files(sources: list[ImageFiles], split: str, listing: Path | None) -> 
         inside = [(source, name) for source in sources for name in source.names if name.endswith(".csv")]
         rows = next(
             (
-                places.read_listing(source.read(name), f"{name} in {source.path}")
+                listings.read(source.read(name), f"{name} in {source.path}").rows
                 for source, name in inside
                 if places.split_of(name.rpartition("/")[2]) == split
             ),
             None,
         )
     else:
-        rows = places.read_listing(read_regular(listing), str(listing))
+        rows = listings.read(read_regular(listing), str(listing)).rows
     if rows is None:
         return {key: [pictures[name] for name in sorted(pictures)] for key, pictures in found.items()}
     listed: dict[str, list[str]] = {}
     for row in rows:
-        if row["label"] not in SPLITS[split]:
+        if row.label not in SPLITS[split]:
             raise InputError(
-                f"the csv file of the {split} split lists {row['label']}, which is not in Ravi and Larochelle's {split}"
+                f"the csv file of the {split} split lists {row.label}, which is not in Ravi and Larochelle's {split}"
                 " split of miniImageNet: get theirs"
             )
-        listed.setdefault(row["label"], []).append(row["file"].rpartition("/")[2])
+        listed.setdefault(row.label, []).append(row.file.rpartition("/")[2])
     return {key: _listed(key, sorted(names), found.get(key, {})) for key, names in listed.items()}
 
 

@@ -63,26 +63,9 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     files = {part: _find(part, folders) for part in sorted({part for part, _, _ in chosen})}
     turns = 4 if protocol == "vinyals" or (protocol, split) == ("lake-oneshot", "train") else 1
 
-    def fill(images: np.ndarray) -> None:
-        paths = {part: _paths(part, found) for part, found in files.items()}
-        by_class = images.reshape(len(chosen), turns, DRAWERS, size, size)
-        for place, character in zip(
-            by_class, tqdm(chosen, desc=f"omniglot {protocol} {split}", unit="character", disable=None)
-        ):
-            for drawer, name in enumerate(paths[character[0]][character]):
-                image = files[character[0]].image(name, lambda image: _prepare(image, size))
-                for turn in range(turns):
-                    place[turn, drawer] = np.rot90(np.asarray(image), turn)
-
-    suffixes = [f"/rot{90 * turn:03d}" for turn in range(turns)] if turns > 1 else [""]
-    fingerprint = "-".join(found.fingerprint for found in files.values())
-    contents = Contents(
-        (1, size, size),
-        [DRAWERS] * len(chosen) * turns,
-        [f"{alphabet}/{name}{suffix}" for _, alphabet, name in chosen for suffix in suffixes],
-        [alphabet for _, alphabet, _ in chosen for _ in suffixes],
-        fill,
-        {
+    def whole() -> Contents:
+        suffixes = [f"/rot{90 * turn:03d}" for turn in range(turns)] if turns > 1 else [""]
+        about = {
             "dataset": "omniglot",
             "protocol": protocol,
             "split": split,
@@ -90,9 +73,30 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
             "turns": turns,
             "fit": "squash",
             "inverted": True,
-        },
-    )
-    return cached_bank(f"omniglot-{protocol}-{split}-{size}-{fingerprint}", lambda: contents)
+        }
+        drawings = _drawings(chosen, files)
+
+        def fill(images: np.ndarray) -> None:
+            by_class = images.reshape(len(chosen), turns, DRAWERS, size, size)
+            bar = tqdm(drawings, desc=f"omniglot {protocol} {split}", unit="character", disable=None)
+            for place, character, names in zip(by_class, chosen, bar):
+                for drawer, name in enumerate(names):
+                    image = files[character[0]].image(name, lambda image: _prepare(image, size))
+                    for turn in range(turns):
+                        place[turn, drawer] = np.rot90(np.asarray(image), turn)
+
+        return Contents(
+            (1, size, size),
+            [DRAWERS] * len(chosen) * turns,
+            [f"{alphabet}/{name}{suffix}" for _, alphabet, name in chosen for suffix in suffixes],
+            [alphabet for _, alphabet, _ in chosen for _ in suffixes],
+            fill,
+            about,
+            [name for names in drawings for _ in suffixes for name in names],
+        )
+
+    fingerprint = "-".join(found.fingerprint for found in files.values())
+    return cached_bank(f"omniglot-{protocol}-{split}-{size}-{fingerprint}", whole)
 
 
 def characters(split: str, protocol: str) -> list[Character]:
@@ -152,6 +156,12 @@ def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:
                     f" {drawn} of {DRAWERS} images; copy or download it again"
                 )
     return found
+
+
+def _drawings(chosen: list[Character], files: dict[str, ImageFiles]) -> list[list[str]]:
+    """The file names of each of the chosen characters, sorted by drawer; InputError if the release is incomplete."""
+    paths = {part: _paths(part, found) for part, found in files.items()}
+    return [paths[character[0]][character] for character in chosen]
 
 
 def _download_runs(folders: list[Path]) -> Path:

@@ -44,6 +44,7 @@ def contents(files: ImageFiles, size: int, prepare: Callable[[Image.Image], Imag
             "fit": "squash",
             "inverted": True,
         },
+        [name for pair in pairs for name in pair],
     )
 
 

@@ -38,6 +38,9 @@ class ParquetImages(EncodedImages):
             raise InputError(f"row {row} of {self.path} holds no image but {type(data).__name__}")
         return data
 
+    def name(self, row: int) -> str:
+        return f"{self.path.name} row {row}"
+
     def _named(self, table: Any, column: str) -> Iterator[str]:
         """Labels as class names; a number is a position in the list of names in the file's metadata."""
         try:

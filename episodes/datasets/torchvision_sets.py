@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets.downloads import download
-from episodes.datasets.folder import shared_out
+from episodes.datasets.splits import shared_out
 from episodes.errors import InputError, unknown_name
 from episodes.pictures import Picture, contents
 
@@ -37,6 +37,9 @@ class DatasetImages:
         if not isinstance(image, Image.Image):
             raise InputError(f"item {key} of {self._name} is a {type(image).__name__}, not an image")
         return prepare(image)
+
+    def name(self, key: int) -> str:
+        return f"item {key}"
 
 
 def load(name: str, split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:

@@ -82,7 +82,7 @@ def test_a_bank_prepared_in_format_1_is_built_anew(banks, fill):
     record.write_text(json.dumps(old))
     assert build(fill, turns=2).turns == 2
     assert fill.calls == 2
-    assert json.loads(record.read_text())["format"] == 2
+    assert json.loads(record.read_text())["format"] == 3
 
 
 def test_the_checksum_is_reproducible():
@@ -198,7 +198,7 @@ def test_images_that_are_something_else_are_rebuilt(banks, fill, content):
         lambda text: "null",
         lambda text: "[]",
         lambda text: "{}",
-        lambda text: text.replace('"format": 2', '"format": 3'),
+        lambda text: text.replace('"format": 3', '"format": 4'),
         lambda text: text.replace("[0, 2, 5]", "[0, 2, 6]"),
         lambda text: text.replace("[0, 2, 5]", "[0, 9, 5]"),
         lambda text: text.replace('["a", "b"]', '["a"]'),
@@ -296,3 +296,30 @@ def test_the_last_images_of_each_class_are_held_out():
 @pytest.mark.parametrize("count", [0, 2, 7])
 def test_more_images_than_a_class_has_cannot_be_held_out(count):
     assert "class 'c' has 2" in refusal(lambda: unequal_bank().held_out(count))
+
+
+def test_a_bank_keeps_the_names_of_its_files_and_reads_them_when_asked(banks, fill):
+    names = [f"{label}/{number}.png" for label, count in (("a", 2), ("b", 3)) for number in range(count)]
+    contents = Contents((1, 4, 4), [2, 3], ["a", "b"], ["g", "h"], fill, {"dataset": "toy", "split": "test"}, names)
+    made = cached_bank("named", lambda: contents)
+    (banks / "named" / "files.json").rename(banks / "away.json")
+    again = cached_bank("named", lambda: contents)
+    assert again.checksum == made.checksum  # opened without the names
+    with pytest.raises(InputError, match=r"files\.json cannot be read: remove .*named"):
+        len(again.files)
+    (banks / "away.json").rename(banks / "named" / "files.json")
+    assert list(cached_bank("named", lambda: contents).files) == names
+    kept, last = made.held_out(1)
+    assert list(kept.files) == ["a/0.png", "b/0.png", "b/1.png"]
+    assert list(last.files) == ["a/1.png", "b/2.png"]
+    assert list(made.only(torch.tensor([0, 3])).files) == ["a/0.png", "b/1.png"]
+
+
+def test_the_names_of_files_are_no_part_of_the_checksum(banks, fill):
+    about = {"dataset": "toy", "split": "test"}
+    found = [
+        cached_bank(f"toy-{number}", lambda files=files: Contents((1, 4, 4), [5], ["a"], ["g"], fill, about, files))
+        for number, files in enumerate(([], list("vwxyz")))
+    ]
+    assert found[0].checksum == found[1].checksum
+    assert [list(bank.files) for bank in found] == [[], list("vwxyz")]

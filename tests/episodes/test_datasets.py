@@ -102,11 +102,21 @@ def test_where_every_data_set_is_can_be_told_without_data(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("split", "message"),
-    [("valid", "did you mean 'validation'"), ("tset", "did you mean 'test'"), ("all", ", ".join(sorted(SPLITS)))],
+    [("valid", "did you mean 'validation'"), ("tset", "did you mean 'test'"), ("novel", "all, test, train")],
 )
 def test_unknown_splits_are_refused_with_the_nearest(split, message):
     with pytest.raises(InputError, match=f"unknown split '{split}': .*{message}"):
         load_dataset("glyphs", split)
+
+
+def test_the_split_all_has_the_classes_of_all_three():
+    parts = [load_dataset("glyphs", split) for split in SPLITS]
+    bank = load_dataset("glyphs", "all")
+    assert bank.name == "glyphs (scripts) all"
+    assert bank.class_names == tuple(name for part in parts for name in part.class_names)
+    assert torch.equal(bank.images, torch.cat([part.images for part in parts]))
+    assert torch.equal(bank.sizes, torch.cat([part.sizes for part in parts]))
+    assert load_dataset("glyphs", "all").checksum == bank.checksum == bank.compute_checksum()
 
 
 @pytest.mark.parametrize("size", [-28, 0, 7, 1025])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import encoded, refusal, write_files
 
-from episodes import ImageBank, load_dataset
+from episodes import ImageBank, InputError, ReadingOptions, load_dataset
 from episodes.datasets import SPLITS, folder
 
 SIZE = 16
@@ -508,3 +508,180 @@ def test_folders_of_one_name_sizes_and_times_have_banks_of_their_own(tmp_path, o
 def test_a_folder_of_the_longest_name_can_be_prepared(tmp_path, own_cache):
     path = write_files(tmp_path / ("x" * 255), tree(kinds(6)))
     assert load_dataset(str(path), "test", size=SIZE).classes == 2
+
+
+def of_split(path: Path, split: str, **options) -> ImageBank:
+    return load_dataset(str(path), split, size=SIZE, options=ReadingOptions(**options))
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_all_classes_of_a_folder_are_one_split_without_the_six_that_three_need(tmp_path, own_cache, classes):
+    path = write_files(tmp_path / "images", tree(kinds(classes)))
+    bank = of_split(path, "all")
+    assert list(bank.class_names) == kinds(classes)
+    assert list(bank.files) == sorted(tree(kinds(classes)))
+    assert bank.split == "all"
+
+
+def test_too_few_classes_for_splits_say_how_to_use_all(tmp_path, own_cache):
+    path = write_files(tmp_path / "images", tree(kinds(5)))
+    text = refused(path)
+    assert (
+        text == f"{path} has 5 classes: three splits of two classes or more need six; to evaluate on all classes,"
+        " take --split all"
+    )
+    assert folder.where(path) == f"{path}: 5 classes, too few for splits"
+
+
+def test_all_pools_the_splits_that_are_given(tmp_path, own_cache):
+    path = write_files(tmp_path / "images", tree(["train/a", "train/b", "test/b", "test/c"]))
+    bank = of_split(path, "all")
+    assert (bank.class_names, bank.sizes.tolist()) == (("a", "b", "c"), [2, 4, 2])
+
+
+@pytest.mark.parametrize("around", ["", "top/"], ids=["bare", "wrapped"])
+def test_a_test_folder_alone_is_the_test_split(tmp_path, own_cache, around):
+    path = write_files(tmp_path / "images", tree(f"{around}test/{name}" for name in kinds(7)))
+    if around:
+        path = path / "top"
+    bank = of_split(path, "test")
+    assert (list(bank.class_names), bank.name) == (
+        kinds(7),
+        "images (given) test" if not around else "top (given) test",
+    )
+    text = refused(path)
+    assert f"{path} gives classes for test alone: take --split test or all, or add a folder train" in text
+    assert load_dataset(f"{path}:seed0", "test", size=SIZE).classes == 2
+
+
+def test_only_the_split_that_is_asked_for_must_be_sound(tmp_path, own_cache):
+    files = tree([*(f"train/{name}" for name in kinds(4)), "test/x", "test/y"]) | {"test/bare.png": picture(99)}
+    path = write_files(tmp_path / "images", files)
+    assert of_split(path, "train").classes == of_split(path, "validation").classes == 2
+    for split in ("test", "all"):
+        text = refusal(lambda split=split: of_split(path, split))
+        assert f"the image test/bare.png in {path} is in a folder of a split" in text
+    assert len(list(own_cache.glob("banks/*"))) == 2
+
+
+def test_a_given_test_split_stays_if_there_is_too_little_for_validation(tmp_path, own_cache):
+    path = write_files(tmp_path / "images", tree(["train/a", "train/b", *(f"test/{name}" for name in kinds(7))]))
+    assert list(of_split(path, "test").class_names) == kinds(7)
+    assert of_split(path, "train").class_names == ("a", "b")
+    text = refusal(lambda: of_split(path, "validation"))
+    assert text == f"{path} gives 2 classes for train, too few to take two of them for validation: add classes"
+
+
+def test_a_missing_test_split_is_taken_from_training_and_validation_stays(tmp_path):
+    path = write_files(tmp_path / "images", tree([*(f"train/{name}" for name in kinds(10)), "val/a", "val/b"]))
+    found = classes_of(path)
+    assert found["validation"] == ["a", "b"]
+    assert len(found["test"]) == 2
+    assert sorted(found["train"] + found["test"]) == kinds(10)
+
+
+def test_a_split_of_one_class_is_refused_when_asked_for(tmp_path, own_cache):
+    path = write_files(tmp_path / "images", tree([*(f"train/{name}" for name in kinds(4)), "test/only"]))
+    assert of_split(path, "train").classes == 2
+    assert refusal(lambda: of_split(path, "test")) == f"{path} has one class for test, 'only', and an episode needs two"
+
+
+def test_all_classes_with_one_image_are_named_in_one_sentence(tmp_path, own_cache):
+    path = write_files(
+        tmp_path / "images", tree(kinds(6)) | {f"{name}/0.png": picture(99) for name in ("lone", "sole")}
+    )
+    text = refused(path)
+    assert text.startswith(f"the classes 'lone', 'sole' in {path} have one image, ")
+    assert text.endswith("leave such classes out with --min-images 2")
+
+
+def test_classes_with_too_few_images_are_left_out_before_splits_are_made_and_named(tmp_path, own_cache, caplog):
+    files = (
+        tree(kinds(6), 4)
+        | {f"lone/{i}.png": picture(i) for i in range(1)}
+        | {f"pair/{i}.png": picture(i) for i in range(2)}
+    )
+    path = write_files(tmp_path / "images", files)
+    with caplog.at_level(logging.WARNING, "episodes"):
+        found = {split: of_split(path, split, min_images=3) for split in SPLITS}
+    assert sorted(name for bank in found.values() for name in bank.class_names) == kinds(6)
+    said = "2 classes of fewer than 3 images are left out: lone (1), pair (2)"
+    assert warned(caplog) == [f"{path}: {said}"]
+    assert said in folder.where(path, options=ReadingOptions(min_images=3))
+    assert of_split(path, "all", min_images=2).classes == 7
+
+
+def test_damaged_images_are_left_out_if_asked_and_named_in_every_split_alike(tmp_path, own_cache, caplog):
+    files = tree(kinds(7), 4)
+    broken = ["kind 01/2.png", "kind 05/0.png", "kind 05/1.png"]
+    path = write_files(tmp_path / "images.zip", files | {name: files[name][:40] for name in broken})
+    with pytest.raises(InputError, match="not a readable image"):
+        of_split(path, "all")
+    with caplog.at_level(logging.WARNING, "episodes"):
+        bank = of_split(path, "all", skip_damaged=True)
+        parts = [of_split(path, split, skip_damaged=True, min_images=3) for split in SPLITS]
+    assert sorted(bank.files) == sorted(files.keys() - set(broken))
+    assert sorted(name for part in parts for name in part.class_names) == [*kinds(5), "kind 06"]
+    assert warned(caplog)[0] == f"{path}: 3 damaged images are left out: {', '.join(broken)}"
+
+
+def test_what_is_left_out_of_a_published_data_set_is_refused():
+    for options in (ReadingOptions(min_images=3), ReadingOptions(skip_damaged=True)):
+        text = refusal(lambda options=options: load_dataset("glyphs", "test", options=options))
+        assert text == "the images of glyphs are fixed: min_images and skip_damaged are for folders of your own"
+
+
+FORMS = {
+    "semicolons": lambda text: text.replace(",", ";").encode(),
+    "tabs": lambda text: text.replace(",", "\t").encode(),
+    "a byte order mark": lambda text: text.encode("utf-8-sig"),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-16 big-endian without a mark": lambda text: text.encode("utf-16-be"),
+    "UTF-16 little-endian without a mark": lambda text: text.encode("utf-16-le"),
+    "Windows lines": lambda text: text.replace("\n", "\r\n").encode(),
+    "backslashes": lambda text: text.replace("/", "\\").encode(),
+    "no suffix": lambda text: text.replace(".png", "").encode(),
+    "another suffix": lambda text: text.replace(".png", ".JPG").encode(),
+    "paths from the root": lambda text: text.replace("images/", "/home/me/data/images/").encode(),
+    "paths of Windows": lambda text: text.replace("images/", "C:\\me\\pictures\\").encode(),
+    "paths from beside": lambda text: text.replace("images/", "../images/").encode(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_csv_file_is_read_in_every_form_that_people_have(tmp_path, form):
+    files, rows = labelled()
+    data = FORMS[form](listing(rows).decode())
+    found, _ = layout(write_files(tmp_path / "images", {**files, "labels.csv": data}))
+    assert {(key, name) for classes in found.values() for name, keys in classes.items() for key in keys} == set(rows)
+
+
+@pytest.mark.parametrize("column", ["split", "set", "subset", "partition", "phase", "fold", "Subset "])
+def test_the_column_of_splits_has_many_names(tmp_path, column):
+    files, rows = given_by_csv()
+    path = write_files(tmp_path / "images", {**files, "all.csv": listing(rows, f"filename,label,{column}")})
+    assert split_rows(layout(path)[0]) == {
+        (name, label, split.replace("val", "validation")) for name, label, split in rows
+    }
+
+
+def test_columns_that_are_not_used_are_mentioned(tmp_path):
+    files, rows = labelled()
+    lines = [(*row, str(number % 5), "x") for number, row in enumerate(rows)]
+    path = write_files(tmp_path / "images", {**files, "a.csv": listing(lines, "filename,label,fold,note")})
+    assert layout(path)[1] == "seed0"
+    assert folder.where(path).endswith("the columns fold, note of a.csv are not used")
+    write_files(path, {"a.csv": listing([line[:3] for line in lines], "filename,label,fold")})
+    assert folder.where(path).endswith("the column fold of a.csv is not used")
+
+
+def test_an_absolute_path_of_a_missing_image_is_not_taken_for_another_one(tmp_path, own_cache):
+    files = tree(kinds(6)) | {"kind 00/rare.png": picture(99)}
+    rows = [(f"/data/{name}", name.partition("/")[0]) for name in tree(kinds(6))]
+    wrong = [*rows, ("/data/kind 01/rare.png", "kind 01")]
+    path = write_files(tmp_path / "images", {**files, "labels.csv": listing(wrong)})
+    assert "lists the image /data/kind 01/rare.png, which is not there" in refused(path)
+    moved = [(f"/data/{label}/{name.replace('/', ' ')}", label) for name, label in labelled()[1]]
+    flat = {name.rpartition("/")[2]: picture(number) for number, (name, _) in enumerate(moved)}
+    found, _ = layout(write_files(tmp_path / "flat", {**flat, "labels.csv": listing(moved)}))
+    assert sum(len(keys) for classes in found.values() for keys in classes.values()) == len(moved)

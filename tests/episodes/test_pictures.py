@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from episodes import InputError
 from episodes.archives import ImageFiles
 from episodes.bank import cached_bank
-from episodes.pictures import ArrayImages, Picture, contents, cropped, squashed, upright_rgb
+from episodes.pictures import ArrayImages, Picture, contents, cropped, prepared, recoloured, squashed, upright_rgb
 
 ABOUT = {"dataset": "toy", "split": "test"}
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [90, 90, 90]], [[7, 8, 9], [1, 2, 3]]], np.uint8)
@@ -238,6 +238,9 @@ class Slow:
         time.sleep(0.002 if key < self.slow else 0)
         return prepare(Image.new("RGB", (8, 8), (key % 256, key // 256, 7)))
 
+    def name(self, key: int) -> str:
+        return f"number {key}"
+
 
 @pytest.fixture
 def many_threads(monkeypatch) -> None:
@@ -297,3 +300,29 @@ def test_odd_metadata_warn_nobody(tmp_path):
     content = encoded(CORNERS, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09")
     files = ImageFiles(write_files(tmp_path / "x", {"1.jpg": content}), "jpg$")
     assert filled({"a": [Picture(files, "1.jpg")]}).shape == (1, 3, 8, 8)
+
+
+def test_a_picture_is_prepared_as_the_banks_of_folders_and_of_omniglot_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "cache"))
+    random = np.random.default_rng(0).integers(0, 256, (5, 30, 20, 3), dtype=np.uint8)
+    files = {f"{number}.png": encoded(pixels) for number, pixels in enumerate(random)}
+    source = ImageFiles(write_files(tmp_path / "images", files), r"\.png$")
+    classes = {"only": [Picture(source, name) for name in source.names]}
+    bank = cached_bank("prepared", lambda: contents(classes, {}, 16, ABOUT, squashed))
+    for name, image in zip(bank.files, bank.images.numpy()):
+        with Image.open(tmp_path / "images" / name) as picture:
+            assert np.array_equal(prepared(picture, 16, 3, bank.fit, bank.inverted), image)
+    drawing = Image.fromarray(random[0, :, :, 0] > 99)
+    as_omniglot = drawing.convert("L").resize((16, 16), Image.Resampling.BILINEAR).point(lambda level: 255 - level)
+    assert np.array_equal(prepared(drawing, 16, 1, "squash", True), np.asarray(as_omniglot)[None])
+
+
+def test_grey_is_what_pillow_makes_of_colour_and_colour_repeats_grey():
+    colours = np.random.default_rng(0).integers(0, 256, (2, 3, 9, 7), dtype=np.uint8)
+    grey = recoloured(colours, 1)
+    expected = [np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L"))[None] for image in colours]
+    assert np.array_equal(grey, np.stack(expected))
+    assert np.array_equal(recoloured(grey, 3), grey.repeat(3, 1))
+    assert np.array_equal(recoloured(recoloured(grey, 3), 1), grey)
+    assert np.array_equal(recoloured(grey, 1, inverted=True), 255 - grey)
+    assert recoloured(colours, 3) is colours

@@ -1,0 +1,162 @@
+"""csv files that say the class, and perhaps the split, of each image: as people have them."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from episodes.datasets import places
+from episodes.errors import InputError
+
+_FILE_COLUMNS = ("filename", "file", "file_name", "image", "image_name", "path", "name", "id")
+_LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
+_SEPARATORS = (",", ";", "\t")
+
+
+class Row(NamedTuple):
+    """One line: the file as the line names it, with forward slashes; its label; its split, '' if no column says it."""
+
+    file: str
+    label: str
+    split: str = ""
+
+
+class Listing(NamedTuple):
+    """The rows of a csv file, and the names of the columns that say nothing about files, labels and splits."""
+
+    rows: list[Row]
+    unused: list[str]
+
+
+def read(data: bytes, where: str) -> Listing:
+    """What the csv file of these bytes says; InputError, which names `where`, if it says nothing or in part.
+
+    The header decides whether commas, semicolons or tabs separate the columns. Text is UTF-8 or UTF-16. A column called
+    split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if it
+    holds such words.
+    """
+    try:
+        table = _table(_text(data))
+        header = [name.strip().lower() for name in table[0][1]] if table else []
+        file, label = _position(header, _FILE_COLUMNS), _position(header, _LABEL_COLUMNS)
+        if file is None or label is None:
+            raise InputError(
+                f"{where} needs a header with the columns filename and label, not"
+                f" {', '.join(header) or 'an empty file'}: mend it, or move it away"
+            )
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{where} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
+    split = _split_column(header, [cells for _, cells in table[1:]])
+    rows = []
+    for line, cells in table[1:]:
+        cells = [*map(str.strip, cells), *[""] * (len(header) - len(cells))]
+        if not (cells[file] and cells[label]):
+            raise InputError(f"line {line} of {where} lacks a file name or a label")
+        word = "" if split is None else _split(cells[split], cells[file], where)
+        rows.append(Row(cells[file].replace("\\", "/"), cells[label], word))
+    unused = [name for place, name in enumerate(header) if name and place not in (file, label, split)]
+    return Listing(rows, unused)
+
+
+def _text(data: bytes) -> str:
+    """The text of a file in UTF-8 or UTF-16, with a byte order mark or without one."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    if b"\0" in data[:2]:  # no file name begins so: the first character is in ASCII and has two bytes
+        return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le")
+    return data.decode("utf-8-sig")
+
+
+def _table(text: str) -> list[tuple[int, list[str]]]:
+    """Line number and cells of each line that is not empty, with the separator that gives the header most columns."""
+    lines = io.StringIO(text, newline="")
+    header = lines.readline()
+    separator = max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
+    lines.seek(0)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    return [(reader.line_num, cells) for cells in reader if cells]
+
+
+def _position(header: Sequence[str], names: Iterable[str]) -> int | None:
+    """The place in the header of the first of `names` that the header has."""
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def _split_column(header: list[str], lines: list[list[str]]) -> int | None:
+    """The place of the column that says the split of each image."""
+    for name in _SPLIT_COLUMNS:
+        if name in header:
+            place = header.index(name)
+            if name == "split" or any(
+                places.word_for_split(cells[place].strip()) for cells in lines if place < len(cells)
+            ):
+                return place
+    return None
+
+
+def _split(word: str, file: str, where: str) -> str:
+    split = places.word_for_split(word)
+    if split is None:
+        raise InputError(f"{where} has '{word}' as the split of {file}: write train, val or test into each line")
+    return split
+
+
+class Finder:
+    """Finds the images of a folder by the names that a csv file has for them.
+
+    A name may be a path from anywhere: the longest end that it shares with the path of an image counts. The suffix may
+    be missing or another one.
+    """
+
+    def __init__(self, images: Iterable[str]) -> None:
+        self._images = set(images)
+        self._by_end: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
+        for name in sorted(self._images):
+            for end in _ends(name):
+                self._by_end.setdefault(end, []).append(name)
+                self._by_stem.setdefault(_stem(end), []).append(name)
+
+    def find(self, rows: Sequence[Row], where: str) -> list[str]:
+        """The image of each row; InputError if a row has no image or several images."""
+        found = [self._matches(row.file.removeprefix("./")) for row in rows]
+        roots = {root for root, _ in found if root is not None}
+        # if files of /data are there, and not those of /data/owl, an image of the same name is another image
+        absent = {root for root in roots if any(above in roots for above in _above(root))}
+        images = []
+        for row, (root, matches) in zip(rows, found):
+            if len(matches) != 1 or root in absent:
+                missing = root in absent or not matches
+                fault = "is not there" if missing else f"is there {len(matches)} times, as in {matches[0]}"
+                raise InputError(f"{where} lists the image {row.file}, which {fault}")
+            images.append(matches[0])
+        return images
+
+    def _matches(self, file: str) -> tuple[str | None, list[str]]:
+        """What is in front of the longest end that `file` shares with images, and these images."""
+        if file in self._images:
+            return "", [file]
+        for end in _ends(file):
+            matches = self._by_end.get(end) or self._by_stem.get(end) or self._by_stem.get(_stem(end))
+            if matches:
+                return file[: len(file) - len(end)], matches
+        return None, []
+
+
+def _ends(path: str) -> list[str]:
+    """'a/b/c', 'b/c', 'c' of 'a/b/c'."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _above(root: str) -> list[str]:
+    """'', 'a/' of 'a/b/'."""
+    parts = root.split("/")[:-1]
+    return ["".join(f"{part}/" for part in parts[:count]) for count in range(len(parts))]
+
+
+def _stem(path: str) -> str:
+    """The path without its last suffix."""
+    return path.removesuffix(PurePosixPath(path).suffix)
