@@ -10,8 +10,20 @@ from typing import NamedTuple
 
 from episodes.archives import is_archive
 from episodes.bank import ImageBank, cache_folder
-from episodes.datasets import cifar, cub, folder, glyphs, mini_imagenet, omniglot, tiered_imagenet, torchvision_sets
+from episodes.datasets import (
+    cifar,
+    cub,
+    features,
+    folder,
+    glyphs,
+    mini_imagenet,
+    omniglot,
+    tiered_imagenet,
+    torchvision_sets,
+)
 from episodes.errors import InputError, unknown_name
+from episodes.feature_files import SUFFIXES, is_features
+from episodes.features import FeatureBank
 
 SPLITS = ("train", "validation", "test")
 
@@ -22,6 +34,7 @@ class Source(NamedTuple):
     protocols  its ways to split classes, the first the default; a seed stands for all seeds
     natural    whether its images are photographs, which want other presets than characters
     where      given the folders, where its files are, in words
+    features   whether it holds features of images, and not images
     """
 
     load: Callable[[str, str, int, list[Path]], ImageBank]
@@ -30,6 +43,7 @@ class Source(NamedTuple):
     about: str
     where: Callable[[list[Path]], str]
     natural: bool = True
+    features: bool = False
 
 
 SOURCES = {
@@ -95,6 +109,7 @@ def find_source(name: str) -> tuple[Source, str]:
     omniglot, omniglot:lake                a data set of the suite, and its protocol if that is not the default one
     torchvision:CIFAR10, the same:seed7    one of torchvision's, its classes split by a seed
     path/to/images, the same:seed7         a folder or an archive of images (see episodes/datasets/folder.py)
+    features.npz, the same:seed7           a file of features (see episodes/datasets/features.py)
     """
     if name.startswith(_TORCHVISION):
         dataset, _, seed = name.removeprefix(_TORCHVISION).partition(":")
@@ -115,6 +130,14 @@ def find_source(name: str) -> tuple[Source, str]:
         return Source(
             load, ("", "seed0"), folder.SIZE, "images of yours", lambda folders: folder.where(path, seed)
         ), seed
+    if name and is_features(path):
+        load = functools.partial(_load_features, path)
+        about = "features of yours"
+        return Source(
+            load, ("", "seed0"), features.SIZE, about, lambda folders: features.where(path, seed), features=True
+        ), seed
+    if name and path.suffix.lower() in SUFFIXES:
+        raise InputError(f"there is no file of features at {path}")
     if "/" in name or os.sep in name or name.startswith("."):
         raise InputError(f"there is no folder or archive of images at {path}")
     raise InputError(f"{unknown_name('data set', dataset, SOURCES)} (or the path of a folder of images)")
@@ -134,7 +157,10 @@ def short_name(name: str) -> str:
     source, protocol = find_source(name)
     usual = protocol == source.protocols[0]
     dataset = name.removesuffix(f":{protocol}") if protocol else name
-    dataset = dataset.removeprefix(_TORCHVISION) if _is_known(dataset) else folder.dataset_name(Path(dataset))
+    if source.features:
+        dataset = Path(dataset).stem
+    else:
+        dataset = dataset.removeprefix(_TORCHVISION) if _is_known(dataset) else folder.dataset_name(Path(dataset))
     return dataset if usual else f"{dataset}-{protocol}"
 
 
@@ -159,7 +185,7 @@ def load_dataset(name: str, split: str, *, data: str | os.PathLike | None = None
     source, protocol = find_source(name)
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    if size is not None and not 8 <= size <= 1024:
+    if size not in (None, source.size) and not 8 <= size <= 1024:
         raise InputError(f"an image size of {size} pixels is not between 8 and 1024")
     with _readable():
         return source.load(split, protocol, size or source.size, data_folders(data))
@@ -182,6 +208,10 @@ def _readable() -> Iterator[None]:
 
 def _load_folder(path: Path, split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     return folder.load(path, split, protocol, size)
+
+
+def _load_features(path: Path, split: str, protocol: str, size: int, folders: list[Path]) -> FeatureBank:
+    return features.load(path, split, protocol, size)
 
 
 def _is_known(dataset: str) -> bool:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -29,6 +29,7 @@ SIZE = 84
 log = logging.getLogger("episodes")
 
 Classes = dict[str, list[Picture]]
+_Images = TypeVar("_Images")  # what stands for the images of a class
 
 
 class Layout(NamedTuple):
@@ -140,7 +141,7 @@ def _left(count: int, what: str) -> str:
     return f"{count:,} {what}s are left out" if count > 1 else f"1 {what} is left out"
 
 
-def shared_out(classes: Mapping[str, list[Picture]], protocol: str, where: str) -> dict[str, Classes]:
+def shared_out(classes: Mapping[str, _Images], protocol: str, where: str) -> dict[str, dict[str, _Images]]:
     """The classes shuffled with the seed of `protocol` ('seed7') and dealt out to the splits."""
     names = list(classes)
     # small data sets give more to the test, so that fifteen classes are enough for its five ways
