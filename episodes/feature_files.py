@@ -278,7 +278,7 @@ def _whole(
     arrays: Mapping[str, np.ndarray],
 ) -> FeatureFile:
     """The FeatureFile of a reader's findings; embeddings that lie in the file as they are need no `parts`."""
-    if len(shape) != 2 or not (0 < shape[0] and 0 < shape[1] <= 100_000) or dtype.kind != "f" or dtype.itemsize > 8:
+    if len(shape) != 2 or not (shape[0] > 0 and 0 < shape[1] <= 100_000) or dtype.kind != "f" or dtype.itemsize > 8:
         raise InputError(f"the embeddings in {path} are {shape} of {dtype}: {_NEED}")
 
     def mapped() -> Iterator[np.ndarray]:

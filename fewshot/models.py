@@ -8,7 +8,7 @@ import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from episodes import ImageBank, class_texts
+from episodes import FeatureBank, ImageBank, class_texts
 from episodes.errors import InputError
 from fewshot.backbones import find_backbone, make_backbone
 from fewshot.config import Seed, Training, Validation
@@ -33,6 +33,7 @@ class ModelSpec(BaseModel):
     class_names   the texts of the base classes (episodes.class_texts); empty in checkpoints of older versions
     settings      of its training; validation: the episodes that chose its checkpoint
     weights       a digest of the file that its backbone started from, '' for none
+    trained_on    what the encoder of its features was trained on besides its base classes (FeatureBank), '' for images
     base_weights  whether these weights are proven to come from the images of its own base classes alone
     source, code, packages   what trained it: see fewshot/provenance.py; empty in checkpoints of older versions
     """
@@ -47,7 +48,7 @@ class ModelSpec(BaseModel):
     dataset: Annotated[str, Field(min_length=1)]
     held_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     data: list[str] = []
-    channels: Annotated[int, Field(ge=1, le=16)]
+    channels: Annotated[int, Field(ge=1, le=100_000)]
     size: Annotated[int, Field(ge=1, le=1024)]
     fit: str = ""
     inverted: bool | None = None
@@ -57,6 +58,7 @@ class ModelSpec(BaseModel):
     validation: Validation = Validation()
     weights: str = ""
     base_weights: bool = False
+    trained_on: str = ""
     source: str = ""
     code: str = ""
     packages: dict[str, str] = {}
@@ -80,6 +82,7 @@ class ModelSpec(BaseModel):
             "inverted": bank.inverted,
             "classes": bank.classes if traits.uses_labels else len(bank),
             "class_names": class_texts(bank),
+            "trained_on": bank.trained_on if isinstance(bank, FeatureBank) else "",
             "settings": Training.model_validate(settings.model_dump(include=set(Training.model_fields))),
         }
         return cls(**{**known, **more})
@@ -126,8 +129,9 @@ class ModelSpec(BaseModel):
 
     @property
     def saw_other_data(self) -> bool:
-        """Whether the model started from weights that are not proven to come from its own base classes alone."""
-        return bool(self.weights) and not self.base_weights
+        """Whether the model started from weights or features that are not proven to come from its own base classes
+        alone."""
+        return bool(self.trained_on) or (bool(self.weights) and not self.base_weights)
 
     def build(self, cls: type[Learner]) -> Learner:
         """A fresh learner of class `cls`, with the weights that its seed gives and the names of its base classes.

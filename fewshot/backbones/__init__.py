@@ -7,12 +7,22 @@ from episodes.errors import unknown_name
 from fewshot.backbones import external
 from fewshot.backbones.base import Backbone, Recipe
 from fewshot.backbones.conv4 import CONV4, conv4
+from fewshot.backbones.features import FEATURES, RECIPE, check_takes
 from fewshot.backbones.pixels import PIXELS
 from fewshot.backbones.resnet import RESNETS
 from fewshot.backbones.weights import load_weights
 from fewshot.backbones.wide_resnet import WIDE_RESNETS
 
-__all__ = ["BACKBONES", "Backbone", "backbone_listing", "conv4", "find_backbone", "load_weights", "make_backbone"]
+__all__ = [
+    "BACKBONES",
+    "FEATURES",
+    "Backbone",
+    "backbone_listing",
+    "conv4",
+    "find_backbone",
+    "load_weights",
+    "make_backbone",
+]
 
 BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS, **PIXELS}
 
@@ -22,8 +32,11 @@ def find_backbone(name: str) -> Callable[[int, int], Backbone]:
     library, colon, network = name.partition(":")
     if colon and library in external.LIBRARIES:
         return external.LIBRARIES[library](network)
+    if name == FEATURES:
+        return RECIPE
     if name not in BACKBONES:
-        raise unknown_name("backbone", name, [*BACKBONES, *(f"{library}:NAME" for library in external.LIBRARIES)])
+        names = [*BACKBONES, FEATURES, *(f"{library}:NAME" for library in external.LIBRARIES)]
+        raise unknown_name("backbone", name, names)
     return BACKBONES[name]
 
 
@@ -31,7 +44,9 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
     """A fresh backbone for images of `channels` x `size` x `size`, by its name.
 
     weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`
+    InputError if the backbone takes images and the data set holds features (size 1), or the other way round.
     """
+    check_takes(name, size)
     backbone = find_backbone(name)(channels, size)
     if weights:
         load_weights(backbone, Path(weights), name)
@@ -40,5 +55,5 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
 
 def backbone_listing() -> list[tuple[str, str, str]]:
     """Name, description and paper of each backbone; each library is one row, NAME, because it has hundreds."""
-    listed = [(name, recipe.about, recipe.paper) for name, recipe in BACKBONES.items()]
+    listed = [(name, recipe.about, recipe.paper) for name, recipe in {**BACKBONES, FEATURES: RECIPE}.items()]
     return [*listed, *((f"{library}:NAME", external.ABOUT[library], "") for library in external.LIBRARIES)]

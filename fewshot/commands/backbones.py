@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from fewshot.backbones import backbone_listing
+from fewshot.backbones import BACKBONES, backbone_listing
 from fewshot.commands import arguments
 from fewshot.files import replace_text, writing
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     from fewshot.performance.backbones import measure_backbones  # other commands need not wait for its libraries
 
     about = {name: (text, paper) for name, text, paper in backbone_listing()}
-    names = options.backbone or [name for name in about if ":" not in name]
+    names = options.backbone or list(BACKBONES)
     rates = ["train img/s", "embed img/s"] if options.measure else []
     right = [Column(name, justify="right") for name in ("parameters", "embedding", *rates)]
     table = Table("backbone", *right, "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
