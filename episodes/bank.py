@@ -66,6 +66,11 @@ class ImageBank:
         if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != len(self.images) or bool((self.sizes < 1).any()):
             raise InputError("the offsets of an image bank must rise from 0 to its number of images")
 
+    @property
+    def form(self) -> str:
+        """What an image is, for a reader: '84x84'."""
+        return f"{self.images.shape[2]}x{self.images.shape[3]}"
+
     def _check_images(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise InputError(

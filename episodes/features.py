@@ -39,6 +39,16 @@ class FeatureBank(ImageBank):
                 f" {tuple(self.images.shape)} of {self.images.dtype}"
             )
 
+    @property
+    def form(self) -> str:
+        """What a feature is, for a reader: '768 numbers'."""
+        return f"{self.images.shape[1]} numbers"
+
+    def to(self, device: torch.device | str) -> "ImageBank":
+        """The same bank with all its features on `device`."""
+        texts = None if self.texts is None else self.texts.to(device)
+        return dataclasses.replace(super().to(device), texts=texts)
+
     def batch(self, indices: Tensor) -> Tensor:
         """The features of `indices` (B,) as they are: (B, D, 1, 1) float32, on the device of `indices`."""
         return self.images.index_select(0, indices.to(self.device)).to(indices.device).float()

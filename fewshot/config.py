@@ -273,7 +273,8 @@ def _on_features(config: Config) -> Config:
     for spec, settings in config.learner.items():
         if split_backbone(spec)[1] not in ("", FEATURES):
             raise InputError(
-                f"{spec} cannot run on {config.data.dataset}, which holds features and not images: leave out the backbone"
+                f"{spec} cannot run on {config.data.dataset}, which holds features and not images: leave out the"
+                " backbone"
             )
         per_shot = {shot: one.model_copy(update=plain) for shot, one in settings.per_shot.items()}
         learners[spec] = settings.model_copy(update={**plain, "per_shot": per_shot})

@@ -28,7 +28,9 @@ from episodes.features import UNKNOWN, FeatureBank
 
 SIZE = 1  # a feature is a channel of one pixel
 _FORMAT = 1  # of the files in the cache folder
-_ABOUT = {"dataset": "", "protocol": "", "turns": 1, "listed": False, "trained_on": UNKNOWN}
+# what `fewshot embed` writes about a data set, and the values for a file from elsewhere: see ImageBank and FeatureBank;
+# turns by split, and the splits that are listed
+_ABOUT: dict[str, Any] = {"dataset": "", "protocol": "", "turns": {}, "listed": [], "trained_on": UNKNOWN}
 
 log = logging.getLogger("episodes")
 
@@ -79,7 +81,7 @@ def divided(file: FeatureFile, protocol: str = "") -> Division:
     about = _about(file)
     given = _given(file, labels, names) if "split" in file.arrays else None
     if given is None or protocol:
-        if about["turns"] > 1:
+        if max(about["turns"].values(), default=1) > 1:
             raise InputError(
                 f"the classes of {file.path} are turned copies of others, which no seed may tear apart: leave out"
                 f" :{protocol or 'seed0'}, and keep its splits"
@@ -88,7 +90,7 @@ def divided(file: FeatureFile, protocol: str = "") -> Division:
         protocol = protocol or "seed0"
         splits = shared_out({str(number): [number] for number in present}, protocol, str(file.path))
         given = {split: sorted(int(number) for number in classes) for split, classes in splits.items()}
-        about = {**about, "protocol": protocol, "listed": False}
+        about = {**about, "protocol": protocol, "listed": []}
     return Division(labels, names, groups, given, protocol or "given", about)
 
 
@@ -151,7 +153,7 @@ def _about(file: FeatureFile) -> dict[str, Any]:
     except (ValueError, AttributeError, RecursionError):
         about = {}
     right = all(type(about.get(name)) is type(default) for name, default in _ABOUT.items())
-    if not right or not 1 <= about["turns"] <= 1000:
+    if not right or not all(type(turns) is int and 1 <= turns <= 1000 for turns in about["turns"].values()):
         raise InputError(f"about in {file.path} is not what 'fewshot embed' writes: leave that array out")
     return about
 
@@ -180,11 +182,14 @@ def _prepare(folder: Path, path: Path, split: str, protocol: str) -> None:
         _sort(folder / "features.npy", file, rows, dtype)
     if "texts" in file.arrays:
         np.save(folder / "texts.npy", _texts(file, len(division.names))[classes])
-    about = {**division.about, "protocol": division.about["protocol"] or division.protocol}
+    about = division.about
     record = {
-        **about,
         "dataset": about["dataset"] or path.stem,
+        "protocol": about["protocol"] or division.protocol,
         "split": split,
+        "turns": about["turns"].get(split, 1),
+        "listed": split in about["listed"],
+        "trained_on": about["trained_on"],
         "source": str(path),
         "class_names": [division.names[number] for number in classes],
         "group_names": [division.groups[number] for number in classes],
