@@ -257,7 +257,7 @@ def _fill(folder: Path, whole: Contents) -> None:
     (folder / "bank.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def created(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
+def created(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
     """A new .npy file of zeros, mapped for writing, whose disk space is taken; OSError if the disk has no room."""
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     _reserve(path)

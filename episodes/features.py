@@ -47,7 +47,7 @@ class FeatureBank(ImageBank):
     def to(self, device: torch.device | str) -> "ImageBank":
         """The same bank with all its features on `device`."""
         texts = None if self.texts is None else self.texts.to(device)
-        return dataclasses.replace(super().to(device), texts=texts)
+        return dataclasses.replace(self, images=self.images.to(device), offsets=self.offsets.to(device), texts=texts)
 
     def batch(self, indices: Tensor) -> Tensor:
         """The features of `indices` (B,) as they are: (B, D, 1, 1) float32, on the device of `indices`."""
@@ -58,5 +58,5 @@ class FeatureBank(ImageBank):
         digest = hashlib.blake2b(super().compute_checksum().encode(), digest_size=16)
         digest.update(f"{self.images.dtype} {self.trained_on}".encode())
         if self.texts is not None:
-            digest.update(self.texts.contiguous().numpy().data)
+            digest.update(self.texts.cpu().contiguous().numpy().data)
         return digest.hexdigest()
