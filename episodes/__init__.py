@@ -4,6 +4,7 @@ from episodes.bank import ImageBank
 from episodes.batches import ClassBatches, ShuffledBatches
 from episodes.datasets import load_dataset
 from episodes.errors import InputError, MissingData
+from episodes.features import FeatureBank
 from episodes.reading import ReadingOptions
 from episodes.sampler import Episodes, EpisodeSampler, ListedEpisodes
 from episodes.texts import class_texts
@@ -12,6 +13,7 @@ __all__ = [
     "ClassBatches",
     "EpisodeSampler",
     "Episodes",
+    "FeatureBank",
     "ImageBank",
     "InputError",
     "ListedEpisodes",

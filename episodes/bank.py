@@ -11,9 +11,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 import platformdirs
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from episodes.errors import InputError
 from episodes.locks import locked
 
+_Bank = TypeVar("_Bank", bound="ImageBank")
 _STALE = 86_400  # seconds after which an unfinished build counts as abandoned
 _FORMAT = 3  # of the files below; a prepared bank with another format is built again
 _FILES = "files.json"  # in the folder of a bank, the names of the files of its images
@@ -59,10 +61,7 @@ class ImageBank:
 
     def __post_init__(self) -> None:
         classes = len(self.offsets) - 1
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise InputError(
-                f"an image bank holds uint8 images (N, C, H, W), not {tuple(self.images.shape)} of {self.images.dtype}"
-            )
+        self._check_images()
         if len(self.class_names) != classes or len(self.group_names) != classes:
             raise InputError(
                 f"an image bank of {classes} classes needs as many class and group names, not"
@@ -70,6 +69,17 @@ class ImageBank:
             )
         if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != len(self.images) or bool((self.sizes < 1).any()):
             raise InputError("the offsets of an image bank must rise from 0 to its number of images")
+
+    @property
+    def form(self) -> str:
+        """What an image is, for a reader: '84x84'."""
+        return f"{self.images.shape[2]}x{self.images.shape[3]}"
+
+    def _check_images(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise InputError(
+                f"an image bank holds uint8 images (N, C, H, W), not {tuple(self.images.shape)} of {self.images.dtype}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -211,14 +221,19 @@ def bank_folder(key: str) -> Path:
 
 
 def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
-    """The bank prepared under `key`; the function builds it from `contents()` if there is none yet.
+    """The bank prepared under `key`; the function builds it from `contents()` if there is none yet."""
+    return prepared(key, _open, lambda folder: _fill(folder, contents()))
+
+
+def prepared(key: str, opened: Callable[[Path], _Bank | None], build: Callable[[Path], None]) -> _Bank:
+    """What `opened` makes of the folder under `key`; `build` fills the folder if `opened` gives None for it.
 
     The build happens in a folder with a temporary name, which is renamed when all files are on disk: an interrupted
     build leaves nothing that a later run would open. If several processes want the same bank at once, one process
     builds the bank and the others wait.
     """
     folder = bank_folder(key)
-    bank = _open(folder)
+    bank = opened(folder)
     if bank is not None:
         return bank
     locks = cache_folder() / "locks"
@@ -229,18 +244,17 @@ def cached_bank(key: str, contents: Callable[[], Contents]) -> ImageBank:
             stack.enter_context(locked(locks / f"{key}.lock", f"prepares {key}"))
         except OSError as error:
             raise _unwritable(folder.parent, error) from error
-        bank = _open(folder)  # another process may have built the bank meanwhile
+        bank = opened(folder)  # another process may have built the bank meanwhile
         if bank is None:
-            _build(folder, contents())
-            bank = _open(folder)
+            _build(folder, build)
+            bank = opened(folder)
     if bank is None:
         raise InputError(f"the prepared images in {folder} cannot be read back: is the disk full?")
     return bank
 
 
-def _build(folder: Path, whole: Contents) -> None:
-    """Put the bank of these contents into `folder`, replacing what is there. One process at a time may call this."""
-    shape, sizes, class_names, group_names, fill, about, files = whole
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    """Put what `build` writes into `folder`, replacing what is there. One process at a time may call this."""
     try:
         for stale in folder.parent.glob(f"{folder.name}.*.building"):  # the folder of a build that was killed
             if time.time() - stale.stat().st_mtime > _STALE:
@@ -249,24 +263,7 @@ def _build(folder: Path, whole: Contents) -> None:
     except OSError as error:
         raise _unwritable(folder.parent, error) from error
     try:
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (int(offsets[-1]), *shape))
-        _reserve(building / "images.npy")
-        fill(images)
-        images.flush()
-        bank = ImageBank(
-            torch.from_numpy(images), torch.from_numpy(offsets), tuple(class_names), tuple(group_names), **about
-        )
-        record: dict[str, Any] = {
-            "format": _FORMAT,
-            "offsets": offsets.tolist(),
-            "class_names": list(class_names),
-            "group_names": list(group_names),
-            **about,
-            "checksum": bank.compute_checksum(),
-        }
-        (building / "bank.json").write_text(json.dumps(record), encoding="utf-8")
-        (building / _FILES).write_text(json.dumps(list(files)), encoding="utf-8")
+        build(building)
         for path in building.iterdir():
             _to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
@@ -279,6 +276,35 @@ def _build(folder: Path, whole: Contents) -> None:
                 f"{folder} cannot be written ({error.strerror or error}): free some disk space there"
             ) from error
         raise
+
+
+def _fill(folder: Path, whole: Contents) -> None:
+    """Write the files of the bank of these contents into `folder`."""
+    shape, sizes, class_names, group_names, fill, about, files = whole
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    images = created(folder / "images.npy", np.uint8, (int(offsets[-1]), *shape))
+    fill(images)
+    images.flush()
+    bank = ImageBank(
+        torch.from_numpy(images), torch.from_numpy(offsets), tuple(class_names), tuple(group_names), **about
+    )
+    record: dict[str, Any] = {
+        "format": _FORMAT,
+        "offsets": offsets.tolist(),
+        "class_names": list(class_names),
+        "group_names": list(group_names),
+        **about,
+        "checksum": bank.compute_checksum(),
+    }
+    (folder / "bank.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / _FILES).write_text(json.dumps(list(files)), encoding="utf-8")
+
+
+def created(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy file of zeros, mapped for writing, whose disk space is taken; OSError if the disk has no room."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    _reserve(path)
+    return array
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:

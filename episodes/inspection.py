@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from episodes.bank import ImageBank
 from episodes.errors import InputError
+from episodes.features import FeatureBank
 from episodes.sampler import sampler_of
 
 _WHITE, _GAP = 255, 3  # pixels between the images of a picture
@@ -61,6 +62,8 @@ def draw_episode(
 
     path: the suffix decides the format, .png .pdf .svg ... Raises InputError if the file cannot be written.
     """
+    if isinstance(bank, FeatureBank):
+        raise InputError(f"{bank.name} holds features, which make no picture: name a data set of images")
     if query < 1:
         raise InputError(f"a picture of an episode needs 1 query a class or more, not {query}")
     episode = sampler_of(bank, way, shot, query, seed).episodes(number, 1)

@@ -28,7 +28,7 @@ from fewshot.protocols.base import NotComparable, Task
 from fewshot.protocols.registry import check_protocols, measure
 from fewshot.records import row_of
 from fewshot.run_folder import RunFolder
-from fewshot.training import train
+from fewshot.training import train, trainable
 
 log = logging.getLogger("fewshot")
 
@@ -192,7 +192,7 @@ def _obtain(
         if not changed or (keep and changed <= set(provenance.RENEWED)):
             return _restored(model, before, content, path, device)
     learner = spec.build(model.cls)
-    if learner.traits.trains and spec.settings.steps:
+    if trainable(learner) and spec.settings.steps:
         log.info("%s: training %s steps", spec.label, f"{spec.settings.steps:,}")
     trained = train(
         learner,
@@ -208,7 +208,8 @@ def _obtain(
         progress=progress,
     )
     if trained.history.empty:
-        log.info("%s: not trained, taken as it is", spec.label)
+        why = "it has no weights to train" if learner.traits.trains and not trainable(learner) else "not trained"
+        log.info("%s: %s, taken as it is", spec.label, why)
     else:
         log.info(
             "%s: trained in %.0f s, best checkpoint at step %s with %.2f %% on validation classes",

@@ -14,7 +14,7 @@ from episodes.batches import batches_from
 from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
 from fewshot.augmentation import find_augmentation
-from fewshot.backbones import find_backbone
+from fewshot.backbones import FEATURES, find_backbone
 from fewshot.files import read_text
 from fewshot.learners.registry import checked_options, find_learner, missing, split_backbone, suite_learners
 
@@ -193,7 +193,8 @@ def load_config(
     suite that can run here; dataset: replaces the preset's, without a fallback; ways, shots, query, episodes: replace
     those of the preset's test episodes and of its generalised episodes, whose way changes only if `ways` is a single
     one; steps: of every model that trains.
-    A named preset has one file for characters and one for photographs; `dataset` decides between the two. A preset's
+    A named preset has one file for characters, one for photographs and, if need be, one for features; `dataset` decides
+    between them. On features, backbones, weights, augmentation and sizes do not count (see _on_features). A preset's
     table [training] holds for every learner, [learner.NAME] for that learner and its variants,
     [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone. Raises InputError for
     unknown names and invalid values.
@@ -282,7 +283,29 @@ def _completed(config: Config, path: Path, steps: int | None) -> Config:
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
-    return config.model_copy(update={"data": data, "learner": settings})
+    complete = config.model_copy(update={"data": data, "learner": settings})
+    return _on_features(complete) if find_source(data.dataset)[0].features else complete
+
+
+def _on_features(config: Config) -> Config:
+    """The configuration for a data set of features: backbone 'features', without weights, augmentation and size.
+
+    A line of the log says if that changes the preset. InputError if a learner was asked for with another backbone.
+    """
+    plain = {"backbone": FEATURES, "weights": "", "augmentation": "none"}
+    learners = {}
+    for spec, settings in config.learner.items():
+        if split_backbone(spec)[1] not in ("", FEATURES):
+            raise InputError(
+                f"{spec} cannot run on {config.data.dataset}, which holds features and not images: leave out the"
+                " backbone"
+            )
+        per_shot = {shot: one.model_copy(update=plain) for shot, one in settings.per_shot.items()}
+        learners[spec] = settings.model_copy(update={**plain, "per_shot": per_shot})
+    changed = config.model_copy(update={"data": config.data.model_copy(update={"size": 0}), "learner": learners})
+    if changed != config:
+        log.info("%s holds features: backbones, weights, augmentation and sizes do not count", config.data.dataset)
+    return changed
 
 
 def _with_steps(settings: LearnerSettings, steps: int | None) -> LearnerSettings:
@@ -382,8 +405,9 @@ def _preset_path(preset: str, dataset: str | None) -> Path:
     known = baselines.presets()
     if preset not in known:
         raise unknown_name("preset", preset, known)
-    natural = dataset is not None and find_source(dataset)[0].natural
-    return known[preset]["natural" if natural else "characters"]
+    source = find_source(dataset)[0] if dataset is not None else None
+    kind = "natural" if source is not None and source.natural else "characters"
+    return known[preset]["features" if source is not None and source.features and "features" in known[preset] else kind]
 
 
 def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:

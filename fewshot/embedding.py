@@ -3,13 +3,13 @@
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from episodes import ImageBank, InputError, class_texts
+from episodes import FeatureBank, ImageBank, InputError, class_texts
 from fewshot.backbones.base import Backbone
 
 if TYPE_CHECKING:
@@ -38,24 +38,50 @@ class EmbeddedBank:
 
     @functools.cached_property
     def embeddings(self) -> Tensor:
-        learner = self._learner
         began = time.perf_counter()
-        # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with _in_eval_mode(learner), torch.no_grad(), computing_in(learner.backbone, self._precision), exact:
-            at_once = getattr(learner.backbone, "at_once", _BATCH)
-            parts = torch.arange(len(self.bank), device=self.device).split(at_once)
-            embeddings = torch.cat([_rows(learner, self.bank.batch(part)) for part in parts])
+        with _in_eval_mode(self._learner), computing_in(self._learner.backbone, self._precision):
+            at_once = getattr(self._learner.backbone, "at_once", _BATCH)
+            embeddings = torch.cat(list(in_batches(self._embed, self.bank, self.device, at_once)))
         if embeddings.is_cuda:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - began
         return embeddings
+
+    def rows(self, images: Tensor) -> Tensor:
+        """The embeddings (M, D) of the images numbered `images` (M,), float32.
+
+        Embeddings of images are computed once for the whole split. Features are embedded already: they are looked up
+        in their file, and what the learner does to them is done each time, so that memory does not grow with the file.
+        """
+        if "embeddings" not in vars(self) and isinstance(self.bank, FeatureBank):
+            with _in_eval_mode(self._learner), torch.no_grad():
+                return self._embed(self.bank.batch(images))
+        # index_select copies whole rows; an index in brackets copies number by number
+        return self.embeddings.index_select(0, images)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return _rows(self._learner, images)
 
     @functools.cached_property
     def text_embeddings(self) -> Tensor:
         """`embed_texts` of the text of each class of the bank, (classes, D), computed once and not once per episode."""
         with _in_eval_mode(self._learner), torch.no_grad():
             return self._learner.embed_texts(class_texts(self.bank)).float()
+
+
+@torch.no_grad()
+def in_batches(
+    embed: Callable[[Tensor], Tensor], bank: ImageBank, device: torch.device, at_once: int = _BATCH
+) -> Iterator[Tensor]:
+    """What `embed` makes of the images of `bank` (B, C, H, W), in order and in batches of `at_once`, on `device`.
+
+    The bits of an embedding may depend on its batch: whoever wants the same bits embeds the same batches.
+    """
+    # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
+    exact = {"enabled": True, "deterministic": True, "allow_tf32": False}
+    for part in torch.arange(len(bank), device=device).split(at_once):
+        with torch.backends.cudnn.flags(**exact):
+            yield embed(bank.batch(part))
 
 
 @contextlib.contextmanager

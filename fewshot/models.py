@@ -8,7 +8,7 @@ import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from episodes import ImageBank, class_texts
+from episodes import FeatureBank, ImageBank, class_texts
 from episodes.errors import InputError
 from fewshot import outside
 from fewshot.backbones import find_backbone, make_backbone
@@ -36,8 +36,9 @@ class ModelSpec(BaseModel):
     settings      of its training; validation: the episodes that chose its checkpoint
     weights       a digest of the file that its backbone started from, '' for none
     base_weights  whether these weights are proven to come from the images of its own base classes alone
-    trained_on    the data that its backbone's weights were trained on, besides its base classes; '' for none, and in
-                  checkpoints of older versions. outside_classes: texts of their classes, as far as they are known
+    trained_on    the data that its backbone's weights, or the encoder of its features, were trained on, besides its
+                  base classes; '' for none, and in checkpoints of older versions
+    outside_classes   texts of the classes of these data, as far as they are known
     source, code, packages   what trained it: see fewshot/provenance.py; empty in checkpoints of older versions
     """
 
@@ -51,7 +52,7 @@ class ModelSpec(BaseModel):
     dataset: Annotated[str, Field(min_length=1)]
     held_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     data: list[str] = []
-    channels: Annotated[int, Field(ge=1, le=16)]
+    channels: Annotated[int, Field(ge=1, le=100_000)]
     size: Annotated[int, Field(ge=1, le=1024)]
     fit: str = ""
     inverted: bool | None = None
@@ -86,6 +87,7 @@ class ModelSpec(BaseModel):
             "inverted": bank.inverted,
             "classes": bank.classes if traits.uses_labels else len(bank),
             "class_names": class_texts(bank),
+            "trained_on": bank.trained_on if isinstance(bank, FeatureBank) else "",
             "settings": Training.model_validate(settings.model_dump(include=set(Training.model_fields))),
         }
         return cls(**{**known, **more})

@@ -4,8 +4,6 @@ import functools
 import re
 from collections.abc import Collection
 
-import torchvision
-
 from episodes import ImageBank
 from episodes.datasets import SOURCES
 from episodes.texts import class_text, class_texts
@@ -57,6 +55,8 @@ def is_imagenet(name: str) -> bool:
 @functools.cache
 def _imagenet_texts() -> frozenset[str]:
     """The names of the 1,000 classes of ImageNet-1k, as torchvision has them."""
+    import torchvision  # takes two seconds, which models without outside data do without
+
     return frozenset(map(_plain, torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from episodes import ImageBank, InputError
+from episodes import FeatureBank, ImageBank, InputError
 from fewshot import checkpoints
 from fewshot.backbones import find_backbone
 from fewshot.config import Training
@@ -23,8 +23,11 @@ def of_base_classes(weights: str | Path, bank: ImageBank) -> bool:
 def outside_fields(settings: Training, bank: ImageBank) -> dict[str, Any]:
     """The fields `trained_on` and `outside_classes` of a ModelSpec that trains on `bank` with `settings`.
 
-    A checkpoint of this suite says itself what it was trained on; of another file, weights_trained_on says it.
+    Features say what their encoder was trained on, and a checkpoint of this suite says it of its model; for another file
+    weights_trained_on says it.
     """
+    if isinstance(bank, FeatureBank):
+        return {"trained_on": bank.trained_on}
     if not settings.weights:
         return {"trained_on": find_backbone(settings.backbone).trained_on}
     spec = _spec_of(Path(settings.weights))

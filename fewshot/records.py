@@ -162,6 +162,11 @@ def row_of(spec: "ModelSpec", learner: "Learner", test: "ImageBank") -> dict[str
     }
 
 
+def image_form(size: int) -> str:
+    """What the images of a row are, for a reader; those of size 1 are features."""
+    return "features" if size == 1 else f"{size}x{size} pixels"
+
+
 def array_name(model: str, way: int, shot: int) -> str:
     """What the accuracies of a model's episodes are called in episodes.npz: 'npair-seed0/5way1shot'."""
     return f"{model}/{way}way{shot}shot"

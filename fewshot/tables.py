@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from fewshot.records import ALIKE, CELL, array_of, labels, marks_of, summarised
+from fewshot.records import ALIKE, CELL, array_of, image_form, labels, marks_of, summarised
 from fewshot.statistics import all_pairs, proportion, ranks
 
 CHALLENGE = "lake-oneshot"  # the protocol whose trials are counted, one by one
@@ -81,7 +81,7 @@ def caption(results: pd.DataFrame) -> str:
     row = results.iloc[0]
     queries = "1 query" if row["query"] == 1 else f"{row['query']} queries"
     return (
-        f"{row.dataset} ({row.protocol}), {row.split} classes, {row.image_size}x{row.image_size} pixels: accuracy"
+        f"{row.dataset} ({row.protocol}), {row.split} classes, {image_form(row.image_size)}: accuracy"
         f" in percent over {row.episodes:,} episodes, {queries} a class"
     )
 

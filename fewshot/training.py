@@ -16,7 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 from tqdm import tqdm
 
-from episodes import EpisodeSampler, ImageBank, InputError, class_texts
+from episodes import EpisodeSampler, FeatureBank, ImageBank, InputError, class_texts
 from episodes.batches import Batches, batches_from
 from fewshot import checkpoints
 from fewshot.augmentation import find_augmentation
@@ -88,6 +88,8 @@ def train(
     learner.to(chosen)
     train_bank, validation_bank = placed(train_bank, chosen), placed(validation_bank, chosen)
     settings = clamped(settings, type(learner), learner.variant, train_bank)
+    if not trainable(learner):
+        settings = settings.model_copy(update={"steps": 0})
     batches = batches_from(settings.batches)
     _equip(learner, settings, batches, train_bank)
     sampler = _validation_sampler(validation, validation_bank)
@@ -125,6 +127,11 @@ def enter_stage(learner: Learner, done: float) -> None:
         learner.train(learner.training)
 
 
+def trainable(learner: Learner) -> bool:
+    """Whether the learner has something to train: on features, some learners have no weights of their own."""
+    return learner.traits.trains and any(weight.requires_grad for weight in learner.parameters())
+
+
 def clamped(settings: Training, cls: type[Learner], variant: str, bank: ImageBank) -> Training:
     """The settings with the batches and steps that `bank` has images for.
 
@@ -140,8 +147,12 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
     """Give the backbone the weights it starts from; InputError if a learner needs such weights and has none.
 
     The learner is external from then on, unless the weights are proven to be of `bank`, its base classes, alone.
+    Features need no weights: InputError if some are named.
     """
-    if settings.weights:
+    if isinstance(bank, FeatureBank):
+        if settings.weights:
+            raise InputError(f"{bank.name} holds features, which no weights change: leave out weights = ...")
+    elif settings.weights:
         load_weights(learner.backbone, Path(settings.weights), settings.backbone)
         external = learner.traits.external or not of_base_classes(settings.weights, bank)
         learner.traits = dataclasses.replace(learner.traits, external=external)

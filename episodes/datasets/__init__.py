@@ -10,9 +10,21 @@ from typing import NamedTuple
 
 from episodes.archives import is_archive
 from episodes.bank import ImageBank, cache_folder
-from episodes.datasets import cifar, cub, folder, glyphs, mini_imagenet, omniglot, tiered_imagenet, torchvision_sets
+from episodes.datasets import (
+    cifar,
+    cub,
+    features,
+    folder,
+    glyphs,
+    mini_imagenet,
+    omniglot,
+    tiered_imagenet,
+    torchvision_sets,
+)
 from episodes.datasets.splits import SPLITS
 from episodes.errors import InputError, unknown_name
+from episodes.feature_files import SUFFIXES, is_features
+from episodes.features import FeatureBank
 from episodes.pooling import pooled
 from episodes.reading import EVERYTHING, ReadingOptions
 
@@ -28,6 +40,7 @@ class Source(NamedTuple):
     own        whether it is a folder of the user's: `load` and `where` then take `options`, what to leave out, and
                `load` takes the split 'all'
     where      given the folders, where its files are, in words
+    features   whether it holds features of images, and not images
     """
 
     load: Callable[..., ImageBank]
@@ -38,6 +51,7 @@ class Source(NamedTuple):
     natural: bool = True
     versions: Mapping[str, int] = {}
     own: bool = False
+    features: bool = False
 
 
 SOURCES = {
@@ -103,6 +117,7 @@ def find_source(name: str) -> tuple[Source, str]:
     omniglot, omniglot:lake                a data set of the suite, and its protocol if that is not the default one
     torchvision:CIFAR10, the same:seed7    one of torchvision's, its classes split by a seed
     path/to/images, the same:seed7         a folder or an archive of images (see episodes/datasets/folder.py)
+    features.npz, the same:seed7           a file of features (see episodes/datasets/features.py)
     """
     if name.startswith(_TORCHVISION):
         dataset, _, seed = name.removeprefix(_TORCHVISION).partition(":")
@@ -122,6 +137,14 @@ def find_source(name: str) -> tuple[Source, str]:
         load = functools.partial(_load_folder, path)
         place = functools.partial(_where_folder, path, seed)
         return Source(load, ("", "seed0"), folder.SIZE, "images of yours", place, own=True), seed
+    if name and is_features(path):
+        opened = functools.partial(_load_features, path)
+        about = "features of yours"
+        return Source(
+            opened, ("", "seed0"), features.SIZE, about, lambda folders: features.where(path, seed), features=True
+        ), seed
+    if name and path.suffix.lower() in SUFFIXES:
+        raise InputError(f"there is no file of features at {path}")
     if "/" in name or os.sep in name or name.startswith("."):
         raise InputError(f"there is no folder or archive of images at {path}")
     raise InputError(f"{unknown_name('data set', dataset, SOURCES)} (or the path of a folder of images)")
@@ -146,7 +169,10 @@ def short_name(name: str) -> str:
     source, protocol = find_source(name)
     usual = protocol == source.protocols[0]
     dataset = name.removesuffix(f":{protocol}") if protocol else name
-    dataset = dataset.removeprefix(_TORCHVISION) if _is_known(dataset) else folder.dataset_name(Path(dataset))
+    if source.features:
+        dataset = Path(dataset).stem
+    else:
+        dataset = dataset.removeprefix(_TORCHVISION) if _is_known(dataset) else folder.dataset_name(Path(dataset))
     return dataset if usual else f"{dataset}-{protocol}"
 
 
@@ -179,7 +205,7 @@ def load_dataset(
     source, protocol = find_source(name)
     if split not in (*SPLITS, ALL):
         raise unknown_name("split", split, (*SPLITS, ALL))
-    if size is not None and not 8 <= size <= 1024:
+    if size not in (None, source.size) and not 8 <= size <= 1024:
         raise InputError(f"an image size of {size} pixels is not between 8 and 1024")
     load, size, folders = source.load, size or source.size, data_folders(data)
     if source.own:
@@ -187,7 +213,7 @@ def load_dataset(
     elif options != EVERYTHING:
         raise InputError(f"the images of {name} are fixed: min_images and skip_damaged are for folders of your own")
     with _readable():
-        if split == ALL and not source.own:
+        if split == ALL and not (source.own or source.features):
             return pooled([load(one, protocol, size, folders) for one in SPLITS])
         return load(split, protocol, size, folders)
 
@@ -217,6 +243,10 @@ def _load_folder(
 
 def _where_folder(path: Path, protocol: str, folders: list[Path], options: ReadingOptions = EVERYTHING) -> str:
     return folder.where(path, protocol, options)
+
+
+def _load_features(path: Path, split: str, protocol: str, size: int, folders: list[Path]) -> FeatureBank:
+    return features.load(path, split, protocol, size)
 
 
 def _is_known(dataset: str) -> bool:

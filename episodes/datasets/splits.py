@@ -1,7 +1,7 @@
 """Which classes are for training, validation and test: as the user gives it, and by a seed for what is not given."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -10,6 +10,7 @@ from episodes.errors import InputError
 from episodes.sampler import stream
 
 SPLITS = ("train", "validation", "test")
+_Images = TypeVar("_Images")  # what stands for the images of a class
 _FEWEST = 2  # classes of a split: an episode needs two
 
 
@@ -50,7 +51,7 @@ def pooled(found: Mapping[str, Classes]) -> Classes:
     return {name: together[name] for name in sorted(together)}
 
 
-def shared_out(classes: Classes, protocol: str, where: str) -> dict[str, Classes]:
+def shared_out(classes: Mapping[str, _Images], protocol: str, where: str) -> dict[str, dict[str, _Images]]:
     """The classes shuffled with the seed of `protocol` ('seed7') and dealt out to the splits."""
     names = list(classes)
     # small data sets give more to the test, so that fifteen classes are enough for its five ways

@@ -6,6 +6,7 @@ from episodes.errors import unknown_name
 from fewshot.backbones import external
 from fewshot.backbones.base import Backbone, Recipe
 from fewshot.backbones.conv4 import CONV4, conv4
+from fewshot.backbones.features import FEATURES, RECIPE, check_takes
 from fewshot.backbones.pixels import PIXELS
 from fewshot.backbones.pretrained import PRETRAINED
 from fewshot.backbones.resnet import RESNETS
@@ -14,6 +15,7 @@ from fewshot.backbones.wide_resnet import WIDE_RESNETS
 
 __all__ = [
     "BACKBONES",
+    "FEATURES",
     "PRETRAINED",
     "Backbone",
     "backbone_listing",
@@ -32,7 +34,7 @@ def find_backbone(name: str) -> Recipe:
     library, colon, network = name.partition(":")
     if colon and library in external.LIBRARIES:
         return Recipe(external.LIBRARIES[library](network), external.ABOUT[library], "")
-    known = BACKBONES | PRETRAINED
+    known = {**BACKBONES, **PRETRAINED, FEATURES: RECIPE}
     if name not in known:
         raise unknown_name("backbone", name, [*known, *(f"{library}:NAME" for library in external.LIBRARIES)])
     return known[name]
@@ -42,7 +44,9 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
     """A fresh backbone for images of `channels` x `size` x `size`, by its name.
 
     weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`
+    InputError if the backbone takes images and the data set holds features (size 1), or the other way round.
     """
+    check_takes(name, size)
     backbone = find_backbone(name)(channels, size)
     if weights:
         load_weights(backbone, Path(weights), name)
@@ -51,5 +55,6 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
 
 def backbone_listing() -> list[tuple[str, str, str]]:
     """Name, description and paper of each backbone; each library is one row, NAME, because it has hundreds."""
-    listed = [(name, recipe.about, recipe.paper) for name, recipe in (BACKBONES | PRETRAINED).items()]
+    known = {**BACKBONES, **PRETRAINED, FEATURES: RECIPE}
+    listed = [(name, recipe.about, recipe.paper) for name, recipe in known.items()]
     return [*listed, *((f"{library}:NAME", external.ABOUT[library], "") for library in external.LIBRARIES)]

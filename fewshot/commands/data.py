@@ -110,5 +110,4 @@ def _show(options: argparse.Namespace, console: Console) -> None:
 
 
 def _described(bank: ImageBank) -> str:
-    size = "x".join(map(str, bank.images.shape[2:]))
-    return f"{bank.name}: {bank.classes:,} classes, {len(bank):,} images of {size}"
+    return f"{bank.name}: {bank.classes:,} classes, {len(bank):,} images of {bank.form}"

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if bank.images.shape[1] != spec.channels:
         raise InputError(
             f"{options.checkpoint} was trained on images of {spec.channels} channels, and those of {bank.name} have"
-            f" {bank.images.shape[1]}"
+            f" {bank.images.shape[1]} (each number of a feature counts as a channel)"
         )
     spec.check_fits(cls, options.checkpoint)
     if options.dataset and full_name(options.dataset) != spec.dataset:

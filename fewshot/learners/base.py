@@ -146,12 +146,12 @@ class Learner(nn.Module):
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
         """Scores (E, Q, N) of whole episodes, for learners that work on the images or names of an episode.
 
-        `data.embeddings` holds `embed` of every image of the split, `data.text_embeddings` holds `embed_texts` of the
-        text of every class, and `data.bank` holds the images.
+        `data.rows(images)` gives `embed` of the images numbered (M,), (M, D), and `data.embeddings` that of all images
+        of the split; `data.text_embeddings` holds `embed_texts` of the text of every class, and `data.bank` holds the
+        images.
         """
         support, query = episodes.support, episodes.query.flatten(1)
-        # index_select copies whole rows; an index in brackets copies number by number
-        rows = [data.embeddings.index_select(0, images.flatten()) for images in (support, query)]
+        rows = [data.rows(images.flatten()) for images in (support, query)]
         return scores_of(self, rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape), episodes.keys)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:

@@ -64,10 +64,11 @@ class CLIP(Learner):
         return image_text(self.embed(images), texts, numbers, self.log_scale.exp().clamp(max=_MOST))
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
-        query = data.embeddings[episodes.query.flatten(1)]
+        query = data.rows(episodes.query.flatten()).unflatten(0, (len(episodes), -1))
         if not self.traits.sees_support:
             return query @ data.text_embeddings[episodes.classes].mT
-        prototypes = functional.normalize(data.embeddings[episodes.support].mean(2), dim=2)  # (E, N, D)
+        support = data.rows(episodes.support.flatten()).unflatten(0, episodes.support.shape)
+        prototypes = functional.normalize(support.mean(2), dim=2)  # (E, N, D)
         if self.variant == "mixed":
             texts = data.text_embeddings[episodes.classes]
             prototypes = functional.normalize(torch.lerp(prototypes, texts, self.text_weight), dim=2)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from episodes import Episodes, InputError
+from episodes import Episodes, FeatureBank, InputError
 from fewshot.backbones.base import Backbone
+from fewshot.backbones.features import FeaturesBackbone
 from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, Traits
@@ -31,6 +32,8 @@ class OpenCLIP(Learner):
                  (Zhang et al. 2022, section 3.1, without training)
     few-shot     cosine to the normalised mean of the support embeddings; no name is read
     zero-shot    tau times the cosine to the text's embedding (Radford et al. 2021, section 3.1)
+
+    On a file of features, its `texts` are the texts' embeddings, and tau is 100.
     """
 
     variants: ClassVar = {
@@ -52,7 +55,7 @@ class OpenCLIP(Learner):
     ) -> None:
         """prompt: the text of a class, {} is the name; alpha: weight of the support; beta: sharpness of exp."""
         super().__init__(backbone, classes, variant)
-        if not isinstance(backbone, OpenClipBackbone):
+        if not isinstance(backbone, OpenClipBackbone | FeaturesBackbone):
             raise InputError(f"openclip needs {_NEED}")
         if "{}" not in prompt:
             raise InputError(f"the prompt '{prompt}' of openclip has no {{}} where the name of a class goes")
@@ -66,11 +69,23 @@ class OpenCLIP(Learner):
         return functional.normalize(self.backbone.embed_texts(prompts), dim=1)
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
-        query, support = data.embeddings[episodes.query.flatten(1)], data.embeddings[episodes.support]
+        query = data.rows(episodes.query.flatten()).unflatten(0, (len(episodes), -1))
+        support = data.rows(episodes.support.flatten()).unflatten(0, episodes.support.shape)
         if not self.traits.text:
             return query @ functional.normalize(support.mean(2), dim=2).mT
-        scores = self.backbone.scale * query @ data.text_embeddings[episodes.classes].mT
+        scores = self.backbone.scale * query @ self._texts(data)[episodes.classes].mT
         if self.traits.sees_support:
             affinities = torch.exp(self.beta * (query @ support.flatten(1, 2).mT - 1))  # (E, Q, N * K)
             scores = scores + self.alpha * affinities.unflatten(2, support.shape[1:3]).sum(3)
         return scores
+
+    def _texts(self, data: EmbeddedBank) -> Tensor:
+        """The embedding of the text of each class, (classes, D)."""
+        if not isinstance(data.bank, FeatureBank):
+            return data.text_embeddings
+        if data.bank.texts is None:
+            raise InputError(
+                f"{data.bank.source} holds no features of texts: add an array texts, one row a class, or take"
+                " openclip:few-shot, which reads no names"
+            )
+        return functional.normalize(data.bank.texts.to(data.device), dim=1)

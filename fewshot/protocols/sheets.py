@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from fewshot.records import ALIKE, labels, marks_of
+from fewshot.records import ALIKE, image_form, labels, marks_of
 from fewshot.statistics import over_seeds
 from fewshot.tables import PRINTED, Sheet, remarks
 
@@ -26,7 +26,7 @@ def with_seeds(rows: pd.DataFrame, note: str, make: Callable[[pd.DataFrame, str,
 
 def images_text(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
-    return f"{row.dataset} ({row.protocol}), {row.split} classes, {row.image_size}x{row.image_size} pixels"
+    return f"{row.dataset} ({row.protocol}), {row.split} classes, {image_form(row.image_size)}"
 
 
 def measure_sheet(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from episodes import ImageBank
+from episodes import FeatureBank, ImageBank
 from fewshot import records, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
@@ -191,6 +191,9 @@ def _inside(run: Run, data: str | None) -> list[Section]:
     models, problems = load_models(run, way, shot)
     bank = load_test_images(run, data)
     absent = [f"Not shown: {'; '.join(problems)}."] if problems else []
+    if isinstance(bank, FeatureBank):
+        told = "The data set holds features and not images, so the page shows no episodes and no maps."
+        return [Section("episodes", "Episodes", [told, *absent], [])]
     return [_episodes(run, models, bank, absent), _embeddings(models, bank, absent)]
 
 

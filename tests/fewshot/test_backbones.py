@@ -353,7 +353,7 @@ def test_finding_the_embedding_size_leaves_the_batch_norms_alone():
 
 def test_the_listing_has_every_backbone():
     names, abouts, _ = zip(*backbone_listing())
-    assert names == (*BACKBONES, *PRETRAINED, "torchvision:NAME", "timm:NAME", "openclip:NAME")
+    assert names == (*BACKBONES, *PRETRAINED, "features", "torchvision:NAME", "timm:NAME", "openclip:NAME")
     assert all(abouts)
 
 

@@ -269,6 +269,7 @@ VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
     ("quick", "characters", 1): "22fc5c1c4ce3",
+    ("quick", "features", 1): "4068afeda7f0",
     ("quick", "natural", 1): "40c26321fe19",
 }
 
