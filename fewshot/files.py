@@ -5,8 +5,10 @@ import glob
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from episodes import InputError
 
@@ -53,6 +55,12 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whatever the locale; what UTF-8 cannot hold, as in names that are no text, is '?'."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="replace")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as a compressed .npz archive."""
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 @contextlib.contextmanager
