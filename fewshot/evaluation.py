@@ -16,7 +16,7 @@ from fewshot.learners.faults import place_of
 from fewshot.statistics import Estimate, over_episodes
 
 # images of the episodes worked on at once: their embeddings fit the CPU's cache, or fill a GPU
-_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 21}
+_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 21, "mps": 1 << 18}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".unfinished.{uuid.uuid4().hex}.{path.name}")
     try:
         yield unfinished
-        with unfinished.open("rb") as file:
+        with unfinished.open("rb+") as file:  # Windows writes out only files open for writing
             os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:

@@ -49,7 +49,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--output", type=arguments.path, metavar="DIR", help="where to write classes.csv and confusion.npz"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.set_defaults(command=run)
 
 

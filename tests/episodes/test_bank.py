@@ -296,3 +296,16 @@ def test_the_last_images_of_each_class_are_held_out():
 @pytest.mark.parametrize("count", [0, 2, 7])
 def test_more_images_than_a_class_has_cannot_be_held_out(count):
     assert "class 'c' has 2" in refusal(lambda: unequal_bank().held_out(count))
+
+
+def test_a_bank_is_built_where_a_folder_cannot_be_opened(banks, fill, monkeypatch):
+    """As on Windows: the files are written out, the folder is left to the system."""
+    opened = os.open
+
+    def refuse_folders(path, *more, **options):
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    assert torch.equal(build(fill).images, torch.from_numpy(PIXELS))
