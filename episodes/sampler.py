@@ -144,6 +144,7 @@ class EpisodeSampler:
         self.way, self.shot, self.query, self.seed = way, shot, query, seed
         self._sizes = sizes
         self._offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        self.classes, self.images = len(sizes), int(self._offsets[-1])
         self._largest = int(sizes.max())
         # one size for all classes spares a look-up an image
         self._size = self._largest if bool((sizes == self._largest).all()) else None
@@ -194,6 +195,7 @@ class ListedEpisodes(EpisodeSampler):
         groups = list(dict.fromkeys(bank.group_names))
         self.count, self.way = len(groups), bank.classes // max(1, len(groups))
         self.shot, self.query, self.seed = 1, int(bank.sizes[0]) - 1, 0
+        self.classes, self.images = bank.classes, len(bank)
         regular = [group for group in groups for _ in range(self.way)] == list(bank.group_names)
         if not regular or self.count < 2 or self.query < 1 or bool((bank.sizes != bank.sizes[0]).any()):
             raise InputError(f"the groups of {bank.name} are no episodes: they differ in their classes or images")

@@ -201,7 +201,7 @@ def _obtain(
         spec.settings,
         validation=spec.validation,
         seed=spec.seed,
-        device=device.type,
+        device=str(device),
         folder=folder,
         spec=spec,
         resume=resume,

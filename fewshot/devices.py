@@ -6,34 +6,62 @@ import os
 import platform
 
 import torch
+from torch import Tensor
 
 from episodes import ImageBank, InputError
 from episodes.errors import unknown_name
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for 'auto', 'cpu' or 'cuda': 'auto' is the GPU if there is one; InputError if 'cuda' has no GPU."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise unknown_name("device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
+    """The device for 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'; 'auto' is the first CUDA GPU, or the CPU without one.
+
+    Raises InputError if the device is not here.
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps"))
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("mps was asked for, but PyTorch finds no GPU of Apple here: take --device cpu or auto")
+        return torch.device("mps")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise InputError("CUDA was asked for, but PyTorch finds no GPU it can use here: take --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if colon and int(number) >= torch.cuda.device_count():
+        last = f"cuda:{torch.cuda.device_count() - 1}"
+        raise InputError(f"{name} was asked for, but the last GPU here is {last}: take --device {last} or auto")
+    if colon:
+        return torch.device("cuda", int(number))
+    return torch.device("cuda" if kind != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where to compute in float64 what is on `device`: on the CPU if that is a GPU of Apple, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def exact(values: Tensor) -> Tensor:
+    """`values` in float64, on `exact_device` of their device."""
+    return values.to(exact_device(values.device)).double()
 
 
 def training_precision(setting: str, device: torch.device) -> torch.dtype:
     """The dtype for 'auto', 'float32' or 'bfloat16': auto is bfloat16 if `device` computes in bfloat16 natively."""
     if setting == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+        natives = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bfloat16}
+        native = device.type in natives and natives[device.type]()
         return torch.bfloat16 if native else torch.float32
     return getattr(torch, setting)
 
 
 def prepare(device: torch.device) -> None:
-    """Set the whole process to deterministic kernels and, on the CPU, to keep freed memory."""
+    """Set the whole process to deterministic kernels, to this GPU if there are several and, on the CPU, to keep freed
+    memory."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be repeatable
     torch.use_deterministic_algorithms(True, warn_only=True)
     # the filling finds faults in kernels, and takes a tenth of the time; PyTorch's types leave the setting out
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams, recordings and random numbers are those of the current GPU
     if device.type == "cpu":
         _keep_freed_memory()
 
@@ -52,6 +80,8 @@ def describe(device: torch.device) -> str:
     """The device for a reader: 'CPU, 2 threads' or the GPU's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "GPU of Apple (mps)"
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 

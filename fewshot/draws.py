@@ -3,11 +3,12 @@
 from torch import Tensor
 
 from episodes.sampler import words
+from fewshot.devices import exact
 
 
 def uniform(keys: Tensor, purpose: int, count: int) -> Tensor:
-    """`count` numbers (E, count) for each of `keys` (E,), uniform in [-1, 1), float64: see Episodes.keys."""
-    return ((words(keys, purpose, count) >> 12) & (1 << 52) - 1).double() / 2**51 - 1
+    """`count` numbers (E, count) for each of `keys` (E,), uniform in [-1, 1), by `exact`: see Episodes.keys."""
+    return exact((words(keys, purpose, count) >> 12) & (1 << 52) - 1) / 2**51 - 1
 
 
 def shuffled(keys: Tensor, purpose: int, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from fewshot.learners.faults import place_of
 from fewshot.statistics import Estimate, over_episodes
 
 # images of the episodes worked on at once: their embeddings fit the CPU's cache, or fill a GPU
-_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 21}
+_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 21, "mps": 1 << 18}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,11 +25,13 @@ class Accuracies:
 
     classes: the classes of each episode, (E, way)
     seconds: the time of the evaluation, with the embedding of the split even if other protocols shared that embedding
+    answers: the answer to each query, (E, way * query): the position of a class in `classes`; (0, 0) if not kept
     """
 
     values: np.ndarray
     classes: np.ndarray
     seconds: float
+    answers: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 0), np.uint8))
 
     @property
     def percent(self) -> Estimate:
@@ -79,13 +81,17 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, 
         # made at once, and small: nothing else grows with the number of episodes
         right = torch.empty(episodes, dtype=torch.int32, device=data.device)
         classes = torch.empty((episodes, sampler.way), dtype=torch.int32, device=data.device)
+        narrow = torch.uint8 if sampler.way <= 256 else torch.int32
+        answers = torch.empty((episodes, sampler.way * sampler.query), dtype=narrow, device=data.device)
         for start, part in zip(range(0, episodes, chunk), sampler.batches(episodes, chunk, data.device)):
-            right[start : start + chunk] = _right(learner, data, part)
+            found = _scores(learner, data, part).argmax(2)
+            right[start : start + chunk] = (found == part.targets).sum(1)
             classes[start : start + chunk] = part.classes
+            answers[start : start + chunk] = found
     learner.train(was_training)
     # whole numbers until here, so that no chunking can change a mean
     values = right.cpu().numpy() / (sampler.way * sampler.query)
-    return Accuracies(values, classes.cpu().numpy(), time.perf_counter() - began)
+    return Accuracies(values, classes.cpu().numpy(), time.perf_counter() - began, answers.cpu().numpy())
 
 
 def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
@@ -101,11 +107,6 @@ def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     if not scores.sum().isfinite() and not scores.isfinite().all():  # the first is cheap, and can overflow
         raise InputError(f"the scores of {_named(learner)} are not all finite numbers")
     return scores
-
-
-def _right(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
-    """How many queries of each episode get the best score for their own class, (E,)."""
-    return (_scores(learner, data, episodes).argmax(2) == episodes.targets).sum(1)
 
 
 def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler) -> None:

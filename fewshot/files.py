@@ -5,8 +5,10 @@ import glob
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from episodes import InputError
 
@@ -41,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".unfinished.{uuid.uuid4().hex}.{path.name}")
     try:
         yield unfinished
-        with unfinished.open("rb") as file:
+        with unfinished.open("rb+") as file:  # Windows writes out only files open for writing
             os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
@@ -53,6 +55,12 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whatever the locale; what UTF-8 cannot hold, as in names that are no text, is '?'."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="replace")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as a compressed .npz archive."""
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
 
 
 @contextlib.contextmanager

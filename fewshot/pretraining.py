@@ -23,8 +23,8 @@ def of_base_classes(weights: str | Path, bank: ImageBank) -> bool:
 def outside_fields(settings: Training, bank: ImageBank) -> dict[str, Any]:
     """The fields `trained_on` and `outside_classes` of a ModelSpec that trains on `bank` with `settings`.
 
-    Features say what their encoder was trained on, and a checkpoint of this suite says it of its model; for another file
-    weights_trained_on says it.
+    Features say what their encoder was trained on, and a checkpoint of this suite says it of its model; for another
+    file weights_trained_on says it.
     """
     if isinstance(bank, FeatureBank):
         return {"trained_on": bank.trained_on}

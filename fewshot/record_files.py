@@ -49,8 +49,8 @@ def read_history(path: Path) -> pd.DataFrame:
     return rows
 
 
-def read_episodes(path: Path) -> dict[str, np.ndarray]:
-    """The accuracies (E,) of every episode by 'NAME/5way1shot', in episodes.npz; Damaged if there are none."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of episodes.npz or confusion.npz by name; Damaged if the file holds none."""
     check_regular(path)
     try:
         # NumPy leaves a file open that it opens itself and cannot read

@@ -20,11 +20,11 @@ from episodes.locks import locked
 from fewshot import tables
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
-from fewshot.files import replace_text, replacing, writing
+from fewshot.files import replace_text, write_arrays, writing
 from fewshot.protocols.base import Protocol
 from fewshot.protocols.registry import PROTOCOLS
 from fewshot.provenance import key_of
-from fewshot.record_files import Damaged, read_environment, read_episodes, read_object, read_rows
+from fewshot.record_files import Damaged, read_arrays, read_environment, read_object, read_rows
 from fewshot.records import CELL, LATER, LEARNER, MODEL
 
 # columns that older runs lack, and their values there
@@ -196,9 +196,8 @@ class RunFolder:
             replace_text(self.path / "results.md", tables.markdown(made))
             replace_text(self.path / "results.tex", tables.latex(made))
             kind, rows, arrays = PROTOCOLS[protocol], self._rows[protocol], self._arrays[protocol]
-            if kind.arrays:
-                with replacing(self.path / kind.arrays) as unfinished, unfinished.open("wb") as file:
-                    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
+            for name, part in kind.archives(arrays).items():
+                write_arrays(self.path / name, part)
             for name, text in kind.files(rows, arrays, self.path.resolve().name).items():
                 replace_text(self.path / name, text)
             replace_text(self.path / kind.table, rows.to_csv(index=False))
@@ -284,7 +283,8 @@ def find_runs(path: Path) -> list[Path]:
 def _read(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The rows and arrays of a protocol; a column that runs did not always have is filled if it is missing."""
     rows = read_rows(path / protocol.table, protocol.columns, {**_LATER, **protocol.later})
-    return rows, read_episodes(path / protocol.arrays) if protocol.arrays else {}
+    there = [name for name in protocol.archives({}) if name == protocol.arrays or (path / name).exists()]
+    return rows, {name: array for file in there for name, array in read_arrays(path / file).items()}
 
 
 def _read_exactly(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -298,11 +298,16 @@ def _read_exactly(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[st
 def _whole(
     protocol: Protocol, rows: pd.DataFrame, arrays: dict[str, np.ndarray]
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows that agree with their arrays; rows contradict them if a run was killed during writing."""
+    """The rows of the models whose rows all agree with their arrays, since a model is measured as a whole.
+
+    Rows contradict their arrays if a run was killed during writing.
+    """
     reasons = protocol.unlike(rows, arrays)
     for why in filter(None, reasons):
         log.warning("%s: this is run again", why)
-    return rows[[not why for why in reasons]].reset_index(drop=True), arrays
+    wrong = rows.loc[[bool(why) for why in reasons], MODEL].itertuples(index=False, name=None)
+    again = rows[MODEL].apply(tuple, axis=1).isin(set(wrong))
+    return rows[~again].reset_index(drop=True), arrays
 
 
 def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[tables.Sheet]:

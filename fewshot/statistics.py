@@ -134,6 +134,15 @@ def proportion(successes: int, trials: int) -> Interval:
     return Interval(float(test.statistic), float(interval.low), float(interval.high))
 
 
+def proportions(successes: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the interval of `proportion` for many counts (M,): (M,) each; 0 and 1 where there were no trials."""
+    failures = trials - successes
+    with np.errstate(invalid="ignore"):  # of a beta distribution without failures or successes, replaced below
+        low = scipy.special.betaincinv(successes, failures + 1, 0.025)
+        high = scipy.special.betaincinv(successes + 1, failures, 0.975)
+    return np.where(successes > 0, low, 0.0), np.where(failures > 0, high, 1.0)
+
+
 def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     """`first` minus `second`, the accuracies (E,) of two learners in the same E >= 2 episodes: the paired t test.
 

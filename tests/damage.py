@@ -74,13 +74,14 @@ def spoil_arrays(path: Path, chance: random.Random) -> None:
         lambda: values[:-1],
         lambda: values[:0],
         lambda: values[None],
-        lambda: values * np.nan,
-        lambda: values + 1,
-        lambda: 1 - values,
         lambda: values.astype(str),
         lambda: values.astype(complex),
         lambda: np.array(0.5),
     ]
+    if values.dtype.kind == "U":
+        changes[-2] = lambda: values.astype(bytes)
+    else:
+        changes += [lambda: values * np.nan, lambda: values + 1, lambda: 1 - values]
     if chance.random() < 0.9:
         arrays[name] = chance.choice(changes)()
     np.savez(path, **arrays)

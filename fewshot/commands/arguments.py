@@ -31,7 +31,7 @@ def run_settings() -> argparse.ArgumentParser:
         "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
     )
     run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
-    run.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    run.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
     run.add_argument("--output", type=path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
     run.add_argument("--seed", type=seeds, metavar="N[,N]", help="training seeds (default: the preset's)")

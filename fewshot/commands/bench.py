@@ -77,6 +77,6 @@ def run(options: argparse.Namespace, console: Console) -> None:
         print(f"Written to {folder}: {', '.join(more)}, results.md and .tex and the rest of the run")
         return
     show_comparison(comparison.compare(results), console)
-    files = ", ".join(["results.csv, .md and .tex", *more, "comparison.md", "episodes.npz"])
+    files = ", ".join(["results.csv, .md and .tex", *more, "comparison.md", "episodes.npz", "classes.csv"])
     print(f"Written to {folder}: {files} and the rest of the run")
     print(f"Next: fewshot report {shlex.quote(str(folder))}")

@@ -1,19 +1,23 @@
 """fewshot evaluate: evaluate a checkpoint on one protocol."""
 
 import argparse
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
 from episodes import ImageBank, InputError, ListedEpisodes, load_dataset
 from episodes.datasets import full_name
-from fewshot import checkpoints, tables
+from episodes.sampler import sampler_of
+from fewshot import checkpoints, class_records, tables
 from fewshot.clamping import clamped_generalised, with_held_out
 from fewshot.commands import arguments
 from fewshot.config import evaluation_from
+from fewshot.confusion import count_answers
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import evaluate
+from fewshot.files import replace_text, write_arrays, writing
 from fewshot.learners import Learner, find_learner
 from fewshot.models import ModelSpec
 from fewshot.protocols.base import Task
@@ -41,13 +45,18 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
     parser.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
     parser.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument(
+        "--output", type=arguments.path, metavar="DIR", help="where to write classes.csv and confusion.npz"
+    )
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Rebuild the learner of a checkpoint, measure it and print the table."""
     arguments.check_protocol(options.protocol)
+    if options.output and not PROTOCOLS[options.protocol].by_shot:
+        raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
     content = checkpoints.load(options.checkpoint)
     spec = ModelSpec.from_checkpoint(content, options.checkpoint)
     if ".py:" in spec.asked and not options.learner:
@@ -86,7 +95,7 @@ def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Le
     if bank.listed:
         listed = ListedEpisodes(bank)
         way, shot, query = listed.way, listed.shot, listed.query
-    row = {
+    row: dict[str, Any] = {
         **row_of(spec, learner, bank),
         "dataset": bank.dataset,
         "split": bank.split,
@@ -99,7 +108,15 @@ def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Le
         "ci95_open": open_interval(accuracies, bank).ci95,
         "protocol": bank.protocol,
     }
-    return pd.DataFrame([row])
+    rows = pd.DataFrame([row])
+    if options.output:
+        sampler = sampler_of(bank, way, shot, query, wanted.seed)
+        counts = class_records.to_arrays(spec.name, way, shot, count_answers(sampler, accuracies.answers), bank)
+        with writing(options.output):
+            options.output.mkdir(parents=True, exist_ok=True)
+            write_arrays(options.output / class_records.FILE, counts)
+            replace_text(options.output / "classes.csv", class_records.class_tables(rows, counts))
+    return rows
 
 
 def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from episodes import ClassBatches, InputError
 from episodes.batches import Batches
 from fewshot.backbones.base import Backbone
+from fewshot.devices import exact
 from fewshot.heads import one_hot, ridge, support_vectors
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
@@ -52,9 +53,9 @@ class _Solved(Learner):
 
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         _, way, shot, _ = support.shape
-        images = support.flatten(1, 2).double()  # (E, M, D)
+        images = exact(support.flatten(1, 2))  # (E, M, D)
         coefficients = self.solve(images @ images.mT, one_hot(way, shot, images))
-        head = (coefficients.mT @ images).to(query.dtype)  # (E, N, D)
+        head = (coefficients.mT @ images).to(query)  # (E, N, D)
         return self.scale * query @ head.mT
 
     def solve(self, products: Tensor, labels: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class Ridge(_Solved):
         self.log_penalty = nn.Parameter(torch.tensor(penalty).log())
 
     def solve(self, products: Tensor, labels: Tensor) -> Tensor:
-        return ridge(products, labels, self.log_penalty.exp())
+        return ridge(products, labels, self.log_penalty.exp().to(products.device))
 
 
 @register("svm")

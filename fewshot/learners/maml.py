@@ -22,7 +22,7 @@ from fewshot.learners.registry import register
 
 # Pixels of the images of the episodes that are computed at once, each with weights of its own. A CPU computes one
 # episode at a time: the arithmetic fills a core, and convolutions with stacked weights are slower than separate ones.
-_CHUNK = {"cpu": 0, "cuda": 1 << 23}
+_CHUNK = {"cpu": 0, "cuda": 1 << 23, "mps": 1 << 21}
 
 
 class _MetaLearner(Learner):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from episodes.errors import InputError, unknown_name
+from fewshot.devices import exact
 from fewshot.learners.base import OpenVariants, Traits
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
@@ -36,7 +37,7 @@ class SklearnHead(LinearClassifier):
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         _, way, shot, _ = support.shape
         labels = np.arange(way).repeat(shot)
-        images, queries = (part.detach().double().cpu().numpy() for part in (support.flatten(1, 2), query))
+        images, queries = (exact(part.detach()).cpu().numpy() for part in (support.flatten(1, 2), query))
         scores = np.stack([_scores(self.variant, *episode, labels) for episode in zip(images, queries)])
         return torch.from_numpy(scores).to(query)
 

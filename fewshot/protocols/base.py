@@ -91,6 +91,10 @@ class Protocol(abc.ABC):
         """For each row, why the row contradicts its arrays; '' if it does not."""
         return [""] * len(rows)
 
+    def archives(self, arrays: Arrays) -> dict[str, Arrays]:
+        """The arrays by the file that holds them; `arrays` must be there, other files are missing in older folders."""
+        return {self.arrays: arrays} if self.arrays else {}
+
     def files(self, rows: pd.DataFrame, arrays: Arrays, run: str) -> dict[str, str]:
         """The contents of other files made from the rows, by file name; run: the name of the run."""
         return {}

@@ -10,13 +10,14 @@ import pandas as pd
 
 from episodes import EpisodeSampler, ImageBank
 from episodes.sampler import sampler_of
-from fewshot import tables
+from fewshot import class_records, tables
 from fewshot.comparison import compare
 from fewshot.comparison import sheets as comparison_sheets
 from fewshot.config import Evaluation
+from fewshot.confusion import count_answers
 from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.protocols.base import Arrays, Protocol, Row, Task
-from fewshot.record_files import unlike_episodes
+from fewshot.record_files import Damaged, unlike_episodes
 from fewshot.records import COLUMNS, array_name
 from fewshot.statistics import Estimate, over_classes
 
@@ -24,7 +25,7 @@ log = logging.getLogger("fewshot")
 
 
 class EpisodeProtocol(Protocol):
-    """Every way with every shot; episodes.npz keeps the accuracies of all episodes."""
+    """Every way with every shot; episodes.npz keeps the accuracies of all episodes, confusion.npz counts of answers."""
 
     name = "episodes"
     columns = tuple(COLUMNS)
@@ -44,7 +45,9 @@ class EpisodeProtocol(Protocol):
         for sampler in _samplers(task.wanted, data.bank, task.shots):
             result = run_episodes(task.learner, data, sampler, task.wanted.episodes)
             log.info("%s: %d-way %d-shot %.2f ± %.2f", task.label, sampler.way, sampler.shot, *result.percent)
-            arrays[array_name(task.columns["model"], sampler.way, sampler.shot)] = result.values
+            cell = task.columns["model"], sampler.way, sampler.shot
+            arrays[array_name(*cell)] = result.values
+            arrays |= class_records.to_arrays(*cell, count_answers(sampler, result.answers), data.bank)
             row = {
                 "way": sampler.way,
                 "shot": sampler.shot,
@@ -62,14 +65,24 @@ class EpisodeProtocol(Protocol):
         return tables.sheets(rows, arrays)
 
     def unlike(self, rows: pd.DataFrame, arrays: Arrays) -> list[str]:
-        return unlike_episodes(rows, dict(arrays))
+        found = unlike_episodes(rows, dict(arrays))
+        return [why or _unlike_counts(row, arrays) for why, (_, row) in zip(found, rows.iterrows())]
+
+    def archives(self, arrays: Arrays) -> dict[str, Arrays]:
+        counts = {name: array for name, array in arrays.items() if class_records.is_count(name)}
+        return {
+            self.arrays: {name: array for name, array in arrays.items() if name not in counts},
+            class_records.FILE: counts,
+        }
 
     def files(self, rows: pd.DataFrame, arrays: Arrays, run: str) -> dict[str, str]:
         pairs = tables.differences(rows, arrays)
         beside = comparison_sheets(compare(rows, run=run), every=True)
+        classes = class_records.class_tables(rows, arrays)
         return {
             "differences.csv": pairs.to_csv(index=False, float_format="%.6g"),
             "comparison.md": tables.markdown(beside),
+            **({"classes.csv": classes} if classes else {}),
         }
 
 
@@ -84,6 +97,15 @@ def open_interval(result: Accuracies, test: ImageBank) -> Estimate:
     if test.listed:
         return Estimate(result.percent.mean, math.nan)
     return over_classes(100 * result.values, result.classes, np.arange(test.classes) // test.turns)
+
+
+def _unlike_counts(row: pd.Series, arrays: Arrays) -> str:
+    """Why the counts of its answers contradict a row, '' if they do not or were not kept."""
+    try:
+        class_records.answers_of(row, arrays)
+    except Damaged as error:
+        return str(error)
+    return ""
 
 
 def _samplers(wanted: Evaluation, test: ImageBank, shots: Sequence[int]) -> list[EpisodeSampler]:

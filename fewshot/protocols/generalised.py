@@ -11,6 +11,7 @@ from torch import Tensor
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from fewshot.config import Evaluation
+from fewshot.devices import exact, exact_device
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, scores_of
 from fewshot.protocols.base import FIRST, LAST, Arrays, NotComparable, Protocol, Row, Task, in_columns, with_widths
@@ -20,8 +21,8 @@ from fewshot.records import labels
 from fewshot.statistics import Estimate, over_episodes
 from fewshot.tables import Sheet
 
-_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # scores worked on at once
-_IMAGES = {"cpu": 1 << 14, "cuda": 1 << 21}  # images of the episodes worked on at once
+_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27, "mps": 1 << 25}  # scores worked on at once
+_IMAGES = {"cpu": 1 << 14, "cuda": 1 << 21, "mps": 1 << 18}  # images of the episodes worked on at once
 SUPPORT = 20  # training images of a base class that stand for it, at most
 _SPLITS = ("test", "train", "held_out")
 _HEADINGS = {
@@ -188,7 +189,7 @@ def _share(scores: Tensor, own: Tensor, rival: Rivals, rounding: float) -> Tenso
     """
     least = torch.maximum(scores.amax(2), rival.best) - rounding
     tied = (scores >= least[..., None]).sum(2) + rival.tied * (rival.best >= least)
-    return (own >= least).double() / tied
+    return exact(own >= least) / tied.to(exact_device(tied.device))
 
 
 def _base_scores(learner: Learner, train: EmbeddedBank) -> BaseScores:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from episodes import InputError
+from fewshot.devices import exact, exact_device
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner
 from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task, in_columns, with_widths
@@ -19,7 +20,7 @@ from fewshot.protocols.similarity import Similarity, measuring, similarity_of
 from fewshot.statistics import Estimate, over_classes
 from fewshot.tables import Sheet
 
-_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # similarities worked on at once
+_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27, "mps": 1 << 25}  # similarities worked on at once
 RANKS = (1, 2, 4, 8)
 _PASSES = 50  # of k-means, at most
 _FEW = 100  # classes, up to which one start of k-means is quick and may be far off
@@ -74,7 +75,7 @@ def retrieve(learner: Learner, test: EmbeddedBank, seed: int) -> Retrieval:
     classes, clusters = bank.labels.cpu().numpy()[asked, None], np.arange(bank.classes) // bank.turns
 
     def over(values: Tensor) -> Estimate:
-        return over_classes(100 * values.double().cpu().numpy()[asked], classes, clusters)
+        return over_classes(100 * exact(values).cpu().numpy()[asked], classes, clusters)
 
     vectors = functional.normalize(embeddings, dim=1) if similarity.directions else embeddings
     nmi, nmi_std = mutual_information(vectors.cpu().numpy(), bank.labels.cpu().numpy(), seed)
@@ -94,11 +95,12 @@ def ranked(similarity: Similarity, embeddings: Tensor, labels: Tensor) -> tuple[
     image alone in its class. Images that are equally similar to a query, up to rounding, count as expected
     under a random order. A few queries are computed at a time, so the similarities of all pairs are never in memory.
     """
+    labels = labels.to(exact_device(labels.device))
     count, others = len(labels), torch.bincount(labels)[labels] - 1  # R of each query
     depth = min(count - 1, max(*RANKS, int(others.max())))
     hits, precisions = [], []
     for part in torch.arange(count, device=labels.device).split(max(1, _CHUNK[labels.device.type] // count)):
-        near = similarity.of(embeddings[None, part], embeddings[None])[0]
+        near = similarity.of(embeddings[None, part.to(embeddings.device)], embeddings[None])[0].to(labels.device)
         if not near.isfinite().all():
             raise InputError("the similarities of the learner are not all finite numbers")
         near.scatter_(1, part[:, None], -torch.inf)  # a query does not find itself

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from fewshot.config import Evaluation
+from fewshot.devices import exact
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner
 from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task, in_columns, with_widths
@@ -144,7 +145,7 @@ def _scores(similarity: Similarity, data: EmbeddedBank, pairs: Pairs) -> tuple[n
 
     def of(images: Tensor) -> np.ndarray:
         parts = data.embeddings[images.to(data.device)].split(_CHUNK)  # (P, 2, D) in parts
-        return torch.cat([similarity.of(one[:, :1], one[:, 1:]).flatten() for one in parts]).double().cpu().numpy()
+        return exact(torch.cat([similarity.of(one[:, :1], one[:, 1:]).flatten() for one in parts])).cpu().numpy()
 
     found = of(pairs.same), of(pairs.different)
     if not all(np.isfinite(one).all() for one in found):

@@ -323,3 +323,16 @@ def test_the_names_of_files_are_no_part_of_the_checksum(banks, fill):
     ]
     assert found[0].checksum == found[1].checksum
     assert [list(bank.files) for bank in found] == [[], list("vwxyz")]
+
+
+def test_a_bank_is_built_where_a_folder_cannot_be_opened(banks, fill, monkeypatch):
+    """As on Windows: the files are written out, the folder is left to the system."""
+    opened = os.open
+
+    def refuse_folders(path, *more, **options):
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    assert torch.equal(build(fill).images, torch.from_numpy(PIXELS))

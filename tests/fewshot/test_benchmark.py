@@ -99,6 +99,8 @@ def test_a_run_writes_the_files_it_promises(finished):
         "differences.csv",
         "comparison.md",
         "episodes.npz",
+        "classes.csv",
+        "confusion.npz",
         "config.toml",
         "environment.json",
         "keys.json",
