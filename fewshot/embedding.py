@@ -25,6 +25,7 @@ class EmbeddedBank:
     """
 
     def __init__(self, learner: "Learner", bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
+        check_channels(getattr(getattr(learner, "backbone", None), "channels", None), bank.images.shape[1], bank.name)
         self.bank = bank
         self._learner = learner
         self._precision = precision
@@ -54,6 +55,18 @@ class EmbeddedBank:
         """`embed_texts` of the text of each class of the bank, (classes, D), computed once and not once per episode."""
         with _in_eval_mode(self._learner), torch.no_grad():
             return self._learner.embed_texts(class_texts(self.bank)).float()
+
+
+def check_channels(wanted: int | None, there: int, name: str) -> None:
+    """InputError if images of `there` channels are not what a model takes, `wanted`; None if that is unknown."""
+    if wanted is None or wanted == there:
+        return
+    colours = {1: "grey", 3: "rgb"}
+    advice = f": name the data set with :{colours[wanted]} behind it" if wanted in colours else ""
+    raise InputError(
+        f"the model takes images of {wanted} {'channel' if wanted == 1 else 'channels'}, and those of {name} have"
+        f" {there}{advice}"
+    )
 
 
 @contextlib.contextmanager

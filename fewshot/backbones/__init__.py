@@ -33,6 +33,7 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
     weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`
     """
     backbone = find_backbone(name)(channels, size)
+    backbone.channels = channels
     if weights:
         load_weights(backbone, Path(weights), name)
     return backbone
