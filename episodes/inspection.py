@@ -1,7 +1,5 @@
-"""Checks of a data set: whether its images are intact, which images occur twice, and what episodes show."""
+"""Checks of a data set: whether its images are intact, and what episodes show."""
 
-import dataclasses
-import hashlib
 import warnings
 from pathlib import Path
 
@@ -18,41 +16,9 @@ _WHITE, _GAP = 255, 3  # pixels between the images of a picture
 _LONGEST = 28  # characters of a class name that are written beside its images
 
 
-@dataclasses.dataclass(frozen=True)
-class Twins:
-    """Numbers of images that equal another image pixel for pixel: of the same class, another class, another split."""
-
-    same_class: int
-    other_class: int
-    other_split: int
-
-
 def intact(bank: ImageBank) -> bool:
     """Whether the prepared images are unchanged since the bank was written: their checksum is computed again."""
     return bank.compute_checksum() == bank.checksum
-
-
-def find_twins(banks: dict[str, ImageBank]) -> dict[str, Twins]:
-    """How many images of each split occur more than once; an image that has twins of several kinds counts for each."""
-    if not banks:
-        return {}
-    digests = np.concatenate([image_digests(bank) for bank in banks.values()])
-    splits = np.repeat(np.arange(len(banks)), [len(bank) for bank in banks.values()])
-    labels = np.concatenate([bank.labels.numpy() for bank in banks.values()])
-    _, image, copies = np.unique(digests, return_inverse=True, return_counts=True)
-    kinds = {name: np.zeros(len(digests), bool) for name in ("same_class", "other_class", "other_split")}
-    for number in np.flatnonzero(copies > 1):
-        (group,) = np.nonzero(image == number)
-        for one in group:
-            others = group[group != one]
-            same_split = splits[others] == splits[one]
-            kinds["other_split"][one] = not same_split.all()
-            kinds["same_class"][one] = (same_split & (labels[others] == labels[one])).any()
-            kinds["other_class"][one] = (same_split & (labels[others] != labels[one])).any()
-    return {
-        name: Twins(**{kind: int(marked[splits == number].sum()) for kind, marked in kinds.items()})
-        for number, name in enumerate(banks)
-    }
 
 
 def draw_episode(
@@ -109,9 +75,3 @@ def _tiled(images: torch.Tensor) -> np.ndarray:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-
-
-def image_digests(bank: ImageBank) -> np.ndarray:
-    """16 bytes for each image, equal for equal images."""
-    images = bank.images.contiguous().numpy()
-    return np.array([hashlib.blake2b(image.data, digest_size=16).digest() for image in images], dtype="S16")

@@ -1,9 +1,10 @@
 """Pictures of any size, mode and format become the square RGB images of a bank, decoded on all cores."""
 
 import contextlib
+import contextvars
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from episodes.bank import Contents
 from episodes.errors import InputError
 
+_damage: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("damage", default=None)
 _TOGETHER = 64  # images a thread decodes before it reports
 _TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -108,10 +110,17 @@ def contents(
         return shape(upright_rgb(image), size)
 
     def fill(images: np.ndarray) -> None:
+        damage = _damage.get()
+
         def decode(start: int) -> int:
             chunk = pictures[start : start + _TOGETHER]
             for place, (source, key) in enumerate(chunk, start):
-                images[place] = np.asarray(source.image(key, prepare)).transpose(2, 0, 1)
+                try:
+                    images[place] = np.asarray(source.image(key, prepare)).transpose(2, 0, 1)
+                except InputError as error:
+                    if damage is None:
+                        raise
+                    damage.append(str(error))
             return len(chunk)
 
         # Pillow decodes outside of Python's lock, so threads suffice, and they can write into the mapped file
@@ -120,12 +129,31 @@ def contents(
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images that it can read
             for count in as_completed([pool.submit(decode, i) for i in range(0, len(pictures), _TOGETHER)]):
                 bar.update(count.result())
+        if damage:
+            raise InputError(
+                f"{len(damage):,} of the images of {about['dataset']} {about['split']} cannot be decoded: replace them;"
+                " of a folder of your own, --skip-damaged leaves them out"
+            )
 
     about = {**about, "fit": "squash" if shape is squashed else "crop", "inverted": False}
     names = list(classes)
     sizes = [len(classes[name]) for name in names]
     files = [source.name(key) for source, key in pictures]
     return Contents((3, size, size), sizes, names, [groups.get(name, "") for name in names], fill, about, files)
+
+
+@contextlib.contextmanager
+def all_damage() -> Iterator[list[str]]:
+    """Inside, a bank with damaged images is refused after all of them were found; gives the list of what is wrong.
+
+    Without it, the first damaged image stops the decoding.
+    """
+    found: list[str] = []
+    token = _damage.set(found)
+    try:
+        yield found
+    finally:
+        _damage.reset(token)
 
 
 def find_damaged(pictures: Sequence[Picture]) -> dict[str, str]:

@@ -235,4 +235,5 @@ def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: 
 
 
 def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -> dict[str, ImageBank]:
-    return {split: load_dataset(name, split, data=data, size=config.data.size or None) for split in splits}
+    size, reading = config.data.size or None, config.data.reading
+    return {split: load_dataset(name, split, data=data, size=size, options=reading) for split in splits}

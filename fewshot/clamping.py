@@ -87,7 +87,11 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
 
 def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:
     """The settings with the clamped values; logs which values change."""
-    there = f"there are {bank.classes} classes for {bank.split}, the smallest of {int(bank.sizes.min())} images"
+    smallest = int(bank.sizes.argmin())
+    there = (
+        f"there are {bank.classes} classes for {bank.split}, the smallest of {int(bank.sizes[smallest])} images,"
+        f" '{bank.class_names[smallest]}'"
+    )
     for name, value in clamped.items():
         if value != getattr(settings, name):
             log.warning("%s: %s = %s, not %s: %s", what, name, value, getattr(settings, name), there)

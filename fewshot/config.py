@@ -13,6 +13,7 @@ import baselines
 from episodes.batches import batches_from
 from episodes.datasets import find_source, full_name
 from episodes.errors import InputError, unknown_name
+from episodes.reading import ReadingOptions
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import FEATURES, find_backbone
 from fewshot.files import read_text
@@ -50,12 +51,19 @@ class Data(_Settings):
     dataset   NAME, NAME:PROTOCOL or a path; fallback: the data set to use if `dataset` is unavailable
     size      pixels, 0 for the data set's usual size
     held_out  the number of images of each base class, the last ones, kept from training as queries of base classes
+    min_images, skip_damaged  what is left out of a folder of images: see episodes.ReadingOptions
     """
 
     dataset: str = "omniglot"
     fallback: str = ""
     size: Annotated[int, Field(ge=0, le=1024)] = 0
     held_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    min_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    skip_damaged: bool = False
+
+    @property
+    def reading(self) -> ReadingOptions:
+        return ReadingOptions(self.min_images, self.skip_damaged)
 
 
 class Verification(_Settings):
@@ -186,13 +194,15 @@ def load_config(
     query: int | None = None,
     episodes: int | None = None,
     steps: int | None = None,
+    min_images: int = 0,
+    skip_damaged: bool = False,
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
     learners, seeds, size, protocols, held_out: replace the preset's; the learner 'all' stands for every learner of the
     suite that can run here; dataset: replaces the preset's, without a fallback; ways, shots, query, episodes: replace
     those of the preset's test episodes and of its generalised episodes, whose way changes only if `ways` is a single
-    one; steps: of every model that trains.
+    one; steps: of every model that trains; min_images, skip_damaged: what is left out of a folder of images.
     A named preset has one file for characters, one for photographs and, if need be, one for features; `dataset` decides
     between them. On features, backbones, weights, augmentation and sizes do not count (see _on_features). A preset's
     table [training] holds for every learner, [learner.NAME] for that learner and its variants,
@@ -210,7 +220,9 @@ def load_config(
     table["learner"] = {}
     for spec in specs:
         table["learner"] |= _settings_of_all(spec, training, tables)
-    _lay_over_part(table, "data", _data_asked_for(dataset, size, held_out))
+    data = _data_asked_for(dataset, size, held_out)
+    data |= ({"min_images": min_images} if min_images else {}) | ({"skip_damaged": True} if skip_damaged else {})
+    _lay_over_part(table, "data", data)
     tests = _tests_asked_for(protocols=protocols, ways=ways, shots=shots, query=query, episodes=episodes)
     _lay_over_part(table, "evaluation", tests)
     if seeds:

@@ -26,6 +26,7 @@ class EmbeddedBank:
     """
 
     def __init__(self, learner: "Learner", bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
+        check_channels(getattr(getattr(learner, "backbone", None), "channels", None), bank.images.shape[1], bank.name)
         self.bank = bank
         self._learner = learner
         self._precision = precision
@@ -82,6 +83,18 @@ def in_batches(
     for part in torch.arange(len(bank), device=device).split(at_once):
         with torch.backends.cudnn.flags(**exact):
             yield embed(bank.batch(part))
+
+
+def check_channels(wanted: int | None, there: int, name: str) -> None:
+    """InputError if images of `there` channels are not what a model takes, `wanted`; None if that is unknown."""
+    if wanted is None or wanted == there:
+        return
+    colours = {1: "grey", 3: "rgb"}
+    advice = f": name the data set with :{colours[wanted]} behind it" if wanted in colours else ""
+    raise InputError(
+        f"the model takes images of {wanted} {'channel' if wanted == 1 else 'channels'}, and those of {name} have"
+        f" {there}{advice}"
+    )
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from episodes.datasets import (
     cub,
     features,
     folder,
+    forms,
     glyphs,
     mini_imagenet,
     omniglot,
@@ -37,6 +38,7 @@ class Source(NamedTuple):
     protocols  its ways to split classes, the first the default; a seed stands for all seeds
     versions   by protocol, 1 if it is not named: raised whenever the protocol's images or classes change
     natural    whether its images are photographs, which want other presets than characters
+    channels   of its images: 1 for grey, 3 for RGB
     own        whether it is a folder of the user's: `load` and `where` then take `options`, what to leave out, and
                `load` takes the split 'all'
     where      given the folders, where its files are, in words
@@ -50,6 +52,7 @@ class Source(NamedTuple):
     where: Callable[..., str]
     natural: bool = True
     versions: Mapping[str, int] = {}
+    channels: int = 3
     own: bool = False
     features: bool = False
 
@@ -62,6 +65,7 @@ SOURCES = {
         "1,623 handwritten characters of 50 alphabets x 20 drawings (Lake et al. 2015)",
         omniglot.where,
         natural=False,
+        channels=1,
     ),
     "mini_imagenet": Source(
         mini_imagenet.load,
@@ -105,6 +109,7 @@ SOURCES = {
         f"{glyphs.CHARACTERS} printed characters of {len(glyphs.SCRIPTS)} scripts x 20 renderings",
         lambda folders: "embedded",
         natural=False,
+        channels=1,
     ),
 }
 _TORCHVISION = "torchvision:"
@@ -114,11 +119,17 @@ _SEED = r"seed\d{1,9}"
 def find_source(name: str) -> tuple[Source, str]:
     """The data set that a name stands for, and the protocol; InputError for an unknown name.
 
+    Behind any of these names, :grey, :rgb and :inverted say in which colour form its images are to be.
+
     omniglot, omniglot:lake                a data set of the suite, and its protocol if that is not the default one
     torchvision:CIFAR10, the same:seed7    one of torchvision's, its classes split by a seed
     path/to/images, the same:seed7         a folder or an archive of images (see episodes/datasets/folder.py)
     features.npz, the same:seed7           a file of features (see episodes/datasets/features.py)
     """
+    name, words = forms.split_name(name)
+    if words:
+        source, protocol = find_source(name)
+        return source._replace(channels=forms.channels_of(words, source.channels)), protocol
     if name.startswith(_TORCHVISION):
         dataset, _, seed = name.removeprefix(_TORCHVISION).partition(":")
         torchvision_sets.find(dataset)
@@ -158,22 +169,24 @@ def data_version(dataset: str, protocol: str) -> int:
 def full_name(name: str) -> str:
     """The name with its protocol spelled out, as 'omniglot:vinyals'; of a path, all of it."""
     _, protocol = find_source(name)
+    name, words = forms.split_name(name)
     dataset = name.removesuffix(f":{protocol}") if protocol else name
     if not _is_known(dataset):
         dataset = str(Path(dataset).resolve())
-    return f"{dataset}:{protocol}" if protocol else dataset
+    return ":".join(filter(None, [dataset, protocol, *words]))
 
 
 def short_name(name: str) -> str:
     """A name for folders: without the default protocol, and of a path its last part."""
     source, protocol = find_source(name)
     usual = protocol == source.protocols[0]
+    name, words = forms.split_name(name)
     dataset = name.removesuffix(f":{protocol}") if protocol else name
     if source.features:
         dataset = Path(dataset).stem
     else:
         dataset = dataset.removeprefix(_TORCHVISION) if _is_known(dataset) else folder.dataset_name(Path(dataset))
-    return dataset if usual else f"{dataset}-{protocol}"
+    return "-".join([dataset, *([] if usual else [protocol]), *words])
 
 
 def data_folders(data: str | os.PathLike | None = None) -> list[Path]:
@@ -214,8 +227,10 @@ def load_dataset(
         raise InputError(f"the images of {name} are fixed: min_images and skip_damaged are for folders of your own")
     with _readable():
         if split == ALL and not (source.own or source.features):
-            return pooled([load(one, protocol, size, folders) for one in SPLITS])
-        return load(split, protocol, size, folders)
+            bank = pooled([load(one, protocol, size, folders) for one in SPLITS])
+        else:
+            bank = load(split, protocol, size, folders)
+        return forms.in_form(bank, forms.split_name(name)[1])
 
 
 def where(source: Source, data: str | os.PathLike | None = None, options: ReadingOptions = EVERYTHING) -> str:

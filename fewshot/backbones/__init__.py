@@ -48,6 +48,7 @@ def make_backbone(name: str, channels: int, size: int, weights: str | Path = "")
     """
     check_takes(name, size)
     backbone = find_backbone(name)(channels, size)
+    backbone.channels = channels
     if weights:
         load_weights(backbone, Path(weights), name)
     return backbone

@@ -18,12 +18,14 @@ class Backbone(nn.Module):
     Colour images are first standardised by ImageNet's means and deviations; grey images are not.
     precision: the arithmetic of the body alone; losses and scores are always float32.
     layout: the memory format of images and feature maps
+    channels: of the images that it takes; None if unknown
     at_once: how many images an evaluation gives it at once, at most
     trained_on: the data set of the weights that it has from the start, '' for random weights
     """
 
     mean: Tensor
     deviation: Tensor
+    channels: int | None = None
     at_once = 1000
     trained_on = ""
 

@@ -9,9 +9,13 @@ from episodes.datasets import short_name
 from episodes.errors import unknown_name
 from fewshot.config import PROTOCOLS
 
-DATASET = "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images"
+DATASET = (
+    "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images; with :grey, :rgb or"
+    " :inverted behind it for images in that form"
+)
 EVERY = "'all' for every learner of the suite that can run here"
 LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
+SPLIT = "train, validation, test, or all for every class"
 PROTOCOL = f"of {', '.join(PROTOCOLS)}"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what a command adds its parser to
@@ -24,9 +28,19 @@ def data_folder() -> argparse.ArgumentParser:
     return data
 
 
+def reading() -> argparse.ArgumentParser:
+    """The arguments that say which images of a folder are left out."""
+    left_out = argparse.ArgumentParser(add_help=False)
+    left_out.add_argument(
+        "--min-images", type=number, default=0, metavar="K", help="leave out a folder's classes of fewer images"
+    )
+    left_out.add_argument("--skip-damaged", action="store_true", help="leave out a folder's damaged images")
+    return left_out
+
+
 def run_settings() -> argparse.ArgumentParser:
     """The arguments of every command that trains: the data, the settings and the output folder."""
-    run = argparse.ArgumentParser(add_help=False, parents=[data_folder()])
+    run = argparse.ArgumentParser(add_help=False, parents=[data_folder(), reading()])
     run.add_argument(
         "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
     )

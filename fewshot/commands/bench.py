@@ -61,6 +61,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         size=options.size,
         protocols=options.protocol,
         held_out=options.held_out,
+        min_images=options.min_images,
+        skip_damaged=options.skip_damaged,
         ways=options.way,
         shots=options.shot,
         query=options.query,

@@ -3,25 +3,28 @@
 import argparse
 from pathlib import Path
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from episodes import ImageBank, InputError, MissingData, load_dataset
+from episodes import ImageBank, InputError, MissingData, ReadingOptions, load_dataset
 from episodes.bank import cache_folder
-from episodes.datasets import SOURCES, SPLITS, find_source, short_name, where
-from episodes.inspection import draw_episode, find_twins, intact
-from episodes.twins import twin_groups
+from episodes.datasets import ALL, SOURCES, SPLITS, find_source, short_name, where
+from episodes.inspection import draw_episode, intact
+from episodes.pictures import all_damage
+from episodes.twins import NEAR, Groups, Place, count_twins, near_groups, twin_groups
 from fewshot.commands import arguments
+from fewshot.files import replace_text, writing
 
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
-_MOST = 20  # repeated images that are named, and copies of each
+_MOST = 20  # groups of repeated images that are named, and images of each
 
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot data` and its actions."""
-    one_set = argparse.ArgumentParser(add_help=False, parents=[arguments.data_folder()])
+    one_set = argparse.ArgumentParser(add_help=False, parents=[arguments.data_folder(), arguments.reading()])
     one_set.add_argument("name", metavar="NAME|DIR", help=arguments.DATASET)
     one_set.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
     parser = commands.add_parser("data", help="list, prepare, check or show data sets")
@@ -31,13 +34,17 @@ def declare(commands: arguments.Commands) -> None:
     )
     listing.set_defaults(command=_list)
     prepare = actions.add_parser("prepare", parents=[one_set], help="decode a data set into the cache folder")
+    _add_splits(prepare)
     prepare.set_defaults(command=_prepare)
     check = actions.add_parser(
         "check", parents=[one_set], help="what is there, missing or damaged, and which images occur twice"
     )
+    _add_splits(check)
+    check.add_argument("--against", metavar="NAME|DIR", help="a data set: which images are in both")
+    check.add_argument("--output", type=arguments.path, metavar="FILE.csv", help="name all images that occur again")
     check.set_defaults(command=_check)
     show = actions.add_parser("show", parents=[one_set], help="write a picture of an episode")
-    show.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
+    show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     show.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
     show.add_argument(
         "--shot", type=arguments.positive, default=1, metavar="K", help="support images a class (default: 1)"
@@ -47,6 +54,16 @@ def declare(commands: arguments.Commands) -> None:
     show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="which of them (default: 0)")
     show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")
     show.set_defaults(command=_show)
+
+
+def _add_splits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split",
+        type=arguments.names_of("split"),
+        default=list(SPLITS),
+        metavar="SPLIT[,SPLIT]",
+        help=f"{arguments.SPLIT} (default: the first three)",
+    )
 
 
 def _list(options: argparse.Namespace, console: Console) -> None:
@@ -61,25 +78,16 @@ def _list(options: argparse.Namespace, console: Console) -> None:
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
     find_source(options.name)
-    for split in SPLITS:
-        bank = load_dataset(options.name, split, data=options.data, size=options.size)
+    for split in options.split:
+        bank = _load(options, split)
         print(f"{_described(bank)} from {bank.source}, checksum {bank.checksum}")
 
 
 def _check(options: argparse.Namespace, console: Console) -> None:
     source, _ = find_source(options.name)
-    print(f"{options.name}: {source.about}; {where(source, options.data)}")
-    banks, faults = {}, []
-    for split in SPLITS:
-        try:
-            banks[split] = load_dataset(options.name, split, data=options.data, size=options.size)
-        except MissingData as error:
-            faults.append(str(error))
-            break
-        except InputError as error:
-            faults.append(str(error))
-    twins = find_twins(banks)
-    for split, bank in banks.items():
+    print(f"{options.name}: {source.about}; {where(source, options.data, _reading(options))}")
+    banks, faults = _opened(options)
+    for bank in banks.values():
         fewest, most = int(bank.sizes.min()), int(bank.sizes.max())
         print(f"{_described(bank)}, {fewest if fewest == most else f'{fewest} to {most}'} a class, from {bank.source}")
         if intact(bank):
@@ -89,24 +97,84 @@ def _check(options: argparse.Namespace, console: Console) -> None:
                 f"the prepared images of {bank.name} are damaged: remove {cache_folder() / 'banks'}, and they are made"
                 " again"
             )
-        counts = vars(twins[split])
-        if any(counts.values()):
-            told = [f"{count} in {_TWINS[kind]}" for kind, count in counts.items() if count]
-            print(f"  images that occur again: {', '.join(told)}")
-    groups = twin_groups(banks)
-    for group in groups[:_MOST]:
-        print(f"the same: {' = '.join(map(str, group[:_MOST]))}{', and more' if len(group) > _MOST else ''}")
-    if len(groups) > _MOST:
-        print(f"and {len(groups) - _MOST:,} more images that occur again")
+    if options.against:
+        size = next((bank.images.shape[2] for bank in banks.values()), options.size)
+        other = load_dataset(options.against, ALL, data=options.data, size=size)
+        banks |= {f"all of {options.against}": other}
+    if banks:
+        _tell_twins(banks, options)
     if faults:
         raise InputError("; ".join(dict.fromkeys(faults)))
 
 
+def _opened(options: argparse.Namespace) -> tuple[dict[str, ImageBank], list[str]]:
+    """The splits that can be opened, and what is wrong with the others; each damaged image is printed."""
+    banks, faults = {}, []
+    for split in options.split:
+        with all_damage() as damage:
+            try:
+                banks[split] = _load(options, split)
+            except MissingData as error:
+                faults.append(str(error))
+                break
+            except InputError as error:
+                faults.append(str(error))
+        for sentence in sorted(damage):
+            print(f"damaged: {sentence}")
+    return banks, faults
+
+
+def _tell_twins(banks: dict[str, ImageBank], options: argparse.Namespace) -> None:
+    """Print which images occur again or look alike, across two data sets if there is one to compare with."""
+    same, near = twin_groups(banks), near_groups(banks)
+    for split, counts in count_twins(same, list(banks)).items():
+        told = [f"{count} in {_TWINS[kind]}" for kind, count in counts._asdict().items() if count]
+        if told:
+            print(f"{split}: images that occur again: {', '.join(told)}")
+    if options.against:
+        same, near = ([group for group in one if _crosses(group, options.against)] for one in (same, near))
+    known = set(map(frozenset, same))
+    near = [group for group in near if frozenset(group) not in known]
+    _name_groups("the same", "images that occur again", same)
+    _name_groups("alike", f"groups of images that look alike (hashes of 64 bits, {NEAR} or fewer differ)", near)
+    if options.output:
+        rows = [
+            {"kind": kind, "group": number, **place._asdict()}
+            for kind, groups in (("same", same), ("alike", near))
+            for number, group in enumerate(groups, 1)
+            for place in group
+        ]
+        table = pd.DataFrame(rows, columns=["kind", "group", *Place._fields]).to_csv(index=False)
+        with writing(options.output.parent):
+            replace_text(options.output, table)
+        print(f"All of them are written to {options.output}")
+
+
+def _crosses(group: list[Place], other: str) -> bool:
+    """Whether a group has images of the checked data set and of the other one."""
+    return len({place.split == f"all of {other}" for place in group}) == 2
+
+
+def _name_groups(word: str, what: str, groups: Groups) -> None:
+    for group in groups[:_MOST]:
+        print(f"{word}: {' = '.join(map(str, group[:_MOST]))}{', and more' if len(group) > _MOST else ''}")
+    if len(groups) > _MOST:
+        print(f"and {len(groups) - _MOST:,} more {what}; --output FILE.csv names all of them")
+
+
 def _show(options: argparse.Namespace, console: Console) -> None:
-    bank = load_dataset(options.name, options.split, data=options.data, size=options.size)
+    bank = _load(options, options.split)
     path = options.output or Path(f"episode-{short_name(options.name)}.png")
     draw_episode(bank, path, options.way, options.shot, options.query, options.seed, options.episode)
     print(f"Written to {path}")
+
+
+def _load(options: argparse.Namespace, split: str) -> ImageBank:
+    return load_dataset(options.name, split, data=options.data, size=options.size, options=_reading(options))
+
+
+def _reading(options: argparse.Namespace) -> ReadingOptions:
+    return ReadingOptions(options.min_images, options.skip_damaged)
 
 
 def _described(bank: ImageBank) -> str:

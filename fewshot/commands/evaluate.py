@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from episodes import ImageBank, InputError, ListedEpisodes, load_dataset
-from episodes.datasets import full_name
+from episodes import ImageBank, InputError, ListedEpisodes, ReadingOptions, load_dataset
+from episodes.datasets import find_source, full_name
 from episodes.sampler import sampler_of
 from fewshot import checkpoints, class_records, tables
 from fewshot.clamping import clamped_generalised, with_held_out
@@ -15,7 +15,7 @@ from fewshot.commands import arguments
 from fewshot.config import evaluation_from
 from fewshot.confusion import count_answers
 from fewshot.devices import choose_device, placed, prepare
-from fewshot.embedding import EmbeddedBank
+from fewshot.embedding import EmbeddedBank, check_channels
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, write_arrays, writing
 from fewshot.learners import Learner, find_learner
@@ -28,9 +28,8 @@ from fewshot.records import row_of
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot evaluate`."""
-    parser = commands.add_parser(
-        "evaluate", parents=[arguments.data_folder()], help="evaluate a checkpoint on one protocol"
-    )
+    parents = [arguments.data_folder(), arguments.reading()]
+    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint on one protocol")
     parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
     parser.add_argument(
         "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
@@ -43,7 +42,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument("--episodes", type=int, metavar="E", help="how many (default: 10000; generalised: 2000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
     parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
-    parser.add_argument("--split", default="test", metavar="SPLIT", help="train, validation or test (default: test)")
+    parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     parser.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
     parser.add_argument(
         "--output", type=arguments.path, metavar="DIR", help="where to write classes.csv and confusion.npz"
@@ -67,11 +66,6 @@ def run(options: argparse.Namespace, console: Console) -> None:
     cls, variant = find_learner(options.learner or spec.asked)
     if cls.name != spec.learner or (variant and variant != spec.variant):
         raise InputError(f"{options.checkpoint} is of the learner {spec.asked}, not of {options.learner}")
-    if bank.images.shape[1] != spec.channels:
-        raise InputError(
-            f"{options.checkpoint} was trained on images of {spec.channels} channels, and those of {bank.name} have"
-            f" {bank.images.shape[1]} (each number of a feature counts as a channel)"
-        )
     spec.check_fits(cls, options.checkpoint)
     if options.dataset and full_name(options.dataset) != spec.dataset:
         spec = spec.elsewhere()
@@ -123,7 +117,8 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     """The rows of a checkpoint of another protocol than episodes."""
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
-    if options.protocol == "generalised" and options.split == "train":
+    trained = options.split == "train" or (options.split == "all" and not options.dataset)
+    if options.protocol == "generalised" and trained:
         raise InputError("generalised needs classes that are not trained on: take --split test or validation")
     settings = {"way": options.way, "query": options.query}
     settings |= {} if options.shot is None else {"shots": [options.shot]}
@@ -146,4 +141,7 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
 
 
 def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:
-    return load_dataset(dataset or spec.dataset, split, data=options.data, size=spec.size)
+    name = dataset or spec.dataset
+    check_channels(spec.channels, find_source(name)[0].channels, name)  # before any image is decoded
+    reading = ReadingOptions(options.min_images, options.skip_damaged)
+    return load_dataset(name, split, data=options.data, size=spec.size, options=reading)

@@ -29,6 +29,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         seeds=options.seed,
         size=options.size,
         held_out=options.held_out,
+        min_images=options.min_images,
+        skip_damaged=options.skip_damaged,
     )
     name = f"train-{Path(options.preset).stem}"
     check_trainings_free(options.output or arguments.default_folder(name, wanted.data.dataset), wanted, options.resume)

@@ -144,7 +144,8 @@ def load_test_images(run: Run, data: str | None) -> ImageBank:
     """The bank that the run was tested on; LeftOut if the data set is unavailable or differs."""
     settings = run.config.data
     try:
-        bank = load_dataset(settings.dataset, "test", data=data, size=settings.size or None)
+        size = settings.size or None
+        bank = load_dataset(settings.dataset, "test", data=data, size=size, options=settings.reading)
     except InputError as error:
         raise LeftOut(f"the test images cannot be opened ({error})") from error
     tested = run.environment.get("data", {}).get("test", {})

@@ -1,6 +1,7 @@
 """Twins are counted as by hand, damage is noticed, and a picture shows the right episode."""
 
 import dataclasses
+import io
 import itertools
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from conftest import encoded, refusal, toy_bank, write_files
 from PIL import Image
 
-from episodes import EpisodeSampler, ImageBank, load_dataset
-from episodes.inspection import Twins, draw_episode, find_twins, intact
+from episodes import EpisodeSampler, ImageBank, load_dataset, twins
+from episodes.inspection import draw_episode, intact
+from episodes.twins import NEAR, Twins, count_twins, near_groups, twin_groups
 
 WHITE = (255, 255, 255)
 
@@ -22,6 +24,10 @@ def bank_of(*classes: list[int]) -> ImageBank:
     images[:, 0, 4, 1] = torch.tensor([number for numbers in classes for number in numbers])
     names = tuple(f"class {number}" for number in range(len(classes)))
     return ImageBank(images, torch.tensor([0, *map(len, classes)]).cumsum(0), names, names)
+
+
+def find_twins(banks: dict[str, ImageBank]) -> dict[str, Twins]:
+    return count_twins(twin_groups(banks), list(banks))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +67,65 @@ def test_images_that_differ_in_one_step_of_one_pixel_are_no_twins():
 
 def test_no_bank_has_no_twins():
     assert find_twins({}) == {}
+
+
+def photograph(number: int, size: int = 84) -> Image.Image:
+    """A smooth random picture in colour."""
+    random = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(random).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def bank_of_pictures(*pictures: Image.Image, split: str = "train") -> ImageBank:
+    """Each picture a class of its own, whose file is called after its number."""
+    images = torch.from_numpy(np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures]))
+    names = tuple(f"class {number}" for number in range(len(pictures)))
+    files = [f"{number}.jpg" for number in range(len(pictures))]
+    return ImageBank(images, torch.arange(len(pictures) + 1), names, names, split=split, files=files)
+
+
+def recompressed(image: Image.Image) -> Image.Image:
+    packed = io.BytesIO()
+    image.save(packed, "JPEG", quality=40)
+    return Image.open(packed).convert("RGB")
+
+
+ALTERED = {
+    "as it is": lambda image: image,
+    "recompressed": recompressed,
+    "brighter": lambda image: image.point(lambda level: level // 2 + 60),
+    "smaller and back": lambda image: image.resize((40, 40)).resize((84, 84)),
+    "grey": lambda image: image.convert("L").convert("RGB"),
+}
+
+
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
+def test_near_duplicates_are_found_across_splits_by_file_and_nothing_else(alter):
+    pictures = [photograph(number) for number in range(60)]
+    copies = [photograph(100), alter(pictures[7]), photograph(101), alter(pictures[31])]
+    banks = {"train": bank_of_pictures(*pictures), "test": bank_of_pictures(*copies)}
+    found = near_groups(banks)
+    assert [list(map(str, group)) for group in found] == [
+        ["7.jpg (train)", "1.jpg (test)"],
+        ["31.jpg (train)", "3.jpg (test)"],
+    ]
+
+
+def test_images_of_one_colour_are_no_near_duplicates():
+    plain = [Image.new("RGB", (84, 84), colour) for colour in ("red", "blue", "white")]
+    assert near_groups({"only": bank_of_pictures(*plain, photograph(0))}) == []
+
+
+def test_near_duplicates_are_those_of_a_comparison_of_all_pairs():
+    random = np.random.default_rng(0)
+    values = random.integers(0, 2**64, 300, dtype=np.uint64)
+    for copy in range(200):
+        flips = random.choice(64, random.integers(1, 8), replace=False)
+        values[100 + copy] = values[copy % 100] ^ np.bitwise_or.reduce(np.uint64(1) << flips.astype(np.uint64))
+    values = np.unique(values)
+    every = itertools.combinations(range(len(values)), 2)
+    expected = {pair for pair in every if int(values[pair[0]] ^ values[pair[1]]).bit_count() <= NEAR}
+    assert len(expected) > 50
+    assert set(map(tuple, map(sorted, twins._near_pairs(values)))) == expected
 
 
 @pytest.mark.parametrize("place", [0, -1], ids=["first byte", "last byte"])

@@ -485,7 +485,14 @@ def test_a_checkpoint_is_not_evaluated_as_something_else(call, checkpoint, toy_b
     assert "is of the learner npair, not of siamese" in refused(call("evaluate", checkpoint, "--learner", "siamese"))
     coloured = replace(toy_banks["test"], images=toy_banks["test"].images.repeat(1, 3, 1, 1))
     monkeypatch.setattr("fewshot.commands.evaluate.load_dataset", lambda name, split, **_: coloured)
-    assert "was trained on images of 1 channels" in refused(call("evaluate", checkpoint))
+    said = "the model takes images of 1 channel, and those of toy (random) test have 3: name the data set with :grey"
+    assert said in refused(call("evaluate", checkpoint))
+
+
+def test_images_of_other_channels_are_refused_before_they_are_decoded(call, checkpoint, toy_banks, monkeypatch):
+    monkeypatch.setattr("fewshot.commands.evaluate.load_dataset", None)
+    said = refused(call("evaluate", checkpoint, "--dataset", "mini_imagenet"))
+    assert "takes images of 1 channel, and those of mini_imagenet have 3: name the data set with :grey behind" in said
 
 
 def test_a_checkpoint_says_enough_to_build_its_learner(checkpoint):

@@ -71,7 +71,7 @@ def test_data_check_names_the_images_that_occur_twice(call_plain, tmp_path):
     said = call_plain("data", "check", tmp_path / "pics")
     (line,) = [line for line in said.out.splitlines() if line.startswith("the same: ")]
     places = line.removeprefix("the same: ").split(" = ")
-    assert [place.partition(" (")[0] for place in places] == ["image 2 of 'cat'", "image 4 of 'cat'"]
+    assert [place.partition(" (")[0] for place in places] == ["cat/1.png", "cat/3.png"]
 
 
 def test_training_curves_are_shown_though_the_weights_are_gone(call, preset, tmp_path):

@@ -189,3 +189,47 @@ def test_backbones_are_measured_into_a_file(call, tmp_path, monkeypatch):
     table = pd.read_csv(tmp_path / "rates.csv")
     assert table["backbone"].tolist() == names.split(",")
     assert (table[["train_rate", "embed_rate"]] > 0).all(axis=None)
+
+
+def test_check_names_every_damaged_file_at_once(call, tmp_path):
+    path = tmp_path / "damaged"
+    for number in range(12):
+        for shade in range(2):
+            file = path / f"c{number:02d}" / f"{shade}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (number, shade, 99)).save(file)
+    broken = ["c01/0.png", "c05/1.png", "c09/0.png"]
+    for name in broken:
+        (path / name).write_bytes((path / name).read_bytes()[:40])
+    code, out, err = call("data", "check", path, "--split", "all")
+    assert code == 2
+    lines = [line for line in out.splitlines() if line.startswith("damaged: ")]
+    assert [line.split(" in ")[0].removeprefix("damaged: ") for line in lines] == broken
+    assert "3 of the images of damaged all cannot be decoded: replace them; of a folder of your own, --skip-" in err
+    code, out, err = call("data", "check", path, "--split", "all", "--skip-damaged", "--min-images", 2)
+    assert code == 0, err
+    assert f"3 damaged images are left out: {', '.join(broken)}" in out
+    assert "3 classes of fewer than 2 images are left out: c01 (1), c05 (1), c09 (1)" in out
+    assert "damaged (seed0) all: 9 classes, 18 images" in out
+
+
+def test_check_compares_two_data_sets_and_writes_all_that_occur_again(call, tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("one", "two"):
+        for number in range(4):
+            (tmp_path / name / f"kind{number // 2}").mkdir(parents=True, exist_ok=True)
+            pixels = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((90, 90))
+            pixels.save(tmp_path / name / f"kind{number // 2}" / f"{number}.png")
+    with Image.open(tmp_path / "one" / "kind0" / "1.png") as picture:
+        picture.save(tmp_path / "two" / "kind1" / "copy.png")
+        picture.save(tmp_path / "two" / "kind1" / "again.jpg", quality=60)
+    options = ["--split", "all", "--against", tmp_path / "two", "--output", tmp_path / "again.csv"]
+    code, out, err = call("data", "check", tmp_path / "one", *options)
+    assert code == 0, err
+    other = f"all of {tmp_path / 'two'}"
+    assert f"the same: kind0/1.png (all) = kind1/copy.png ({other})" in out
+    assert "alike: kind0/1.png (all) = kind1/again.jpg" in out
+    table = pd.read_csv(tmp_path / "again.csv")
+    assert table.groupby("kind").size().to_dict() == {"alike": 3, "same": 2}
+    assert set(table["file"]) == {"kind0/1.png", "kind1/copy.png", "kind1/again.jpg"}
+    assert set(table["split"]) == {"all", other}
