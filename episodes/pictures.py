@@ -58,6 +58,33 @@ def squashed(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR) if image.size != (size, size) else image
 
 
+_FITS = {"crop": cropped, "squash": squashed, "": cropped}  # by ImageBank.fit
+
+
+def prepared(
+    image: Image.Image, size: int, channels: int = 3, fit: str = "crop", inverted: bool | None = False
+) -> np.ndarray:
+    """Any picture as a bank holds it: (channels, size, size) uint8, grey for one channel and RGB for three.
+
+    fit, inverted: as in ImageBank; what a bank does not know, '' and None, is taken for 'crop' and False.
+    """
+    pixels = np.asarray(_FITS[fit](upright_rgb(image), size)).transpose(2, 0, 1)
+    return recoloured(pixels, channels, bool(inverted))
+
+
+def recoloured(images: np.ndarray, channels: int, inverted: bool = False) -> np.ndarray:
+    """Images (..., C, H, W) uint8 with C = 1 or 3 as grey (`channels` = 1) or RGB (3); `inverted`: dark becomes bright.
+
+    Grey is the luma of ITU-R 601, rounded as Pillow rounds it.
+    """
+    if images.shape[-3] == 3 and channels == 1:
+        red, green, blue = (images[..., i : i + 1, :, :].astype(np.int32) for i in range(3))
+        images = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+    elif images.shape[-3] == 1 and channels == 3:
+        images = images.repeat(3, axis=-3)
+    return 255 - images if inverted else images
+
+
 def contents(
     classes: Mapping[str, Sequence[Picture]],
     groups: Mapping[str, str],

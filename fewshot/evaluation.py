@@ -88,11 +88,10 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, 
     return Accuracies(values, classes.cpu().numpy(), time.perf_counter() - began)
 
 
-def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+def checked_scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too."""
     scores = learner.episode_scores(data, episodes)
-    _, way, query = episodes.query.shape
-    expected = len(episodes), way * query, way
+    expected = len(episodes), episodes.query[0].numel(), episodes.support.shape[1]
     if not isinstance(scores, Tensor) or scores.shape != expected or not scores.is_floating_point():
         raise InputError(
             f"the scores of {_named(learner)} must have the shape (E, Q, N) = {expected}, as floats, not"
@@ -105,7 +104,7 @@ def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
 
 def _right(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     """How many queries of each episode get the best score for their own class, (E,)."""
-    return (_scores(learner, data, episodes).argmax(2) == episodes.targets).sum(1)
+    return (checked_scores(learner, data, episodes).argmax(2) == episodes.targets).sum(1)
 
 
 def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler) -> None:
@@ -115,8 +114,8 @@ def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampl
     whole = sampler.episodes(0, 1, data.device)
     half = sampler.query // 2
     part = dataclasses.replace(whole, query=whole.query[:, :, :half])
-    expected = _scores(learner, data, whole).unflatten(1, (sampler.way, -1))[:, :, :half].flatten(1, 2)
-    scores = _scores(learner, data, part)
+    expected = checked_scores(learner, data, whole).unflatten(1, (sampler.way, -1))[:, :, :half].flatten(1, 2)
+    scores = checked_scores(learner, data, part)
     if not torch.allclose(scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise InputError(
             f"{_named(learner)} gives a query different scores when other queries are left out: set transductive ="
