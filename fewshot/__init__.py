@@ -1,4 +1,4 @@
-"""A few-shot learning benchmark suite: learners, training, evaluation, tables; and a classifier of your own pictures."""
+"""A few-shot learning benchmark suite: learners, training, evaluation, tables; a classifier of one's own pictures."""
 
 from typing import TYPE_CHECKING, Any
 

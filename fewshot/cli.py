@@ -16,7 +16,19 @@ from episodes.bank import cache_folder
 from fewshot.commands import backbones, bench, check, compare, data, evaluate, learners, perf, predict, report, train
 from fewshot.learners.faults import fault_of
 
-_COMMANDS = (bench, train, evaluate, predict, compare, report, learners, check, backbones, perf, data)  # as --help lists them
+_COMMANDS = (
+    bench,
+    train,
+    evaluate,
+    predict,
+    compare,
+    report,
+    learners,
+    check,
+    backbones,
+    perf,
+    data,
+)  # as --help lists them
 _LOGS = (logging.getLogger("fewshot"), logging.getLogger("episodes"))
 
 
