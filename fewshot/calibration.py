@@ -1,6 +1,7 @@
 """How sure an answer is: a temperature and a threshold for 'none of these', both chosen on validation classes."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,31 +31,33 @@ class ValidationScores:
     known (Q, N)    of queries of the N classes of their episode; targets (Q,): their right answers
     unknown (U, N)  of queries of other classes; U is 0 if there are no other classes
     shots           of the classes, in their order
+    classes         how many classes the episodes are drawn from
     """
 
     known: np.ndarray
     targets: np.ndarray
     unknown: np.ndarray
     shots: tuple[int, ...]
+    classes: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What was chosen on validation classes, and how well it did there.
+    """What was chosen on validation classes, or on the support set itself, and how well it did there.
 
     temperature      scores are divided by it before the softmax
     error_before, error_after   expected calibration error with a temperature of 1, and with this one; nan if unknown
-    threshold        a picture whose highest probability is lower is refused; 0 refuses none
+    threshold        a picture whose highest score is lower is refused; -inf refuses none
     unknown_refused  share of pictures of unknown validation classes that the threshold refuses, nan if unknown
     shots            that it was chosen for, one a class
     remark           a sentence if it could not be chosen, or not for the shots of the task; else ''
     """
 
     temperature: float = 1.0
-    error_before: float = float("nan")
-    error_after: float = float("nan")
-    threshold: float = 0.0
-    unknown_refused: float = float("nan")
+    error_before: float = math.nan
+    error_after: float = math.nan
+    threshold: float = -math.inf
+    unknown_refused: float = math.nan
     shots: tuple[int, ...] = ()
     remark: str = ""
 
@@ -62,9 +65,13 @@ class Calibration:
         """Probabilities (Q, N) from scores (Q, N)."""
         return probabilities(scores, self.temperature)
 
-    def refused(self, chances: np.ndarray) -> np.ndarray:
-        """Which of the answers with probabilities (Q, N) are refused, (Q,) bool."""
-        return chances.max(axis=1) < self.threshold
+    def refused(self, scores: np.ndarray) -> np.ndarray:
+        """Which of the queries with scores (Q, N) are refused, (Q,) bool.
+
+        The score decides and not the probability, because a picture that is far from all classes can still be much
+        nearer to one than to the others.
+        """
+        return scores.max(axis=1) < self.threshold
 
 
 def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
@@ -105,10 +112,17 @@ def calibration_error(chances: np.ndarray, targets: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(highest))
 
 
-def chosen_threshold(known: np.ndarray, share: float) -> float:
-    """The confidence below which `share` of the confidences (Q,) of known classes lie."""
-    ordered = np.sort(known)
-    return float(ordered[min(int(share * len(ordered)), len(ordered) - 1)])
+def chosen_threshold(highest: np.ndarray, share: float, units: int) -> float:
+    """The threshold of the highest scores (Q,) of known queries below which at most `share` of new ones are expected.
+
+    The queries come from `units` independent units, such as classes. The unit that is asked about is one more of the
+    same kind, and could lie below the threshold as a whole: so share' = (share (units + 1) - 1) / units of the scores
+    lie below it (Angelopoulos et al. 2024, Conformal risk control, equation 4). It is -inf, which refuses none, if
+    units < 1 / share - 1.
+    """
+    allowed = (share * (units + 1) - 1) / units + 1e-12  # the rounding of 0.05 * 20 - 1
+    below = int(allowed * len(highest)) if allowed > 0 else -1
+    return float(np.sort(highest)[below]) if below >= 0 else -math.inf
 
 
 def calibrated(
@@ -124,15 +138,23 @@ def calibrated(
     temperature: use this one instead of choosing it.
     """
     found = validation_scores(learner, bank, shots)
-    chosen = temperature or chosen_temperature(found.known, found.targets)
-    before, after = (probabilities(found.known, one) for one in (1.0, chosen))
-    threshold, refused = 0.0, float("nan")
-    if reject is not None:
-        threshold = chosen_threshold(after.max(axis=1), reject)
-        if len(found.unknown):
-            refused = float((probabilities(found.unknown, chosen).max(axis=1) < threshold).mean())
-    errors = (calibration_error(chances, found.targets) for chances in (before, after))
-    return Calibration(chosen, *errors, threshold, refused, found.shots, _remark(bank, shots, found.shots))
+    made = from_scores(found.known, found.targets, reject, temperature, found.classes)
+    refused = float(made.refused(found.unknown).mean()) if reject and len(found.unknown) else math.nan
+    remark = " ".join(filter(None, [_remark(bank, shots, found.shots), made.remark]))
+    return dataclasses.replace(made, unknown_refused=refused, shots=found.shots, remark=remark)
+
+
+def from_scores(
+    scores: np.ndarray, targets: np.ndarray, reject: float | None, temperature: float | None, units: int
+) -> Calibration:
+    """The calibration by scores (Q, N) of queries of known classes, and their classes (Q,), of `units` units."""
+    chosen = temperature or chosen_temperature(scores, targets)
+    errors = [calibration_error(probabilities(scores, one), targets) for one in (1.0, chosen)]
+    if reject is None:
+        return Calibration(chosen, *errors)
+    threshold = chosen_threshold(scores.max(axis=1), reject, units)
+    few = f"no picture is refused: a share of {reject:g} needs {math.ceil(1 / reject - 1 - 1e-9)} classes or pictures"
+    return Calibration(chosen, *errors, threshold, remark=few if threshold == -math.inf else "")
 
 
 def _remark(bank: ImageBank, wanted: Sequence[int], had: Sequence[int]) -> str:
@@ -176,7 +198,7 @@ def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], s
             bar.update(len(part))
     targets = torch.arange(way).repeat_interleave(query).repeat(count)
     rows = torch.cat(known).numpy(), targets.numpy(), torch.cat(unknown).numpy() if unknown else np.empty((0, way))
-    return ValidationScores(*rows, shots)
+    return ValidationScores(*rows, shots, bank.classes)
 
 
 def _thinned(bank: ImageBank, least: int) -> ImageBank:
