@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,8 @@ from tqdm import tqdm
 from episodes import ImageBank, InputError
 from episodes.datasets.folder import image_files
 from episodes.pictures import Picture, cores
-from fewshot.answers import scores_of_parts, support_bank
+from fewshot.answers import NONE, scores_of_parts, support_bank
+from fewshot.calibration import Calibration
 from fewshot.files import replacing
 from fewshot.loading import LoadedModel
 from fewshot.models import ModelSpec
@@ -116,6 +118,21 @@ def _decoded(queries: Sequence[Query], spec: ModelSpec, errors: list[str]) -> It
             if pixels:
                 yield torch.stack(pixels)
             bar.update(len(part))
+
+
+def answers_of(answered: Answered, sure: Calibration) -> list[str]:
+    """The answer of each query: a class, 'none of these' if it is refused, '' if it was not read.
+
+    Raises InputError if pictures may be refused and a class has that name.
+    """
+    if sure.threshold > -math.inf and NONE in answered.classes:
+        raise InputError(f"no class may be called '{NONE}' if pictures are refused: rename the folder")
+    best = np.nan_to_num(answered.scores, nan=-math.inf).argmax(axis=1)
+    refused = sure.refused(answered.scores)  # never true of nan
+    return [
+        "" if error else NONE if no else answered.classes[number]
+        for number, no, error in zip(best, refused, answered.errors, strict=True)
+    ]
 
 
 def write_csv(path: Path, answered: Answered, answers: Sequence[str], chances: np.ndarray) -> None:

@@ -1,12 +1,19 @@
 """fewshot predict: label pictures by the few that a support folder shows of each class."""
 
 import argparse
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from episodes import InputError
+from episodes import ImageBank, InputError
 from fewshot.commands import arguments
+from fewshot.statistics import Interval
+
+if TYPE_CHECKING:
+    from fewshot.calibration import Calibration
+    from fewshot.support_quality import LeftOut
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -31,6 +38,12 @@ def declare(commands: arguments.Commands) -> None:
         metavar="FILE.csv",
         help="file, answer, a probability of each class, error (default: answers.csv)",
     )
+    parser.add_argument(
+        "--reject",
+        type=float,
+        metavar="SHARE",
+        help="answer 'none of these' for doubtful pictures, so that this share of known pictures is refused wrongly",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the files that are there")
     parser.add_argument("--learner", default="", metavar="NAME", help=f"{arguments.LEARNER}, if it is not to be found")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
@@ -38,24 +51,56 @@ def declare(commands: arguments.Commands) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Open the model, answer all queries, and write the csv file."""
-    outputs = [options.output]
-    for path in outputs:
-        _check_free(path, options.overwrite)
+    """Open the model, answer all queries, write the csv file and print how sure the answers are."""
+    _check_free(options.output, options.overwrite)
     from fewshot import prediction  # these modules take a while to load
-    from fewshot.calibration import Calibration
+    from fewshot.confidence import confidence
     from fewshot.loading import load
+    from fewshot.support_quality import leave_one_out
 
     model = load(options.model, options.device, options.learner)
     queries = prediction.find_queries(options.queries)
     support = prediction.read_support(options.support, model.spec)
+    left_out = leave_one_out(model.learner, support) if int(support.sizes.max()) > 1 else None
+    sure = confidence(model, support, options.reject, data=options.data, left_out=left_out)
+    print("\n".join([*quality_lines(support, left_out), *confidence_lines(sure, options.reject)]))
     answered = prediction.answer(model, support, queries)
-    calibration = Calibration()
-    chances = calibration.probabilities(answered.scores)
-    answers = [support.class_names[row.argmax()] if not error else "" for row, error in zip(chances, answered.errors)]
-    prediction.write_csv(options.output, answered, answers, chances)
-    damaged = len(queries) - int(answered.read.sum())
-    print(f"{len(queries):,} pictures answered, {damaged:,} of them cannot be read; written to {options.output}")
+    answers = prediction.answers_of(answered, sure)
+    prediction.write_csv(options.output, answered, answers, sure.probabilities(answered.scores))
+    damaged = sum(map(bool, answered.errors))
+    print(f"{len(queries) - damaged:,} pictures answered, {damaged:,} cannot be read; written to {options.output}")
+
+
+def quality_lines(support: ImageBank, left_out: "LeftOut | None") -> list[str]:
+    """What is known of the support set before any query is answered."""
+    shots = sorted({*support.sizes.tolist()})
+    counts = str(shots[0]) if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
+    lines = [f"support set: {support.classes} classes of {counts} pictures"]
+    if left_out is None:
+        return [*lines, "no class shows two pictures, so nothing tells how good the support set is"]
+    lines.append(f"left out of it and answered by the others: {_told(left_out.accuracy)} are right")
+    lines += [f"  {name}: {_told(found)}" for name, found in left_out.by_class.items()]
+    if left_out.confused:
+        first, second, count = left_out.confused
+        lines.append(f"taken for each other most often: {first} and {second}, {count} times")
+    return lines
+
+
+def confidence_lines(sure: "Calibration", reject: float | None) -> list[str]:
+    """How the temperature and the threshold were chosen, and what they did there."""
+    lines = [f"note: {sure.remark}"] if sure.remark else []
+    if not math.isnan(sure.error_after):
+        lines.append(
+            f"temperature {sure.temperature:.3g}: expected calibration error {100 * sure.error_before:.1f} % before,"
+            f" {100 * sure.error_after:.1f} % after"
+        )
+    if reject is not None and not math.isnan(sure.unknown_refused):
+        lines.append(f"of pictures of unknown validation classes, {100 * sure.unknown_refused:.0f} % are refused")
+    return lines
+
+
+def _told(share: Interval) -> str:
+    return f"{100 * share.estimate:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
