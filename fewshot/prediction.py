@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from episodes import ImageBank, InputError
+from episodes.archives import is_archive
 from episodes.datasets.folder import image_files
 from episodes.pictures import Picture, cores
 from fewshot.answers import NONE, scores_of_parts, support_bank
@@ -76,7 +77,7 @@ def find_queries(paths: Sequence[Path]) -> list[Query]:
     """
     found: dict[str, Query] = {}
     for path in paths:
-        whole = path.is_dir() or not path.exists() or path.suffix.lower() in (".zip", ".tar", ".tgz")
+        whole = path.is_dir() or not path.exists() or is_archive(path)
         for query in _pictures_in(path, "query") if whole else [Query(str(path), file_picture(path))]:
             found.setdefault(query.name, query)
     return list(found.values())
