@@ -177,7 +177,7 @@ def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], s
     smallest = int(bank.sizes.min())
     if smallest < 2 or bank.classes < 2:
         raise InputError(f"{bank.name} has too few classes or images to calibrate on: two of each are needed")
-    query = min(_QUERY, smallest - 1)
+    query = min(_QUERY, max(smallest - max(shots), 1))
     shots = tuple(min(shot, smallest - query) for shot in shots[: bank.classes])
     way, classes = len(shots), min(2 * len(shots), bank.classes)
     bank = _thinned(bank, max(shots) + query)
