@@ -44,6 +44,12 @@ def declare(commands: arguments.Commands) -> None:
         metavar="SHARE",
         help="answer 'none of these' for doubtful pictures, so that this share of known pictures is refused wrongly",
     )
+    parser.add_argument(
+        "--page",
+        type=arguments.path,
+        metavar="FILE.html",
+        help="also write a page of the pictures, doubtful ones first",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the files that are there")
     parser.add_argument("--learner", default="", metavar="NAME", help=f"{arguments.LEARNER}, if it is not to be found")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
@@ -52,7 +58,8 @@ def declare(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Open the model, answer all queries, write the csv file and print how sure the answers are."""
-    _check_free(options.output, options.overwrite)
+    for path in filter(None, [options.output, options.page]):
+        _check_free(path, options.overwrite)
     from fewshot import prediction  # these modules take a while to load
     from fewshot.confidence import confidence
     from fewshot.loading import load
@@ -66,9 +73,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
     print("\n".join([*quality_lines(support, left_out), *confidence_lines(sure, options.reject)]))
     answered = prediction.answer(model, support, queries)
     answers = prediction.answers_of(answered, sure)
-    prediction.write_csv(options.output, answered, answers, sure.probabilities(answered.scores))
+    chances = sure.probabilities(answered.scores)
+    prediction.write_csv(options.output, answered, answers, chances)
+    if options.page:
+        from fewshot.answer_page import write_page
+
+        write_page(options.page, answered, answers, chances, f"Answers by {Path(options.support).name}")
     damaged = sum(map(bool, answered.errors))
-    print(f"{len(queries) - damaged:,} pictures answered, {damaged:,} cannot be read; written to {options.output}")
+    written = " and ".join(map(str, filter(None, [options.output, options.page])))
+    print(f"{len(queries) - damaged:,} pictures answered, {damaged:,} cannot be read; written to {written}")
 
 
 def quality_lines(support: ImageBank, left_out: "LeftOut | None") -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def check_answers(path: Path, learner, bank: ImageBank, folder: Path) -> None:
         f"support/{label}/{i}.png": image for i, (label, image) in enumerate(zip(labels, episode.support.flatten()))
     }
     files |= {f"query/{i:02d}.png": image for i, image in enumerate(episode.query.flatten())}
-    write_files(folder, {name: encoded(bank.images[image, 0].numpy()) for name, image in files.items()})
+    drawn = 255 - bank.images if bank.inverted else bank.images  # the pictures from which the bank was made
+    write_files(folder, {name: encoded(drawn[image, 0].numpy()) for name, image in files.items()})
     model = load(path, "cpu")
     support = prediction.read_support(folder / "support", model.spec)
     answered = prediction.answer(model, support, prediction.find_queries([folder / "query"]))
@@ -100,6 +102,9 @@ def pictures(tmp_path) -> Path:
         files |= {f"query/{number}{i}.png": encoded(shown[i]) for i in (6, 7)}
     files["other/0.png"] = encoded(bank.images[bank.labels == 4, 0][0].numpy())
     return write_files(tmp_path / "pictures", files)
+
+
+LEAD = r'(?s)<div class="said">.*?value="([0-9.]+)".*?value="([0-9.]+)"'  # the two likeliest classes of a picture
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -208,3 +213,26 @@ def test_refused_pictures_are_answered_so_by_the_classifier(pixels, toy_banks):
     made = Classifier(pixels, device="cpu", reject=0.1).fit(support, [0, 0, 0, 1, 1, 1])
     assert (made.predict(unknown) == NONE).all()
     assert (made.predict(known[3:]) == 0).mean() >= 0.8
+
+
+def test_the_page_shows_doubtful_pictures_first_and_escapes_every_name(call_plain, pixels, pictures, tmp_path):
+    hostile = "<script>alert(1)</script>".replace("/", "\u2215")
+    (pictures / "support" / "owl").rename(pictures / "support" / hostile)
+    (pictures / "query" / "06.png").rename(pictures / "query" / '"><img src=x onerror=alert(1)>.png')
+    page = tmp_path / "a.html"
+    said = call_plain(
+        *("predict", pixels, "--support", pictures / "support", pictures / "query", pictures / "other"),
+        *("--output", tmp_path / "a.csv", "--page", page, "--reject", "0.05"),
+    )
+    assert said.code == 0, said.err
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;" in text
+    assert re.findall(r"https?:", text) == []
+    shown = re.findall(r"<b(?: class=.none.)?>(.*?)</b>", text)
+    assert len(shown) == 7
+    assert shown[0] == NONE
+    assert "damaged.png" in text.partition("cannot be read")[2]
+    leads = [float(first) - float(second) for first, second in re.findall(LEAD, text)][1:]
+    assert leads == sorted(leads)
