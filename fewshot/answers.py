@@ -28,7 +28,7 @@ def support_bank(pixels: Tensor, labels: Sequence[str]) -> ImageBank:
 def numbered_support(pixels: Tensor, numbers: Tensor, names: Sequence[str]) -> ImageBank:
     """As support_bank, from the number (M,) of each image's class, and the names of the classes in order."""
     if len(names) < 2:
-        raise InputError(f"a support set needs images of 2 classes or more, not of {len(names)}")
+        raise InputError(f"a support set needs images of 2 classes or more, not of {len(names)} class")
     sizes = torch.bincount(numbers, minlength=len(names))
     offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     return ImageBank(pixels[numbers.argsort(stable=True)], offsets, tuple(names), ("",) * len(names), "support set")

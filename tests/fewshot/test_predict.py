@@ -79,6 +79,7 @@ def test_every_learner_answers_as_an_evaluation_counts(name, tmp_path):
 @pytest.mark.parametrize("cls", [Prototypical, NearestPixel])
 def test_on_omniglot_too(cls, real_data, tmp_path):
     bank = load_dataset("omniglot", "test", data=real_data)
+    bank = bank.only(torch.arange(len(bank)).view(bank.classes, -1)[:, :5].flatten())  # few images are soon embedded
     spec = ModelSpec.of(cls, bank, Training(backbone="conv4-32"))
     learner = spec.build(cls)
     check_answers(write_checkpoint(tmp_path / "best.pt", learner, spec), learner, bank, tmp_path)
