@@ -13,13 +13,27 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from episodes import InputError
 from episodes.bank import cache_folder
-from fewshot.commands import backbones, bench, check, compare, data, embed, evaluate, learners, perf, report, train
+from fewshot.commands import (
+    backbones,
+    bench,
+    check,
+    compare,
+    data,
+    embed,
+    evaluate,
+    learners,
+    perf,
+    predict,
+    report,
+    train,
+)
 from fewshot.learners.faults import fault_of
 
 _COMMANDS = (
     bench,
     train,
     evaluate,
+    predict,
     embed,
     compare,
     report,

@@ -84,7 +84,7 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, 
         narrow = torch.uint8 if sampler.way <= 256 else torch.int32
         answers = torch.empty((episodes, sampler.way * sampler.query), dtype=narrow, device=data.device)
         for start, part in zip(range(0, episodes, chunk), sampler.batches(episodes, chunk, data.device)):
-            found = _scores(learner, data, part).argmax(2)
+            found = checked_scores(learner, data, part).argmax(2)
             right[start : start + chunk] = (found == part.targets).sum(1)
             classes[start : start + chunk] = part.classes
             answers[start : start + chunk] = found
@@ -94,11 +94,10 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, 
     return Accuracies(values, classes.cpu().numpy(), time.perf_counter() - began, answers.cpu().numpy())
 
 
-def _scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+def checked_scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too."""
     scores = learner.episode_scores(data, episodes)
-    _, way, query = episodes.query.shape
-    expected = len(episodes), way * query, way
+    expected = len(episodes), episodes.query[0].numel(), episodes.support.shape[1]
     if not isinstance(scores, Tensor) or scores.shape != expected or not scores.is_floating_point():
         raise InputError(
             f"the scores of {_named(learner)} must have the shape (E, Q, N) = {expected}, as floats, not"
@@ -116,8 +115,8 @@ def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampl
     whole = sampler.episodes(0, 1, data.device)
     half = sampler.query // 2
     part = dataclasses.replace(whole, query=whole.query[:, :, :half])
-    expected = _scores(learner, data, whole).unflatten(1, (sampler.way, -1))[:, :, :half].flatten(1, 2)
-    scores = _scores(learner, data, part)
+    expected = checked_scores(learner, data, whole).unflatten(1, (sampler.way, -1))[:, :, :half].flatten(1, 2)
+    scores = checked_scores(learner, data, part)
     if not torch.allclose(scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise InputError(
             f"{_named(learner)} gives a query different scores when other queries are left out: set transductive ="

@@ -1,0 +1,239 @@
+"""Classifier and `fewshot predict`: pictures get the answers that an evaluation counts, and a csv file holds them."""
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import encoded, refusal, toy_bank, write_files
+from PIL import Image
+
+from episodes import EpisodeSampler, ImageBank, load_dataset
+from fewshot import Classifier, checkpoints, load, prediction
+from fewshot.answers import NONE
+from fewshot.calibration import Calibration
+from fewshot.config import Training
+from fewshot.embedding import EmbeddedBank
+from fewshot.evaluation import checked_scores
+from fewshot.learners.nearest_pixel import NearestPixel
+from fewshot.learners.prototypical import Prototypical
+from fewshot.learners.registry import default_options, suite_learners
+from fewshot.models import ModelSpec
+from fewshot.testing.specimen import specimens
+
+
+def write_checkpoint(path: Path, learner, spec: ModelSpec) -> Path:
+    checkpoints.save(path, {"about": spec.to_checkpoint(), "learner": learner.state_dict()})
+    return path
+
+
+def sorted_episode(bank: ImageBank, shot: int = 3, query: int = 2):
+    """Episode 0 of seed 0, its classes in the order of their names."""
+    episode = EpisodeSampler(bank, 5, shot, query, seed=0).episodes(0, 1)
+    order = sorted(range(5), key=lambda place: bank.class_names[int(episode.classes[0, place])])
+    parts = {name: getattr(episode, name)[:, order] for name in ("classes", "support", "query")}
+    return dataclasses.replace(episode, **parts)
+
+
+def counted(learner, bank: ImageBank, episode) -> list[str]:
+    """The answers of an evaluation: the name of the class with the highest score."""
+    with torch.no_grad():
+        found = checked_scores(learner.eval(), EmbeddedBank(learner, bank), episode)[0].argmax(1)
+    return [bank.class_names[int(episode.classes[0, place])] for place in found]
+
+
+def check_answers(path: Path, learner, bank: ImageBank, folder: Path) -> None:
+    """Classifier, on prepared pixels, and predict, on the same pictures as files, answer as the evaluation does."""
+    episode = sorted_episode(bank)
+    expected = counted(learner, bank, episode)
+    labels = [bank.class_names[int(number)] for number in episode.classes[0] for _ in range(3)]
+    made = Classifier(path, temperature=1.0, device="cpu").fit(bank.images[episode.support.flatten()], labels)
+    assert made.predict(bank.images[episode.query.flatten()]).tolist() == expected
+    files = {
+        f"support/{label}/{i}.png": image for i, (label, image) in enumerate(zip(labels, episode.support.flatten()))
+    }
+    files |= {f"query/{i:02d}.png": image for i, image in enumerate(episode.query.flatten())}
+    drawn = 255 - bank.images if bank.inverted else bank.images  # the pictures from which the bank was made
+    write_files(folder, {name: encoded(drawn[image, 0].numpy()) for name, image in files.items()})
+    model = load(path, "cpu")
+    support = prediction.read_support(folder / "support", model.spec)
+    answered = prediction.answer(model, support, prediction.find_queries([folder / "query"]))
+    assert prediction.answers_of(answered, Calibration()) == expected
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", suite_learners())
+def test_every_learner_answers_as_an_evaluation_counts(name, tmp_path):
+    specimen = specimens(name)[0]
+    if specimen.missing:
+        pytest.skip(specimen.missing)
+    learner = specimen.ready()
+    settings = Training(backbone=specimen.backbone, options=default_options(specimen.cls))
+    spec = ModelSpec.of(specimen.cls, specimen.train_bank, settings, variant=specimen.variant)
+    check_answers(write_checkpoint(tmp_path / "best.pt", learner, spec), learner, specimen.test_bank, tmp_path)
+
+
+@pytest.mark.parametrize("cls", [Prototypical, NearestPixel])
+def test_on_omniglot_too(cls, real_data, tmp_path):
+    bank = load_dataset("omniglot", "test", data=real_data)
+    bank = bank.only(torch.arange(len(bank)).view(bank.classes, -1)[:, :5].flatten())  # few images are soon embedded
+    spec = ModelSpec.of(cls, bank, Training(backbone="conv4-32"))
+    learner = spec.build(cls)
+    check_answers(write_checkpoint(tmp_path / "best.pt", learner, spec), learner, bank, tmp_path)
+
+
+@pytest.fixture
+def pixels(tmp_path, monkeypatch, toy_banks) -> Path:
+    """A checkpoint of nearest-pixel on the toy data, whose validation classes are there."""
+    monkeypatch.setattr("fewshot.loading.load_dataset", lambda name, split, **_: toy_banks[split])
+    spec = ModelSpec.of(NearestPixel, toy_banks["train"], Training(backbone="pixels"))
+    return write_checkpoint(tmp_path / "best.pt", spec.build(NearestPixel), spec)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """support/ of three classes with 2, 3 and 4 pictures, and query/ with two pictures a class and a damaged one."""
+    bank, files = toy_bank(5, 8, seed=3), {"query/damaged.png": b"no picture", "query/notes.txt": b"left out"}
+    for number, name in enumerate(("=cat", "error", "owl")):
+        shown = bank.images[bank.labels == number, 0].numpy()
+        files |= {f"support/{name}/{i}.png": encoded(shown[i]) for i in range(number + 2)}
+        files |= {f"query/{number}{i}.png": encoded(shown[i]) for i in (6, 7)}
+    files["other/0.png"] = encoded(bank.images[bank.labels == 4, 0][0].numpy())
+    return write_files(tmp_path / "pictures", files)
+
+
+LEAD = r'(?s)<div class="said">.*?value="([0-9.]+)".*?value="([0-9.]+)"'  # the two likeliest classes of a picture
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_csv_file_has_an_answer_and_probabilities_or_an_error_of_each_picture(
+    call_plain, pixels, pictures, tmp_path
+):
+    out = tmp_path / "a.csv"
+    said = call_plain("predict", pixels, "--support", pictures / "support", pictures / "query", "--output", out)
+    assert said.code == 0, said.err
+    assert "6 pictures answered, 1 cannot be read" in said.out
+    assert "support set: 3 classes of 2 to 4 pictures" in said.out
+    rows = {Path(row["file"]).name: row for row in rows_of(out)}
+    assert list(rows["06.png"]) == ["file", "answer", "'=cat", "class error", "owl", "error"]
+    answers = [rows[f"{number}{i}.png"]["answer"] for number in range(3) for i in (6, 7)]
+    assert answers == ["'=cat", "'=cat", "error", "error", "owl", "owl"]
+    for name, row in rows.items():
+        chances = [row[column] for column in ("'=cat", "class error", "owl")]
+        if name == "damaged.png":
+            assert chances == ["", "", ""]
+            assert row["answer"] == ""
+            assert "not a readable image" in row["error"]
+        else:
+            assert sum(map(float, chances)) == pytest.approx(1, abs=1e-5)
+            assert row["error"] == ""
+
+
+def test_pictures_of_other_classes_are_none_of_these(call_plain, pixels, pictures, tmp_path):
+    out = tmp_path / "a.csv"
+    queries = [pictures / "query" / "06.png", pictures / "other"]
+    said = call_plain(
+        "predict", pixels, "--support", pictures / "support", *queries, "--output", out, "--reject", "0.05"
+    )
+    assert said.code == 0, said.err
+    assert [row["answer"] for row in rows_of(out)] == ["'=cat", NONE]
+    assert "of pictures of unknown validation classes, 100 % are refused" in said.out
+
+
+def test_a_file_that_is_there_is_replaced_on_request_only(call_plain, pixels, pictures, tmp_path):
+    out = tmp_path / "a.csv"
+    out.write_text("mine")
+    command = ["predict", pixels, "--support", pictures / "support", pictures / "query", "--output", out]
+    said = call_plain(*command)
+    assert said.code == 2
+    assert "--overwrite" in said.err
+    assert out.read_text() == "mine"
+    assert call_plain(*command, "--overwrite").code == 0
+    assert len(rows_of(out)) == 7
+    assert not list(tmp_path.glob(".unfinished*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": "missing"}, "there is no"),
+        ({"support": "query"}, "is in no class folder"),
+        ({"support": "support/owl"}, "is in no class folder"),
+        ({"support": "missing"}, "there is no"),
+        ({"reject": "0.7"}, "at most 0.5"),
+        ({"output": "nowhere/a.csv"}, "there is no folder"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(call_plain, pixels, pictures, tmp_path, change, message):
+    wanted = {"query": "query", "support": "support", "reject": "0.05", "output": "a.csv", **change}
+    said = call_plain(
+        *("predict", pixels, "--support", pictures / wanted["support"], pictures / wanted["query"]),
+        *("--output", tmp_path / wanted["output"], "--reject", wanted["reject"]),
+    )
+    assert said.code == 2
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_pictures_come_in_every_form_with_the_same_probabilities(pixels, pictures):
+    files = sorted((pictures / "support").rglob("*.png"))
+    made = Classifier(pixels, device="cpu").fit(files, [file.parent.name for file in files])
+    queries = sorted((pictures / "query").glob("??.png"))
+    expected = made.predict_proba(queries)
+    opened = [Image.open(file) for file in queries]
+    stacked = np.stack([np.asarray(image) for image in opened])
+    forms = [opened, list(stacked), stacked, stacked[..., None], stacked / 255, torch.from_numpy(stacked)[:, None]]
+    for form in forms:
+        assert np.array_equal(made.predict_proba(form), expected)
+    assert made.classes_.tolist() == ["=cat", "error", "owl"]
+    assert made.score(queries, made.predict(queries)) == 1
+
+
+def test_labels_keep_their_type(pixels):
+    bank = toy_bank(3, 8, seed=3)
+    labels = 10 * bank.labels.numpy()
+    made = Classifier(pixels, device="cpu", temperature=1.0).fit(bank.images, labels)
+    assert made.predict(bank.images).dtype == labels.dtype
+    assert (made.predict(bank.images) == labels).all()
+    assert "each image needs one label" in refusal(lambda: made.fit(bank.images, labels[1:]))
+    assert "2 classes or more" in refusal(lambda: made.fit(bank.images[:8], labels[:8]))
+
+
+def test_refused_pictures_are_answered_so_by_the_classifier(pixels, toy_banks):
+    test = toy_banks["test"]
+    known, unknown = (test.images[test.labels == number] for number in (0, 9))
+    support = torch.cat([known[:3], test.images[test.labels == 1][:3]])
+    made = Classifier(pixels, device="cpu", reject=0.1).fit(support, [0, 0, 0, 1, 1, 1])
+    assert (made.predict(unknown) == NONE).all()
+    assert (made.predict(known[3:]) == 0).mean() >= 0.8
+
+
+def test_the_page_shows_doubtful_pictures_first_and_escapes_every_name(call_plain, pixels, pictures, tmp_path):
+    hostile = "<script>alert(1)</script>".replace("/", "\u2215")
+    (pictures / "support" / "owl").rename(pictures / "support" / hostile)
+    (pictures / "query" / "06.png").rename(pictures / "query" / '"><img src=x onerror=alert(1)>.png')
+    page = tmp_path / "a.html"
+    said = call_plain(
+        *("predict", pixels, "--support", pictures / "support", pictures / "query", pictures / "other"),
+        *("--output", tmp_path / "a.csv", "--page", page, "--reject", "0.05"),
+    )
+    assert said.code == 0, said.err
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;" in text
+    assert re.findall(r"https?:", text) == []
+    shown = re.findall(r"<b(?: class=.none.)?>(.*?)</b>", text)
+    assert len(shown) == 7
+    assert shown[0] == NONE
+    assert "damaged.png" in text.partition("cannot be read")[2]
+    leads = [float(first) - float(second) for first, second in re.findall(LEAD, text)][1:]
+    assert leads == sorted(leads)
