@@ -101,9 +101,10 @@ class ImageFiles(EncodedImages):
             raise InputError(f"{error.filename or self.path} cannot be read ({_reason(error)})") from error
         return fingerprint(marks)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = _LARGEST) -> bytes:
+        """The bytes of one file; InputError if they are more than `most`."""
         try:
-            return self._content.read(name)
+            return self._content.read(name, most)
         except InputError:
             raise
         except (OSError, RuntimeError, NotImplementedError, EOFError, KeyError, *_BROKEN) as error:
@@ -181,12 +182,12 @@ def open_regular(path: Path) -> IO[bytes]:
     return file
 
 
-def read_regular(path: Path) -> bytes:
-    """The bytes of the file at `path`; InputError if the file is not regular, or too large for an image or a list."""
+def read_regular(path: Path, most: int = _LARGEST) -> bytes:
+    """The bytes of the file at `path`; InputError if the file is not regular, or has more bytes than `most`."""
     with open_regular(path) as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise InputError(f"{path} is larger than {_LARGEST >> 20} MB: it is neither an image nor a list of images")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise InputError(f"{path} is larger than {most >> 20} MB: it is neither an image nor a list of images")
     return data
 
 
@@ -204,8 +205,8 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self, name: str) -> bytes:
-        return read_regular(self._path / name)
+    def read(self, name: str, most: int) -> bytes:
+        return read_regular(self._path / name, most)
 
 
 class _Zip:
@@ -215,8 +216,8 @@ class _Zip:
     def names(self) -> list[str]:
         return [info.filename for info in self._archive.infolist() if not info.filename.endswith("/")]
 
-    def read(self, name: str) -> bytes:
-        _check_size(self._path, name, self._archive.getinfo(name).file_size)
+    def read(self, name: str, most: int) -> bytes:
+        _check_size(self._path, name, self._archive.getinfo(name).file_size, most)
         return self._archive.read(name)
 
 
@@ -237,9 +238,9 @@ class _Tar:
     def names(self) -> list[str]:
         return list(self._places)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int) -> bytes:
         start, size = self._places[name]
-        _check_size(self._path, name, size)
+        _check_size(self._path, name, size, most)
         with self._lock:
             self._file.seek(start)
             data = self._file.read(size)
@@ -323,9 +324,9 @@ def _stay_inside(path: Path, name: str) -> None:
         )
 
 
-def _check_size(path: Path, name: str, size: int) -> None:
-    if size > _LARGEST:
-        raise InputError(f"{name} in {path} unpacks to more than {_LARGEST >> 20} MB: it is no image")
+def _check_size(path: Path, name: str, size: int, most: int) -> None:
+    if size > most:
+        raise InputError(f"{name} in {path} unpacks to more than {most >> 20} MB: it is no image")
 
 
 def _mark(status: os.stat_result) -> tuple[int, int, int]:

@@ -25,12 +25,21 @@ def load(path: Path) -> Any:
     """
     try:
         with open_regular(path) as file:
-            return _Unpickler(_WholeLines(file), encoding="latin1").load()
-    except InputError as error:
-        raise InputError(f"{path} is refused: {error}") from error
-    except Exception as error:  # the bytes decide what goes wrong inside the unpickler
+            return read(file, str(path))
+    except OSError as error:
         reason = (str(error) or type(error).__name__)[:200]
         raise InputError(f"{path} is not a whole pickle ({reason}): copy or download it again") from error
+
+
+def read(file: IO[bytes], where: str) -> Any:
+    """As `load`, of an open file; `where` names it in errors."""
+    try:
+        return _Unpickler(_WholeLines(file), encoding="latin1").load()
+    except InputError as error:
+        raise InputError(f"{where} is refused: {error}") from error
+    except Exception as error:  # the bytes decide what goes wrong inside the unpickler
+        reason = (str(error) or type(error).__name__)[:200]
+        raise InputError(f"{where} is not a whole pickle ({reason}): copy or download it again") from error
 
 
 class _Dtype:

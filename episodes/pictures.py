@@ -44,16 +44,16 @@ class Picture(NamedTuple):
 
 
 class ArrayImages:
-    """The images of an array (N, H, W, 3) uint8 by their number."""
+    """The images of an array (N, H, W, 3) uint8 by their number; `names` are those of their files, if known."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
+    def __init__(self, array: np.ndarray, names: Sequence[str] = ()) -> None:
+        self._array, self._names = array, names
 
     def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
         return prepare(Image.fromarray(self._array[key]))
 
     def name(self, key: int) -> str:
-        return f"image {key}"
+        return self._names[key] if self._names else f"image {key}"
 
 
 def cropped(image: Image.Image, size: int) -> Image.Image:

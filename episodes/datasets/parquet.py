@@ -1,5 +1,6 @@
 """Images in parquet files, as Hugging Face's data sets keep them."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,15 @@ from episodes.errors import InputError
 class ParquetImages(EncodedImages):
     """The rows of one parquet file: `read(row)` gives the bytes of the image, `labels` the class name of each."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
+        """The file at `path`, or with `data` the bytes of a file of an archive, which `path` then names."""
         try:
             import pyarrow.parquet
         except ImportError as error:
             raise InputError(f"reading {path} needs pyarrow: pip install 'fewshot[parquet]'") from error
         self.path = path
         try:
-            with open_regular(path) as file:
+            with open_regular(path) if data is None else io.BytesIO(data) as file:
                 table = pyarrow.parquet.read_table(file)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             reason = str(error).partition("\n")[0]

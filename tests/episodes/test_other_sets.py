@@ -1,7 +1,7 @@
 """CIFAR-FS, FC100, CUB, tieredImageNet and torchvision's sets in faithful miniatures: right classes, right images."""
 
 import collections
-import hashlib
+import io
 import pickle
 import struct
 from pathlib import Path
@@ -118,20 +118,17 @@ def cifar_part(offset: int, each: int, seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def cifar_100(tmp_path_factory):
-    """CIFAR-100 of two training images and one test image a class, whose checksums torchvision believes."""
+    """CIFAR-100 of two training images and one test image a class."""
     names = {"fine_label_names": CIFAR_CLASSES, "coarse_label_names": sorted(set(SUPERCLASS.values()))}
     files = {
         "train": cifar_part(0, 2, seed=0),
         "test": cifar_part(200, 1, seed=1),
         "meta": pickle.dumps(names, protocol=2),
     }
-    folder = write_files(tmp_path_factory.mktemp("cifar"), {f"cifar-100-python/{name}": files[name] for name in files})
-    sums = {name: hashlib.md5(files[name]).hexdigest() for name in files}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-        patch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-        patch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": sums["meta"]})
-        yield folder
+        patch.setattr(cifar, "IMAGES", 3)
+        home = tmp_path_factory.mktemp("cifar")
+        yield write_files(home, {f"cifar-100-python/{name}": data for name, data in files.items()})
 
 
 @pytest.mark.parametrize("dataset", ["cifar_fs", "fc100"])
@@ -153,29 +150,118 @@ def test_superclasses_of_fc100_are_its_groups_each_in_one_split(cifar_100):
     assert len(set.union(*groups)) == sum(map(len, groups)) == 20
 
 
-def test_cifar_keeps_its_own_pixels_at_its_own_size(cifar_100, tmp_path, monkeypatch, own_cache):
-    noise = np.random.default_rng(5).integers(0, 256, (100, 3072), dtype=np.uint8)
-    labels = list(range(100))
-    part = pickle.dumps({"fine_labels": labels, "data": noise}, protocol=2)
-    write_files(tmp_path / "cifar100" / "cifar-100-python", {"train": part, "test": part})
-    meta = (cifar_100 / "cifar-100-python" / "meta").read_bytes()
-    write_files(tmp_path / "cifar100" / "cifar-100-python", {"meta": meta})
-    for name in ("train", "test"):
-        monkeypatch.setattr(CIFAR100, f"{name}_list", [[name, hashlib.md5(part).hexdigest()]])
-    bank = load_dataset("cifar_fs", "test", data=tmp_path)
-    assert tuple(bank.images.shape) == (40, 3, 32, 32)
-    for place, name in enumerate(bank.class_names):
-        expected = noise[CIFAR_CLASSES.index(name)].reshape(3, 32, 32)
-        assert np.array_equal(bank.images[2 * place].numpy(), expected)
-        assert np.array_equal(bank.images[2 * place + 1].numpy(), expected)
+def cifar_pictures() -> dict[str, list[np.ndarray]]:
+    """Three random images of each class."""
+    pixels = np.random.default_rng(5).integers(0, 256, (100, 3, 32, 32, 3), dtype=np.uint8)
+    return {name: list(pixels[number]) for number, name in enumerate(CIFAR_CLASSES)}
 
 
-@pytest.mark.parametrize("part", ["train", "test", "meta"])
-def test_a_cifar_that_is_not_whole_is_refused(cifar_100, tmp_path, own_cache, part):
-    files = {path.name: path.read_bytes() for path in (cifar_100 / "cifar-100-python").iterdir()}
-    files[part] = files[part][:-1] + b"x"
-    folder = write_files(tmp_path / "data" / "cifar-100-python", files)
-    assert f"{folder} is not the whole of CIFAR-100" in refused("fc100", tmp_path / "data")
+def as_official() -> dict[str, bytes]:
+    """The pickles train and test, shuffled, with names in bytes as Python 2 wrote them."""
+    files = {}
+    for part, chosen in (("train", (2, 0)), ("test", (1,))):
+        rows = [(image, number) for number, name in enumerate(CIFAR_CLASSES) for image in chosen]
+        rows = [rows[place] for place in np.random.default_rng(1).permutation(len(rows))]
+        pixels = [cifar_pictures()[CIFAR_CLASSES[number]][image].transpose(2, 0, 1).ravel() for image, number in rows]
+        content = {b"data": np.stack(pixels), b"fine_labels": [number for _, number in rows]}
+        files[f"cifar-100-python/{part}"] = pickle.dumps(content, protocol=2)
+    return files
+
+
+def as_class_folders(called=lambda name: name, around=("train/", "train/", "test/")) -> dict[str, bytes]:
+    return {
+        f"{around[number]}{called(name)}/{9 - number}.png": encoded(image)
+        for name, images in cifar_pictures().items()
+        for number, image in enumerate(images)
+    }
+
+
+def as_tables() -> dict[str, bytes]:
+    """Parquet files as Hugging Face keeps CIFAR-100."""
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    files = {}
+    for part, chosen in (("train", (1, 2)), ("test", (0,))):
+        rows = [(cifar_pictures()[name][image], place) for place, name in enumerate(CIFAR_CLASSES) for image in chosen]
+        columns = {
+            "img": [{"bytes": encoded(image), "path": None} for image, _ in rows],
+            "fine_label": [number for _, number in rows],
+            "coarse_label": [0] * len(rows),
+        }
+        packed = io.BytesIO()
+        parquet.write_table(pyarrow.table(columns), packed)
+        files[f"data/{part}-00000-of-00001.parquet"] = packed.getvalue()
+    return files
+
+
+def numbered(name: str) -> str:
+    return str(CIFAR_CLASSES.index(name))
+
+
+def spelled_otherwise(name: str) -> str:
+    return name.replace("_", " ").title()
+
+
+CIFAR_FORMS = {
+    "cifar-100": as_official,
+    "cifar-100-python.tar.gz": as_official,
+    "CIFAR100": as_class_folders,
+    "cifar100.zip": as_class_folders,
+    "cifar_fs": lambda: as_class_folders(around=("", "", "")),
+    "fc100": lambda: as_class_folders(numbered),
+    "cifar": lambda: as_class_folders(spelled_otherwise, ("CIFAR-100/train/", "CIFAR-100/train/", "CIFAR-100/test/")),
+    "cifar100": as_tables,
+    "cifar100.tar": as_tables,
+}
+
+
+@pytest.mark.parametrize("home", CIFAR_FORMS)
+def test_every_form_of_cifar_gives_one_bank_of_its_own_pixels(cifar_100, tmp_path, own_cache, home):
+    write_files(tmp_path / "data" / home, CIFAR_FORMS[home]())
+    write_files(tmp_path / "data" / "cifar-10-batches-py", {"data_batch_1": b"another data set"})
+    bank = load_dataset("cifar_fs", "test", data=tmp_path / "data")
+    assert bank.class_names == tuple(row["name"] for row in read_classes("cifar_fs") if row["split"] == "test")
+    assert bank.sizes.tolist() == [3] * 20
+    for name, images in zip(bank.class_names, bank.images.split(3)):
+        expected = sorted(image.transpose(2, 0, 1).tobytes() for image in cifar_pictures()[name])
+        assert [image.numpy().tobytes() for image in images] == expected
+    assert bank.checksum == "16869581f0787d4bad98aa2f11e00767"
+    assert len(bank.files) == 60
+
+
+def too_few() -> dict[str, bytes]:
+    files = as_class_folders()
+    return {name: data for name, data in files.items() if name not in ("train/bear/9.png", "test/wolf/7.png")}
+
+
+def another_label() -> dict[str, bytes]:
+    content = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]}
+    return {"train": pickle.dumps(content), "test": pickle.dumps(content)}
+
+
+def ten_classes() -> dict[str, bytes]:
+    content = {"data": np.zeros((1, 3072), np.uint8), "labels": [0]}
+    return {"train": pickle.dumps(content), "test": pickle.dumps(content)}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (too_few, "is not the whole of CIFAR-100, whose classes have 3 images each, those of training and test "),
+        (too_few, "together: bear has 2, wolf has 2; download it again"),
+        (another_label, "has the label '100', which is no fine label of CIFAR-100"),
+        (ten_classes, "does not hold data and fine_labels as CIFAR-100's pickles do"),
+        (lambda: {"test": b"\x80\x02cos\nsystem\n.", "train": b""}, "is refused: it wants to load os.system"),
+        (lambda: {"test": as_official()["cifar-100-python/train"][:900], "train": b""}, "is not a whole pickle"),
+    ],
+    ids=["few images", "all classes at fault", "a label", "CIFAR-10", "code", "cut off"],
+)
+def test_a_cifar_that_is_not_whole_is_refused(cifar_100, tmp_path, own_cache, make, said):
+    home = write_files(tmp_path / "data" / "cifar-100-python", make())
+    text = refused("fc100", tmp_path / "data")
+    assert said in text
+    assert str(home) in text
+    assert list(own_cache.glob("banks/*")) == []
 
 
 @pytest.mark.parametrize("dataset", ["cifar_fs", "fc100"])
@@ -187,7 +273,7 @@ def test_no_cifar_and_no_network_says_what_to_do(tmp_path, own_cache, no_network
 
 
 def test_where_cifar_is_is_told(cifar_100, tmp_path):
-    assert cifar.where([tmp_path, cifar_100]) == str(cifar_100 / "cifar-100-python")
+    assert cifar.where([tmp_path, cifar_100]) == f"pickles in {cifar_100 / 'cifar-100-python'}"
     assert cifar.where([tmp_path]).startswith("not found")
 
 
