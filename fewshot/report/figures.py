@@ -72,6 +72,15 @@ class Answers(NamedTuple):
     percent: float
 
 
+class Line(NamedTuple):
+    """A line of a gallery: images (C, H, W) uint8, and beside them two names and what is said of them."""
+
+    images: Sequence[torch.Tensor]
+    first: str
+    second: str
+    said: str
+
+
 def learner_styles(labels: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], Style]:
     """A colour and a marker for each learner, given its label by its values of LEARNER; 72 differ."""
     return {
@@ -277,6 +286,26 @@ def class_legend(images: torch.Tensor, names: Sequence[str]) -> Figure:
         axes.plot(tile + 12, top + tile / 2, marker, color=colour, markersize=6, markeredgewidth=0)
         axes.text(tile + 22, top + tile / 2 + 3.5, _letter(number), fontweight="bold", fontsize=10)
         axes.text(tile + 36, top + tile / 2 + 3.5, _shown(name, 32), fontsize=8.5)
+    return figure
+
+
+@_styled
+def gallery(lines: Sequence[Line], title: str) -> Figure:
+    """Images with names, one line below the other; of a long name the end is shown."""
+    tile, gap, head = 40, 9, 24
+    figure, axes = _canvas(_MEDIUM, head + len(lines) * (tile + gap) - gap)
+    axes.text(0, 12, _shown(title, 48), fontweight="bold", fontsize=10)
+    most = _PIXELS // sum(len(line.images) for line in lines)
+    for number, line in enumerate(lines):
+        top, left = head + number * (tile + gap), 0
+        for image in line.images:
+            _place(axes, _at_most(image[None, None], most)[0, 0], left, top, tile)
+            left += tile + 6
+        room = int((_MEDIUM - left - 4) / 5)  # characters, of 5 points each
+        for place, name in enumerate((line.first, line.second)):
+            ending = name if len(name) <= room else f"{name[:2]}…{name[3 - room :]}"
+            axes.text(left + 4, top + 10 + 13 * place, _shown(ending, room), fontsize=8.5)
+        axes.text(left + 4, top + 36, _shown(line.said, room), color=MUTED, fontsize=8.5)
     return figure
 
 

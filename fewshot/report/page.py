@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from fewshot import records, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
 from fewshot.protocols.registry import protocol_sheets
-from fewshot.report import figures
+from fewshot.report import classes, figures
 from fewshot.report.data import (
     LeftOut,
     Model,
@@ -65,7 +66,10 @@ class Picture:
 
 
 class Section(NamedTuple):
-    """A part of the page: paragraphs, and figures side by side, each `width` pixels wide or more; `key` stands left."""
+    """A part of the page: paragraphs, and figures side by side, each `width` pixels wide or more; `key` stands left.
+
+    tables: below the figures, as `_tables` makes them.
+    """
 
     name: str
     title: str
@@ -73,6 +77,7 @@ class Section(NamedTuple):
     pictures: list[Picture]
     width: int = 340
     key: Picture | None = None
+    tables: Sequence[dict[str, Any]] = ()
 
 
 def write_report(folder: Path, data: str | None = None, output: Path | None = None) -> Path:
@@ -107,6 +112,7 @@ def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
     """The sections that can be made, and a sentence for each reason why others are left out."""
     makers = {
         ("published results",): lambda: [_literature(run)],
+        ("answers by class",): lambda: [_classes(run, data)],
         ("training curves",): lambda: [_training(run)],
         ("pictures of episodes", "embeddings"): lambda: _inside(run, data),
     }
@@ -134,6 +140,40 @@ def _accuracy(run: Run) -> Section:
         figure = figures.accuracy_by_shot(rows, f"{way}-way", run.styles)
         pictures.append(Picture(f"accuracy-{way}way", figure, f"Accuracy against shot, {way}-way: {said}"))
     return Section("shots", "Accuracy against shot", [told], pictures)
+
+
+def _classes(run: Run, data: str | None) -> Section:
+    """Of each learner the accuracy of each class, the pairs of classes confused most, and the hardest images."""
+    way, shot = chosen_cell(run)
+    found = classes.read_answers(run)
+    told = [
+        f"Over all {way}-way {shot}-shot episodes, of the first training seed of each learner. Classes meet by chance"
+        " in an episode: a pair that never met was never confused. The hardest images are those of which the exact 95 %"
+        " interval (Clopper and Pearson) of right answers ends lowest. These intervals treat queries as independent,"
+        " and hold for these images and this trained model alone."
+    ]
+    pictures = []
+    try:
+        bank = load_test_images(run, data)
+        classes.check_images(found, bank)
+    except LeftOut as reason:
+        told.append(f"Pictures are left out: {reason}.")
+    else:
+        pictures = [picture for one in found for picture in _galleries(one, bank)]
+    caption = f"{tables.caption(run.results)}, {way}-way {shot}-shot"
+    sheets = [classes.class_sheet(one, caption) for one in found]
+    return Section("classes", "Answers by class", told, pictures, width=300, tables=sheets)
+
+
+def _galleries(one: classes.Answered, bank: ImageBank) -> list[Picture]:
+    """The pairs of classes that a model confused most, and its hardest images; none if it was always right."""
+    pictures = []
+    for what, make in {"confused": classes.confused_lines, "hardest": classes.hardest_lines}.items():
+        if lines := make(one, bank):
+            title = f"{one.style.label}: {'confused classes' if what == 'confused' else 'hardest images'}"
+            said = "; ".join(f"{line.first}, {line.second}: {line.said}" for line in lines)
+            pictures.append(Picture(f"{what}-{one.name}", figures.gallery(lines, title), f"{title}. {said}"))
+    return pictures
 
 
 def _spoken(run: Run, rows: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ import torch
 from conftest import refusal
 
 from baselines import published
+from episodes import InputError
 from fewshot import checkpoints
 from fewshot.benchmark import run_benchmark
 from fewshot.comparison import compare
@@ -216,7 +217,9 @@ def test_a_run_without_checkpoints_has_its_other_sections(copy):
     shutil.rmtree(copy / "checkpoints")
     page = report(copy)
     assert "Training curves, pictures of episodes and embeddings are left out" in page.text
-    assert {path.stem for path in (copy / "figures").iterdir()} == {"accuracy-3way", "accuracy-5way"}
+    names = {path.stem for path in (copy / "figures").iterdir()}
+    assert {"accuracy-3way", "accuracy-5way", "confused-npair-seed0"} <= names
+    assert not {name for name in names if name.startswith(("training", "episode", "embedding"))}
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -322,3 +325,56 @@ def _other_checksum(run: Path) -> None:
     environment = json.loads(path.read_text())
     environment["data"]["test"]["checksum"] = "another"
     path.write_text(json.dumps(environment))
+
+
+def test_answers_by_class_are_shown(run, written):
+    page = Page(written / "report.html")
+    assert "Answers by class" in page.text
+    rows = pd.read_csv(run / "classes.csv", keep_default_na=False)
+    shown = rows[(rows["way"] == 5) & (rows["shot"] == 1)]
+    assert set(shown["learner"]) == {"prototypical", "npair"}
+    for row in shown.itertuples():
+        assert f"{row.low:.2f} to {row.high:.2f}" in page.text
+        assert row.hardest in page.text
+    for name in ("confused-npair-seed0", "hardest-npair-seed0"):
+        assert (written / "figures" / f"{name}.png").exists()
+    assert any(" taken for B " in alt for alt in page.alts)
+    assert any(re.search(r"image \d+ of class \d+, class \d+: wrong \d+ of", alt) for alt in page.alts)
+
+
+def test_names_of_classes_are_escaped(copy):
+    with np.load(copy / "confusion.npz") as archive:
+        arrays = dict(archive)
+    hostile = [f"<script>{number}</script>" for number in range(30)]
+    np.savez(copy / "confusion.npz", **{**arrays, "class_names": np.array(hostile)})
+    page = report(copy)
+    assert "<script>7" not in page.source
+    assert "&lt;script&gt;7" in page.source
+
+
+def test_the_name_of_a_model_chooses_no_path(copy):
+    rows = pd.read_csv(copy / "results.csv", keep_default_na=False)
+    rows["model"] = "../../" + rows["model"]
+    rows.to_csv(copy / "results.csv", index=False)
+    for file in ("episodes.npz", "confusion.npz"):
+        with np.load(copy / file) as archive:
+            arrays = {name if "/" not in name else f"../../{name}": archive[name] for name in archive.files}
+        np.savez(copy / file, **arrays)
+    report(copy)
+    assert not [path for path in copy.parent.rglob("*confused*") if path.parent != copy / "figures"]
+
+
+def test_a_run_without_answers_by_class_says_so(copy):
+    (copy / "confusion.npz").unlink()
+    assert "Answers by class are left out: the run did not keep them" in report(copy).text
+
+
+def test_tables_of_classes_need_no_images(copy, quick):
+    def missing(*_, **__):
+        raise InputError("no images")
+
+    with quick.context() as patch:
+        patch.setattr("fewshot.report.data.load_dataset", missing)
+        page = report(copy)
+    assert "Pictures are left out: the test images cannot be opened (no images)" in page.text
+    assert "taken for" in page.text

@@ -1,0 +1,100 @@
+"""The part of a report on answers by class: of each model its table, and the lines of its two figures."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from episodes import ImageBank
+from fewshot.class_records import ClassAnswers, answers_of, class_table, confused, hardest_images, image_name
+from fewshot.records import LEARNER, model_names
+from fewshot.report.data import LeftOut, Run, chosen_cell
+from fewshot.report.figures import Line, Style
+from fewshot.tables import Sheet
+
+_PAIRS, _IMAGES = 6, 8  # in a figure
+_ROWS = 100  # of a table
+
+
+class Answered(NamedTuple):
+    """The answers of one model by class, how the model looks in figures, and its name in files' names."""
+
+    style: Style
+    name: str
+    answers: ClassAnswers
+
+
+def read_answers(run: Run) -> list[Answered]:
+    """The answers of the first seed of each learner in `chosen_cell`; LeftOut if the run kept none."""
+    way, shot = chosen_cell(run)
+    rows = run.results[(run.results["way"] == way) & (run.results["shot"] == shot)]
+    found = []
+    for _, row in rows.drop_duplicates(LEARNER).iterrows():
+        answers = answers_of(row, run.accuracies)
+        if answers is not None:
+            # a stranger's run must not choose a path
+            name = re.sub(r"[^\w.-]", "-", model_names(row)[0])
+            found.append(Answered(run.styles[tuple(row[LEARNER])], name, answers))
+    if not found:
+        raise LeftOut("the run did not keep them, since an older version wrote it")
+    return found
+
+
+def class_sheet(one: Answered, caption: str) -> dict[str, Any]:
+    """The table of the hardest classes, as the page shows tables."""
+    table = class_table(one.answers)
+    shown = table[:_ROWS]
+    cells = pd.DataFrame(
+        {
+            "accuracy": [f"{value:.2f}" for value in shown["accuracy"]],
+            "95 % interval": [f"{low:.2f} to {high:.2f}" for low, high in zip(shown["low"], shown["high"])],
+            "queries": [f"{count}" for count in shown["queries"]],
+            "taken for": [
+                f"{name} ({_times(times)})" if times else "" for name, times in zip(shown["taken_for"], shown["times"])
+            ],
+            "hardest image": shown["hardest"].tolist(),
+        },
+        index=pd.Index(shown["class"], name="class"),
+    )
+    note = f"the {len(shown)} hardest of {len(table):,} classes; classes.csv has all"
+    if len(shown) == len(table):
+        note = "all classes that were asked"
+    best = pd.DataFrame(np.zeros(cells.shape, dtype=bool), index=cells.index, columns=cells.columns)
+    sheet = Sheet(f"{one.style.label}, by class", caption, cells, best, note)
+    rows = [(None, label, [(cell, "", "", False) for cell in own]) for label, own in zip(cells.index, cells.to_numpy())]
+    return {"sheet": sheet, "rows": rows}
+
+
+def confused_lines(one: Answered, bank: ImageBank) -> list[Line]:
+    """The pairs of classes confused most often, each with the first image of both classes."""
+    lines = []
+    for first, second, there, back in confused(one.answers, _PAIRS):
+        images = [bank.images[int(bank.offsets[number])] for number in (first, second)]
+        names = f"A  {one.answers.name(first)}", f"B  {one.answers.name(second)}"
+        lines.append(Line(images, *names, f"A taken for B {_times(there)}, B for A {_times(back)}"))
+    return lines
+
+
+def hardest_lines(one: Answered, bank: ImageBank) -> list[Line]:
+    """The hardest images, each with its file and its class."""
+    labels, counts = bank.labels, one.answers.counts
+    return [
+        Line(
+            [bank.images[image]],
+            image_name(bank, image),
+            one.answers.name(int(labels[image])),
+            f"wrong {counts.wrong[image]:,} of {_times(counts.asked[image])}",
+        )
+        for image in hardest_images(one.answers, _IMAGES)
+    ]
+
+
+def check_images(found: list[Answered], bank: ImageBank) -> None:
+    """LeftOut if the answers are not of the images of `bank`."""
+    if any(one.answers.sizes.tolist() != bank.sizes.tolist() for one in found):
+        raise LeftOut("the test images that are here now are not those of the run (their classes differ)")
+
+
+def _times(count: int) -> str:
+    return f"{count:,} time{'s' if count != 1 else ''}"
