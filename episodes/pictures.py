@@ -5,13 +5,15 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from episodes.bank import Contents
+
+Prepared = TypeVar("Prepared")  # what an image becomes
 
 _TOGETHER = 64  # images a thread decodes before it reports
 _TURNS = {  # by EXIF orientation
@@ -28,7 +30,7 @@ _TURNS = {  # by EXIF orientation
 class ImageSource(Protocol):
     """The source of images: files, rows of a table, an array."""
 
-    def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image: ...
+    def image(self, key: Any, prepare: Callable[[Image.Image], Prepared]) -> Prepared: ...
 
 
 class Picture(NamedTuple):
@@ -44,7 +46,7 @@ class ArrayImages:
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
 
-    def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    def image(self, key: int, prepare: Callable[[Image.Image], Prepared]) -> Prepared:
         return prepare(Image.fromarray(self._array[key]))
 
 

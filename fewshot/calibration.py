@@ -149,12 +149,12 @@ def from_scores(
 ) -> Calibration:
     """The calibration by scores (Q, N) of queries of known classes, and their classes (Q,), of `units` units."""
     chosen = temperature or chosen_temperature(scores, targets)
-    errors = [calibration_error(probabilities(scores, one), targets) for one in (1.0, chosen)]
+    before, after = (calibration_error(probabilities(scores, one), targets) for one in (1.0, chosen))
     if reject is None:
-        return Calibration(chosen, *errors)
+        return Calibration(chosen, before, after)
     threshold = chosen_threshold(scores.max(axis=1), reject, units)
     few = f"no picture is refused: a share of {reject:g} needs {math.ceil(1 / reject - 1 - 1e-9)} classes or pictures"
-    return Calibration(chosen, *errors, threshold, remark=few if threshold == -math.inf else "")
+    return Calibration(chosen, before, after, threshold, remark=few if threshold == -math.inf else "")
 
 
 def _remark(bank: ImageBank, wanted: Sequence[int], had: Sequence[int]) -> str:
@@ -185,7 +185,8 @@ def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], s
     data.bank = placed(bank, data.device)
     sampler = EpisodeSampler(bank, classes, max(shots), query, seed)
     count = min(max(_QUERIES // (way * query), _LEAST), _MOST)
-    known, unknown = [], []
+    known: list[Tensor] = []
+    unknown: list[Tensor] = []
     bar = tqdm(total=count, desc="validation episodes", unit="episode", disable=None, leave=False)
     with bar, torch.random.fork_rng():
         torch.manual_seed(seed)
