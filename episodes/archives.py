@@ -19,11 +19,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from PIL import Image
 
 from episodes.errors import InputError
+
+Prepared = TypeVar("Prepared")  # what an image becomes
 
 _LARGEST = 64 * 2**20  # bytes of one (unpacked) file; a larger file is no image of these data sets but a zip bomb
 _MOST = 200  # a compressed tar may unpack to so many times its size; images hardly compress
@@ -51,8 +53,8 @@ class EncodedImages(abc.ABC):
         """The name of the file of one image, relative to `path`."""
         return str(key)
 
-    def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
-        """One decoded image after `prepare`; InputError if the bytes are not a complete image."""
+    def image(self, key: Any, prepare: Callable[[Image.Image], Prepared]) -> Prepared:
+        """What `prepare` makes of one decoded image; InputError if the bytes are not a complete image."""
         try:
             with Image.open(io.BytesIO(self.read(key)), formats=image_formats()) as image:
                 image.load()  # now, while the file is open

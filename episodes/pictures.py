@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from episodes.bank import Contents
 from episodes.errors import InputError
+
+Prepared = TypeVar("Prepared")  # what an image becomes
 
 _damage: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("damage", default=None)
 _TOGETHER = 64  # images a thread decodes before it reports
@@ -31,7 +33,7 @@ _TURNS = {  # by EXIF orientation
 class ImageSource(Protocol):
     """The source of images: files, rows of a table, an array."""
 
-    def image(self, key: Any, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image: ...
+    def image(self, key: Any, prepare: Callable[[Image.Image], Prepared]) -> Prepared: ...
 
     def name(self, key: Any) -> str: ...
 
@@ -49,7 +51,7 @@ class ArrayImages:
     def __init__(self, array: np.ndarray, names: Sequence[str] = ()) -> None:
         self._array, self._names = array, names
 
-    def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    def image(self, key: int, prepare: Callable[[Image.Image], Prepared]) -> Prepared:
         return prepare(Image.fromarray(self._array[key]))
 
     def name(self, key: int) -> str:

@@ -31,7 +31,7 @@ class ValidationScores:
     known (Q, N)    of queries of the N classes of their episode; targets (Q,): their right answers
     unknown (U, N)  of queries of other classes; U is 0 if there are no other classes
     shots           of the classes, in their order
-    classes         how many classes the episodes are drawn from
+    classes         how many independent classes the episodes are drawn from: turned copies of a class count once
     """
 
     known: np.ndarray
@@ -199,7 +199,7 @@ def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], s
             bar.update(len(part))
     targets = torch.arange(way).repeat_interleave(query).repeat(count)
     rows = torch.cat(known).numpy(), targets.numpy(), torch.cat(unknown).numpy() if unknown else np.empty((0, way))
-    return ValidationScores(*rows, shots, bank.classes)
+    return ValidationScores(*rows, shots, bank.classes // bank.turns)
 
 
 def _thinned(bank: ImageBank, least: int) -> ImageBank:

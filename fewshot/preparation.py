@@ -59,7 +59,7 @@ def file_picture(path: str | os.PathLike) -> Picture:
 def _picture_pixels(picture: Any, spec: ModelSpec) -> np.ndarray:
     """(C, H, W) uint8 of one picture."""
 
-    def prepare(image: Image.Image) -> Any:  # an array: the sources of images hand on whatever comes
+    def prepare(image: Image.Image) -> np.ndarray:
         return prepared(image, spec.size, spec.channels, spec.fit, spec.inverted)
 
     if isinstance(picture, str | os.PathLike):

@@ -13,7 +13,7 @@ from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets.downloads import download
 from episodes.datasets.splits import shared_out
 from episodes.errors import InputError, unknown_name
-from episodes.pictures import Picture, contents
+from episodes.pictures import Picture, Prepared, contents
 
 if TYPE_CHECKING:
     from torchvision.datasets import VisionDataset
@@ -29,7 +29,7 @@ class DatasetImages:
     def __init__(self, dataset: Dataset, name: str) -> None:
         self._dataset, self._name = dataset, name
 
-    def image(self, key: int, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    def image(self, key: int, prepare: Callable[[Image.Image], Prepared]) -> Prepared:
         try:
             image = self._dataset[key][0]
         except Exception as error:  # each data set has its own reader, with its own exceptions

@@ -1,5 +1,6 @@
 """How sure an answer is: temperature, calibration error, the threshold for refusals, and the support set's quality."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -80,6 +81,12 @@ def test_too_few_validation_classes_refuse_nothing_and_say_so(learner):
     made = calibrated(learner, toy_bank(6, 8, seed=2), [1, 1], reject=0.05)
     assert made.threshold == -math.inf
     assert "needs 19 classes" in made.remark
+
+
+def test_turned_copies_of_a_class_count_once(learner):
+    bank = toy_bank(24, 8, seed=2)
+    assert calibrated(learner, bank, [1, 1], reject=0.05).threshold > -math.inf
+    assert calibrated(learner, dataclasses.replace(bank, turns=4), [1, 1], reject=0.05).threshold == -math.inf
 
 
 def support_of(sizes: list[int], seed: int = 0) -> ImageBank:

@@ -8,8 +8,12 @@ import pandas as pd
 import pytest
 from conftest import toy_bank
 
+from fewshot import checkpoints
 from fewshot.backbones import make_backbone
+from fewshot.config import Training
+from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.learners.registry import LEARNERS, traits_of
+from fewshot.models import ModelSpec
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -19,7 +23,7 @@ PAGES = {
 }
 BLOCKS = {text for page in PAGES.values() for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL)}
 # Each block of code is run by a test below, which finds it by this word.
-RUN = ("MyIdea(Learner)", "SoftNeighbours(Learner)", "EpisodeSampler", "train(learner", "published(")
+RUN = ("MyIdea(Learner)", "SoftNeighbours(Learner)", "EpisodeSampler", "train(learner", "published(", "Classifier(")
 
 
 def block(word: str) -> str:
@@ -77,6 +81,18 @@ def test_a_learner_trains_and_is_evaluated_from_python():
     *lines, last = source.strip().splitlines()
     exec("\n".join(lines), names)
     assert 50 < eval(last, names).mean <= 100
+
+
+def test_a_classifier_labels_pictures(tmp_path, monkeypatch, toy_banks):
+    spec = ModelSpec.of(NearestPixel, toy_banks["train"], Training(backbone="pixels"))
+    checkpoints.save(tmp_path / "best.pt", {"about": spec.to_checkpoint(), "learner": {}})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fewshot.loading.load_dataset", lambda name, split, **_: toy_banks[split])
+    images = toy_banks["test"].images.unflatten(0, (30, 24))
+    names = {"pictures": images[:2, :3].flatten(0, 1), "labels": ["a"] * 3 + ["b"] * 3, "others": images[:3, 5]}
+    exec(block("Classifier("), names)
+    assert names["classifier"].predict(names["others"]).tolist() == ["a", "b", "none of these"]
+    assert names["classifier"].predict_proba(names["others"]).shape == (3, 2)
 
 
 def test_published_numbers_are_chosen_by_what_they_are_of(capsys):
