@@ -13,10 +13,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from episodes import InputError
 from episodes.bank import cache_folder
-from fewshot.commands import backbones, bench, check, compare, data, evaluate, learners, perf, report, train
+from fewshot.commands import backbones, bench, check, compare, data, evaluate, export, learners, perf, report, train
 from fewshot.learners.faults import fault_of
 
-_COMMANDS = (bench, train, evaluate, compare, report, learners, check, backbones, perf, data)  # as --help lists them
+# as --help lists them
+_COMMANDS = (bench, train, evaluate, export, compare, report, learners, check, backbones, perf, data)
 _LOGS = (logging.getLogger("fewshot"), logging.getLogger("episodes"))
 
 

@@ -37,11 +37,15 @@ class Backbone(nn.Module):
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1] == 3:
+        if self.standardises(images.shape[1]):
             images = (images - self.mean) / self.deviation
         with self.arithmetic(images.device):
             features = self.body(self._laid_out(images))
         return features.flatten(1).float()
+
+    def standardises(self, channels: int) -> bool:
+        """Whether images of so many channels are standardised by `mean` and `deviation`."""
+        return channels == 3
 
     def standardise_by(self, means: Sequence[float], deviations: Sequence[float]) -> None:
         """Standardise colour images by these means and deviations of red, green and blue, instead of ImageNet's."""

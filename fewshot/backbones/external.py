@@ -19,6 +19,9 @@ class ColourBackbone(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.expand(-1, 3, -1, -1))
 
+    def standardises(self, channels: int) -> bool:
+        return True
+
 
 def torchvision_network(network: str) -> Callable[[int, int], Backbone]:
     """A function that makes a classification network of torchvision, untrained, without its last linear layer."""
