@@ -20,12 +20,14 @@ class Backbone(nn.Module):
     layout: the memory format of images and feature maps
     at_once: how many images an evaluation gives it at once, at most
     trained_on: the data set of the weights that it has from the start, '' for random weights
+    published: the means and deviations of colours that its library gives for its published weights; None for ImageNet's
     """
 
     mean: Tensor
     deviation: Tensor
     at_once = 1000
     trained_on = ""
+    published: tuple[Sequence[float], Sequence[float]] | None = None
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
         super().__init__()
@@ -51,6 +53,11 @@ class Backbone(nn.Module):
         """Standardise colour images by these means and deviations of red, green and blue, instead of ImageNet's."""
         self.mean.copy_(torch.tensor(means)[:, None, None])
         self.deviation.copy_(torch.tensor(deviations)[:, None, None])
+
+    def standardise_as_published(self) -> None:
+        """Standardise colour images as the network's published weights expect it."""
+        if self.published is not None:
+            self.standardise_by(*self.published)
 
     def arithmetic(self, device: torch.device) -> torch.autocast:
         """The context in which the body computes in `precision`."""
