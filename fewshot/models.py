@@ -39,6 +39,8 @@ class ModelSpec(BaseModel):
     trained_on    the data that its backbone's weights, or the encoder of its features, were trained on, besides its
                   base classes; '' for none, and in checkpoints of older versions
     outside_classes   texts of the classes of these data, as far as they are known
+    published_means  whether its backbone standardises colours as its library says for the published weights, and not by
+                  ImageNet's means, as in checkpoints of older versions
     source, code, packages   what trained it: see fewshot/provenance.py; empty in checkpoints of older versions
     """
 
@@ -64,6 +66,7 @@ class ModelSpec(BaseModel):
     base_weights: bool = False
     trained_on: str = ""
     outside_classes: tuple[str, ...] = ()
+    published_means: bool = False
     source: str = ""
     code: str = ""
     packages: dict[str, str] = {}
@@ -161,6 +164,8 @@ class ModelSpec(BaseModel):
         """
         torch.manual_seed(self.seed)
         backbone = make_backbone(self.backbone, self.channels, self.size)
+        if self.published_means:
+            backbone.standardise_as_published()
         options = self.settings.options
         try:
             learner = cls(backbone, self.classes, variant=self.variant, **options)

@@ -11,7 +11,7 @@ from fewshot.config import Config
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec
-from fewshot.pretraining import of_base_classes, outside_fields
+from fewshot.pretraining import by_published_means, of_base_classes, outside_fields
 from fewshot.training import give_weights
 
 
@@ -80,6 +80,7 @@ def _models_of(
             weights=_digest(chosen.weights),
             base_weights=bool(chosen.weights) and of_base_classes(chosen.weights, train_bank),
             **outside_fields(chosen, train_bank),
+            published_means=by_published_means(chosen),
             source=provenance.learner_code(cls),
             code=provenance.suite_code(),
             packages=provenance.packages(cls, chosen.backbone),

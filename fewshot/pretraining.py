@@ -37,6 +37,17 @@ def outside_fields(settings: Training, bank: ImageBank) -> dict[str, Any]:
     return {"trained_on": seen.outside_data, "outside_classes": seen.outside_classes}
 
 
+def by_published_means(settings: Training) -> bool:
+    """Whether a network of timm that starts from weights standardises colours as timm says for published weights.
+
+    A checkpoint of this suite says itself how its network did.
+    """
+    if not settings.weights or not settings.backbone.startswith("timm:"):
+        return False
+    spec = _spec_of(Path(settings.weights))
+    return spec is None or spec.published_means
+
+
 def _spec_of(weights: Path) -> ModelSpec | None:
     """What a checkpoint of this suite says of its model; None for weights of another kind."""
     try:

@@ -29,7 +29,7 @@ from fewshot.files import replace_text, writing
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import lacks_weights, traits_of
 from fewshot.models import ModelSpec
-from fewshot.pretraining import of_base_classes
+from fewshot.pretraining import by_published_means, of_base_classes
 from fewshot.provenance import RENEWED, told
 from fewshot.recording import gradients_of
 
@@ -154,6 +154,8 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
             raise InputError(f"{bank.name} holds features, which no weights change: leave out weights = ...")
     elif settings.weights:
         load_weights(learner.backbone, Path(settings.weights), settings.backbone)
+        if by_published_means(settings):
+            learner.backbone.standardise_as_published()
         external = learner.traits.external or not of_base_classes(settings.weights, bank)
         learner.traits = dataclasses.replace(learner.traits, external=external)
     elif getattr(learner.backbone, "trained_on", ""):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torchvision.datasets import CIFAR100
 
 from episodes import pickles
 from episodes.archives import ImageFiles, is_archive
@@ -88,7 +87,7 @@ def find(folders: list[Path]) -> Form | None:
             continue
         files = ImageFiles(home, _FILES, _holds_images)
         if is_archive(home):  # not opened here: a prepared bank needs no archive
-            return Form("an archive", files, lambda files=files: _gatherer(files)[1]())
+            return Form("an archive", files, functools.partial(_gathered, files))
         about, gather = _gatherer(files)
         if about:
             return Form(about, files, gather)
@@ -116,6 +115,11 @@ def _gatherer(files: ImageFiles) -> tuple[str, Callable[[], Classes]]:
     return "", dict
 
 
+def _gathered(files: ImageFiles) -> Classes:
+    """The images of each class in these files."""
+    return _gatherer(files)[1]()
+
+
 def _pooled(parts: list[Classes]) -> Classes:
     together: Classes = {}
     for classes in parts:
@@ -138,15 +142,19 @@ def _from_parquet(files: ImageFiles, name: str) -> Classes:
 
 def _from_pickle(files: ImageFiles, name: str) -> Classes:
     where = f"{name} in {files.path}"
-    found = pickles.read(io.BytesIO(files.read(name, _LARGEST)), where)
-    found = {_text(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+    content = pickles.read(io.BytesIO(files.read(name, _LARGEST)), where)
+    found: dict[str, Any] = {_text(key): value for key, value in content.items()} if isinstance(content, dict) else {}
     pixels, labels, names = found.get("data"), found.get("fine_labels"), found.get("filenames")
-    right = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (3 * SIZE * SIZE,)
-    if not right or not isinstance(labels, list | np.ndarray) or len(labels) != len(pixels):
+    if (
+        not isinstance(pixels, np.ndarray)
+        or (pixels.dtype, pixels.shape[1:]) != (np.uint8, (3 * SIZE * SIZE,))
+        or not isinstance(labels, list | np.ndarray)
+        or len(labels) != len(pixels)
+    ):
         raise InputError(f"{where} does not hold data and fine_labels as CIFAR-100's pickles do: download it again")
     images = pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-    known = isinstance(names, list) and len(names) == len(images)
-    source = ArrayImages(images, [_text(one) for one in names] if known else [])
+    known = names if isinstance(names, list) and len(names) == len(images) else []
+    source = ArrayImages(images, [_text(one) for one in known])
     return _by_label([f"{label}" for label in labels], source, where)
 
 
@@ -193,5 +201,7 @@ def _sorted_by_pixels(classes: Classes, about: dict[str, Any]) -> Classes:
 
 
 def _download(folders: list[Path]) -> Path:
+    from torchvision.datasets import CIFAR100  # takes two seconds, which only a download needs
+
     advice = f"unpack {CIFAR100.url} into a folder cifar100/"
     return download(lambda folder: CIFAR100(str(folder), download=True), "cifar100", "CIFAR-100", advice, folders)

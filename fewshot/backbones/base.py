@@ -21,6 +21,7 @@ class Backbone(nn.Module):
     channels: of the images that it takes; None if unknown
     at_once: how many images an evaluation gives it at once, at most
     trained_on: the data set of the weights that it has from the start, '' for random weights
+    published: the means and deviations of colours that its library gives for its published weights; None for ImageNet's
     """
 
     mean: Tensor
@@ -28,6 +29,7 @@ class Backbone(nn.Module):
     channels: int | None = None
     at_once = 1000
     trained_on = ""
+    published: tuple[Sequence[float], Sequence[float]] | None = None
 
     def __init__(self, body: nn.Module, embedding_size: int) -> None:
         super().__init__()
@@ -39,16 +41,25 @@ class Backbone(nn.Module):
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1] == 3:
+        if self.standardises(images.shape[1]):
             images = (images - self.mean) / self.deviation
         with self.arithmetic(images.device):
             features = self.body(self._laid_out(images))
         return features.flatten(1).float()
 
+    def standardises(self, channels: int) -> bool:
+        """Whether images of so many channels are standardised by `mean` and `deviation`."""
+        return channels == 3
+
     def standardise_by(self, means: Sequence[float], deviations: Sequence[float]) -> None:
         """Standardise colour images by these means and deviations of red, green and blue, instead of ImageNet's."""
         self.mean.copy_(torch.tensor(means)[:, None, None])
         self.deviation.copy_(torch.tensor(deviations)[:, None, None])
+
+    def standardise_as_published(self) -> None:
+        """Standardise colour images as the network's published weights expect it."""
+        if self.published is not None:
+            self.standardise_by(*self.published)
 
     def arithmetic(self, device: torch.device) -> torch.autocast:
         """The context in which the body computes in `precision`."""

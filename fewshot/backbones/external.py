@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ class ColourBackbone(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.expand(-1, 3, -1, -1))
+
+    def standardises(self, channels: int) -> bool:
+        return True
 
 
 def torchvision_network(network: str) -> Callable[[int, int], Backbone]:
@@ -36,9 +40,8 @@ def timm_network(network: str) -> Callable[[int, int], Backbone]:
         raise InputError(f"timm:{network} needs the package timm: pip install 'fewshot[timm]'") from error
     # a name like hf-hub:NAME, which timm would look for online, is not among them
     _check_name("timm", network, [*timm.list_models(), *timm.list_pretrained()])
-    return functools.partial(
-        _backbone, f"timm:{network}", functools.partial(timm.create_model, network, pretrained=False, num_classes=0)
-    )
+    build = functools.partial(timm.create_model, network, pretrained=False, num_classes=0)
+    return functools.partial(_timm_backbone, network, build)
 
 
 LIBRARIES: dict[str, Callable[[str], Callable[[int, int], Backbone]]] = {
@@ -78,6 +81,14 @@ def _backbone(name: str, build: Callable[[], nn.Module], channels: int, size: in
     except Exception as error:  # each network refuses in its own way
         raise InputError(f"{name} does not take images of {size}x{size} pixels") from error
     return ColourBackbone(body.train(was_training), embedding_size)
+
+
+def _timm_backbone(network: str, build: Callable[[], nn.Module], channels: int, size: int) -> Backbone:
+    backbone = _backbone(f"timm:{network}", build, channels, size)
+    config: dict[str, Any] = getattr(backbone.body, "pretrained_cfg", {})
+    if config.get("mean") and config.get("std"):
+        backbone.published = config["mean"], config["std"]
+    return backbone
 
 
 def _check_name(library: str, network: str, known: list[str]) -> None:

@@ -34,6 +34,9 @@ class OpenClipBackbone(Backbone):
         with self.arithmetic(images.device):
             return self.body.encode_image(self.prepared(images)).float()
 
+    def standardises(self, channels: int) -> bool:
+        return True
+
     def prepared(self, images: Tensor) -> Tensor:
         """The images (B, C, H, W) as the model takes them, (B, 3, its height, its width)."""
         side, interpolation = self._preprocessing["size"], self._preprocessing["interpolation"]

@@ -514,11 +514,9 @@ def refused(path, name: str = "conv4", channels: int = 1, size: int = 16) -> str
 def test_weights_that_lack_one_or_have_it_in_another_shape(tmp_path, conv4):
     state = conv4.body.state_dict()
     torch.save({key: value for key, value in state.items() if key != "1.norm.running_var"}, tmp_path / "lacking.pt")
-    assert "has no weight 1.norm.running_var, which conv4 needs" in refused(tmp_path / "lacking.pt")
+    assert "lacks 1 of the 28 weights of conv4: 1.norm.running_var" in refused(tmp_path / "lacking.pt")
     torch.save(state, tmp_path / "grey.pt")
-    assert "the weight 0.convolution.weight has the shape 64x1x3x3 and not 64x3x3x3" in refused(
-        tmp_path / "grey.pt", channels=3
-    )
+    assert "0.convolution.weight (64x1x3x3 and not 64x3x3x3)" in refused(tmp_path / "grey.pt", channels=3)
     torch.save({**state, **{f"module.{key}": value for key, value in state.items()}}, tmp_path / "twice.pt")
     assert "has the weight 0.convolution.weight twice" in refused(tmp_path / "twice.pt")
 
@@ -526,7 +524,14 @@ def test_weights_that_lack_one_or_have_it_in_another_shape(tmp_path, conv4):
 def test_weights_of_a_deeper_network_are_not_taken_for_a_shallower_one(tmp_path):
     torch.save(make_backbone("resnet18", 3, 32).body.state_dict(), tmp_path / "resnet18.pt")
     said = refused(tmp_path / "resnet18.pt", "resnet10", 3, 32)
-    assert said.endswith("is of another network than resnet10, which has no weight layer1.1.conv1.weight")
+    assert "is of another network than resnet10, which lacks" in said
+    assert "layer1.1.conv1.weight" in said
+
+
+def test_more_blocks_of_a_sequence_are_no_classifier(tmp_path, conv4):
+    further = {"4.convolution.weight": torch.rand(64, 64, 3, 3), "4.norm.weight": torch.rand(64)}
+    torch.save({**conv4.body.state_dict(), **further}, tmp_path / "conv5.pt")
+    assert refused(tmp_path / "conv5.pt").endswith("which lacks 1 of its weights: 4.convolution.weight")
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a zip"])

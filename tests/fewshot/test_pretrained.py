@@ -10,15 +10,17 @@ import torchvision
 
 from episodes import ImageBank, InputError, load_dataset
 from episodes.texts import class_texts
-from fewshot import outside
+from fewshot import checkpoints, outside
 from fewshot.backbones import find_backbone, make_backbone
 from fewshot.config import Training
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners import Learner
 from fewshot.learners.prototypical import Prototypical
 from fewshot.models import ModelSpec
+from fewshot.pretraining import by_published_means
 from fewshot.records import labels, row_of
 from fewshot.tables import remarks
+from fewshot.training import give_weights
 
 LITE = "efficientnet-lite0"
 
@@ -132,6 +134,25 @@ def test_on_another_data_set_the_base_classes_count_as_outside_data():
     spec = spec_of(trained_on="ImageNet-1k").elsewhere()
     assert spec.outside_data == "ImageNet-1k + mini_imagenet"
     assert "lion" in spec.outside_classes
+
+
+def test_a_network_of_timm_with_weights_standardises_as_timm_says(tmp_path):
+    """timm's own preparation of images, which trained the published weights of this network, has the means 0.5."""
+    torch.save(make_backbone("timm:test_resnet", 3, 32).body.state_dict(), tmp_path / "weights.pt")
+    settings = Training(backbone="timm:test_resnet", steps=0, weights=str(tmp_path / "weights.pt"))
+    base = bank("mini_imagenet", "n02129165 lion", "b")
+    spec = ModelSpec.of(Prototypical, base, settings, published_means=by_published_means(settings))
+    by_hand = Prototypical(make_backbone("timm:test_resnet", 3, 32), 2)
+    give_weights(by_hand, settings, base)
+    for learner in (by_hand, spec.build(Prototypical)):
+        assert learner.backbone.mean.flatten().tolist() == learner.backbone.deviation.flatten().tolist() == [0.5] * 3
+    old = spec.model_copy(update={"published_means": False})
+    assert old.build(Prototypical).backbone.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    for earlier in (spec, old):
+        checkpoints.save(tmp_path / "best.pt", {"about": earlier.to_checkpoint()})
+        going_on = settings.model_copy(update={"weights": str(tmp_path / "best.pt")})
+        assert by_published_means(going_on) == earlier.published_means
+    assert not by_published_means(settings.model_copy(update={"weights": ""}))
 
 
 def test_what_weights_were_trained_on_needs_weights():
