@@ -148,7 +148,8 @@ def all_damage() -> Iterator[list[str]]:
 
     Without it, the first damaged image stops the decoding.
     """
-    token = _damage.set(found := [])
+    found: list[str] = []
+    token = _damage.set(found)
     try:
         yield found
     finally:

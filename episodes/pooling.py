@@ -19,9 +19,10 @@ def pooled(banks: list[ImageBank]) -> ImageBank:
         def fill(images: np.ndarray) -> None:
             np.concatenate([bank.images.numpy() for bank in banks], out=images)
 
+        channels, height, width = first.images.shape[1:]
         fields = ("dataset", "protocol", "source", "turns", "fit", "inverted")
         return Contents(
-            tuple(first.images.shape[1:]),
+            (channels, height, width),
             [size for bank in banks for size in bank.sizes.tolist()],
             [name for bank in banks for name in bank.class_names],
             [name for bank in banks for name in bank.group_names],

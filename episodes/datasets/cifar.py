@@ -88,7 +88,7 @@ def find(folders: list[Path]) -> Form | None:
             continue
         files = ImageFiles(home, _FILES, _holds_images)
         if is_archive(home):  # not opened here: a prepared bank needs no archive
-            return Form("an archive", files, lambda files=files: _gatherer(files)[1]())
+            return Form("an archive", files, functools.partial(_from_archive, files))
         about, gather = _gatherer(files)
         if about:
             return Form(about, files, gather)
@@ -116,6 +116,10 @@ def _gatherer(files: ImageFiles) -> tuple[str, Callable[[], Classes]]:
     return "", dict
 
 
+def _from_archive(files: ImageFiles) -> Classes:
+    return _gatherer(files)[1]()
+
+
 def _pooled(parts: list[Classes]) -> Classes:
     together: Classes = {}
     for classes in parts:
@@ -141,12 +145,17 @@ def _from_pickle(files: ImageFiles, name: str) -> Classes:
     found = pickles.read(io.BytesIO(files.read(name, _LARGEST)), where)
     found = {_text(key): value for key, value in found.items()} if isinstance(found, dict) else {}
     pixels, labels, names = found.get("data"), found.get("fine_labels"), found.get("filenames")
-    right = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (3 * SIZE * SIZE,)
-    if not right or not isinstance(labels, list | np.ndarray) or len(labels) != len(pixels):
+    if not (
+        isinstance(pixels, np.ndarray)
+        and pixels.dtype == np.uint8
+        and pixels.shape[1:] == (3 * SIZE * SIZE,)
+        and isinstance(labels, list | np.ndarray)
+        and len(labels) == len(pixels)
+    ):
         raise InputError(f"{where} does not hold data and fine_labels as CIFAR-100's pickles do: download it again")
     images = pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-    known = isinstance(names, list) and len(names) == len(images)
-    source = ArrayImages(images, [_text(one) for one in names] if known else [])
+    known = names if isinstance(names, list) and len(names) == len(images) else []
+    source = ArrayImages(images, [_text(one) for one in known])
     return _by_label([f"{label}" for label in labels], source, where)
 
 
