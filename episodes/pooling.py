@@ -15,12 +15,11 @@ def pooled(banks: list[ImageBank]) -> ImageBank:
             f"the splits of {first.dataset} ({first.protocol}) differ in kind and cannot be pooled: name one of them"
         )
 
-    _, channels, height, width = first.images.shape
-
     def whole() -> Contents:
         def fill(images: np.ndarray) -> None:
             np.concatenate([bank.images.numpy() for bank in banks], out=images)
 
+        channels, height, width = first.images.shape[1:]
         fields = ("dataset", "protocol", "source", "turns", "fit", "inverted")
         return Contents(
             (channels, height, width),

@@ -87,7 +87,7 @@ def find(folders: list[Path]) -> Form | None:
             continue
         files = ImageFiles(home, _FILES, _holds_images)
         if is_archive(home):  # not opened here: a prepared bank needs no archive
-            return Form("an archive", files, functools.partial(_gathered, files))
+            return Form("an archive", files, functools.partial(_from_archive, files))
         about, gather = _gatherer(files)
         if about:
             return Form(about, files, gather)
@@ -115,8 +115,7 @@ def _gatherer(files: ImageFiles) -> tuple[str, Callable[[], Classes]]:
     return "", dict
 
 
-def _gathered(files: ImageFiles) -> Classes:
-    """The images of each class in these files."""
+def _from_archive(files: ImageFiles) -> Classes:
     return _gatherer(files)[1]()
 
 
@@ -142,14 +141,15 @@ def _from_parquet(files: ImageFiles, name: str) -> Classes:
 
 def _from_pickle(files: ImageFiles, name: str) -> Classes:
     where = f"{name} in {files.path}"
-    content = pickles.read(io.BytesIO(files.read(name, _LARGEST)), where)
-    found: dict[str, Any] = {_text(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+    found = pickles.read(io.BytesIO(files.read(name, _LARGEST)), where)
+    found = {_text(key): value for key, value in found.items()} if isinstance(found, dict) else {}
     pixels, labels, names = found.get("data"), found.get("fine_labels"), found.get("filenames")
-    if (
-        not isinstance(pixels, np.ndarray)
-        or (pixels.dtype, pixels.shape[1:]) != (np.uint8, (3 * SIZE * SIZE,))
-        or not isinstance(labels, list | np.ndarray)
-        or len(labels) != len(pixels)
+    if not (
+        isinstance(pixels, np.ndarray)
+        and pixels.dtype == np.uint8
+        and pixels.shape[1:] == (3 * SIZE * SIZE,)
+        and isinstance(labels, list | np.ndarray)
+        and len(labels) == len(pixels)
     ):
         raise InputError(f"{where} does not hold data and fine_labels as CIFAR-100's pickles do: download it again")
     images = pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)

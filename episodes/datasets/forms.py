@@ -50,7 +50,9 @@ def in_form(bank: ImageBank, words: tuple[str, ...]) -> ImageBank:
         about = {name: getattr(bank, name) for name in ("dataset", "split", "source", "turns", "listed", "fit")}
         about["protocol"] = " ".join(filter(None, [bank.protocol, *words]))
         about["inverted"] = bank.inverted if bank.inverted is None else bank.inverted != inverted
-        shape = (channels, *bank.images.shape[2:])
-        return Contents(shape, bank.sizes.tolist(), bank.class_names, bank.group_names, fill, about, bank.files)
+        height, width = bank.images.shape[2:]
+        return Contents(
+            (channels, height, width), bank.sizes.tolist(), bank.class_names, bank.group_names, fill, about, bank.files
+        )
 
     return cached_bank(f"{bank.dataset[:40]}-{bank.split}-{'-'.join(words)}-{bank.checksum}", whole)

@@ -50,9 +50,12 @@ def run_settings() -> argparse.ArgumentParser:
     run.add_argument("--output", type=path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
     run.add_argument("--seed", type=seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
     run.add_argument(
-        "--held-out", type=int, metavar="K", help="images a base class kept from training (default: the preset's)"
+        "--held-out",
+        type=int,
+        metavar="K",
+        help="images of each base class withheld from training (default: the preset's)",
     )
-    run.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
+    run.add_argument("--resume", action="store_true", help="go on with the folder's run: finished rows stay")
     return run
 
 

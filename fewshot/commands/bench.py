@@ -31,12 +31,12 @@ def declare(commands: arguments.Commands) -> None:
         help=f"{arguments.PROTOCOL}; several with commas (default: episodes)",
     )
     parser.add_argument(
-        "--way", type=arguments.counts, metavar="N[,N]", help="classes a test episode (default: the preset's)"
+        "--way", type=arguments.counts, metavar="N[,N]", help="classes per test episode (default: the preset's)"
     )
     parser.add_argument(
-        "--shot", type=arguments.counts, metavar="N[,N]", help="support images a class (default: the preset's)"
+        "--shot", type=arguments.counts, metavar="N[,N]", help="support images per class (default: the preset's)"
     )
-    parser.add_argument("--query", type=arguments.count, metavar="Q", help="queries a class (default: the preset's)")
+    parser.add_argument("--query", type=arguments.count, metavar="Q", help="queries per class (default: the preset's)")
     parser.add_argument("--episodes", type=arguments.several, metavar="E", help="how many (default: the preset's)")
     parser.add_argument(
         "--steps", type=arguments.count, metavar="S", help="steps of each training (default: the preset's)"
@@ -44,7 +44,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="with --resume: rows of other code or packages than now stay, and are marked (default: run again)",
+        help="with --resume: keep and mark the rows of other versions of code or packages (default: run again)",
     )
     parser.set_defaults(command=run)
 

@@ -42,7 +42,7 @@ def declare(commands: arguments.Commands) -> None:
         "--reject",
         type=float,
         metavar="SHARE",
-        help="answer 'none of these' for doubtful pictures, so that this share of known pictures is refused wrongly",
+        help="answer 'none of these' to doubtful pictures; this share of known pictures is refused wrongly",
     )
     parser.add_argument(
         "--page",
@@ -51,8 +51,13 @@ def declare(commands: arguments.Commands) -> None:
         help="also write a page of the pictures, doubtful ones first",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the files that are there")
-    parser.add_argument("--learner", default="", metavar="NAME", help=f"{arguments.LEARNER}, if it is not to be found")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument(
+        "--learner",
+        default="",
+        metavar="NAME",
+        help="with a backbone, what scores (default: simpleshot:l2n); of a checkpoint, FILE.py:CLASS",
+    )
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.set_defaults(command=run)
 
 

@@ -63,18 +63,19 @@ class OpenVariants(dict[str, Traits]):
 class Learner(nn.Module):
     """A few-shot method: how it trains on base classes, and how it scores queries given a support set.
 
-    A learner defines `loss` and `scores`. A learner that needs the images of an episode or the names of its classes
-    defines `episode_scores` instead of `scores`. Everything else has a default.
+    A learner defines `scores`, and `loss` unless its trait `trains` is False. A learner that needs the images of an
+    episode or the names of its classes defines `episode_scores` instead of `scores`. The other methods are optional.
 
-    Letters of shapes: B images, E episodes of N ways, K shots and Q queries (all classes together), embedding size D.
+    Letters of shapes: B images, E episodes of N ways, K shots and Q queries, embedding size D. Q counts the queries of
+    all classes of an episode: N times the setting `query`.
     Keyword arguments of __init__ after `backbone` and `classes` are the options of the learner: a preset may set them.
 
     The class declares
 
     variants     the traits of each variant by its name; the first one is the default
     batches      the training batches that it wants, unless the preset names others
-    stages       shares of the training steps, in [0, 1) and rising, at which a further stage of the training begins.
-                 The weights of validations before the last stage are not kept. An instance may set its own
+    stages       when new stages of the training begin, as increasing shares of its steps in [0, 1). The best
+                 checkpoint is one of the last stage. `__init__` may set `self.stages` instead
 
     The suite sets
 
@@ -82,8 +83,9 @@ class Learner(nn.Module):
     variant      the chosen variant
     traits       its traits; `external` becomes True if the backbone starts from weights of other data
     backbone     images (B, C, H, W) to (B, backbone.embedding_size)
-    batches      of a learner that trains, the batches of this training. ClassBatches bring class after class
-    stage        how many of `stages` have begun; the training mode of all modules is set again when it changes
+    batches      the batches of this training, in place of the class's. ClassBatches bring class after class
+    stage        how many of `stages` have begun. The suite calls `train()` when the number changes, so that an override
+                 of `train` can freeze modules
     class_names  the texts of the base classes (see episodes.class_texts) if the trait `text` holds
     """
 
@@ -105,9 +107,10 @@ class Learner(nn.Module):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,).
 
-        A GPU records a step and replays the recording if the loss does the same operations on every batch and no
-        operation waits for a value (`item()`, a mask in brackets and `nonzero` wait): see fewshot/recording.py. State
-        that changes from batch to batch must be tensors that change in place.
+        On a GPU the suite records a training step as a CUDA graph and replays it, if `loss` does the same operations on
+        every batch and none of them synchronises with the CPU (`item()`, `nonzero` and boolean masks in brackets do).
+        Otherwise each step runs as it is. A replay runs no Python code: state that changes from batch to batch must be
+        tensors that change in place. See fewshot/recording.py.
         """
         raise NotImplementedError
 
@@ -136,31 +139,30 @@ class Learner(nn.Module):
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         """Scores (E, Q, N) of each query for each class, higher is better.
 
-        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. A learner that draws numbers
-        for an episode takes a third argument, `keys` (see Episodes.keys), or None if there are none: the
-        drawn numbers are then a function of the episode's key, and the scores do not depend on other episodes or on
-        their order.
+        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. If `scores` needs random
+        numbers, it takes a third argument `keys` (E,), one integer per episode (see Episodes.keys), and draws the
+        numbers of an episode from its key: its scores then depend neither on other episodes nor on their order. `keys` is None
+        for episodes that were not drawn by a sampler.
         """
         raise NotImplementedError
 
     def episode_scores(self, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
         """Scores (E, Q, N) of whole episodes, for learners that work on the images or names of an episode.
 
-        `data.rows(images)` gives `embed` of the images numbered (M,), (M, D), and `data.embeddings` that of all images
-        of the split; `data.text_embeddings` holds `embed_texts` of the text of every class, and `data.bank` holds the
-        images.
+        `data.rows(indices)` takes indices of images (M,) and gives their embeddings (M, D); `data.embeddings` holds the
+        embeddings of all images of the split, `data.text_embeddings` the `embed_texts` of the text of every class, and
+        `data.bank` the images.
         """
         support, query = episodes.support, episodes.query.flatten(1)
         rows = [data.rows(images.flatten()) for images in (support, query)]
         return scores_of(self, rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape), episodes.keys)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarities (E, A, B) of embeddings a (E, A, D) and b (E, B, D), higher if one class is more likely.
+        """Similarities (E, A, B) of embeddings a (E, A, D) and b (E, B, D), higher if the same class is more likely.
 
         The default is the score of a for a class whose one support image is b. Override `similarity` if a network of
-        the learner compares two images: verification then uses the override, and retrieval, which compares each image
-        with all others, uses the cosine. See fewshot/protocols/similarity.py, which also says when neither uses the
-        default.
+        the learner compares two images: verification then uses the override. Retrieval compares too many pairs for that
+        and uses the cosine of the embeddings. See fewshot/protocols/similarity.py for learners of other kinds.
         """
         return self.scores(b[:, :, None], a)
 

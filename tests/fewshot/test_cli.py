@@ -4,14 +4,15 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import toy_bank
+from conftest import encoded, toy_bank, write_files
 from rich.console import Console
 
 import fewshot.benchmark
-from episodes import InputError, MissingData
+from episodes import InputError, MissingData, load_dataset
 from episodes.datasets import SOURCES
 from fewshot import Traits, checkpoints
 from fewshot.cli import main
@@ -517,3 +518,22 @@ def test_default_folder_is_named_for_preset_data_set_and_protocol(
     monkeypatch.chdir(tmp_path)
     assert call("bench", "--preset", preset, "--dataset", f"{dataset}:{protocol}", "--learner", "npair").code == 0
     assert (tmp_path / "results" / folder / "results.csv").is_file()
+
+
+def test_a_checkpoint_is_tested_on_all_classes_of_a_folder_in_its_colours(call, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot.commands.evaluate.load_dataset", load_dataset)
+    random = np.random.default_rng(0)
+    files = {
+        f"kind {number}/{image}.png": encoded(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        for number, images in enumerate((6, 6, 2))
+        for image in range(images)
+    }
+    path = write_files(tmp_path / "scans", files)
+    options = ["--split", "all", "--way", 2, "--query", 3, "--episodes", 20]
+    assert f"those of {path} have 3: name the data set with :grey" in refused(
+        call("evaluate", checkpoint, "--dataset", path, *options)
+    )
+    said = call("evaluate", checkpoint, "--dataset", f"{path}:grey:inverted", "--min-images", 4, *options)
+    assert said.code == 0, said.err
+    assert "1 class of fewer than 4 images is left out: kind 2 (2)" in said.err
+    assert "2-way 1-shot" in said.out
