@@ -41,7 +41,9 @@ def find_backbone(name: str) -> Recipe:
 def make_backbone(name: str, channels: int, size: int, weights: str | Path = "") -> Backbone:
     """A fresh backbone for images of `channels` x `size` x `size`, by its name.
 
-    weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`
+    weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`. Colours are
+        standardised by ImageNet's means. If a network of timm has published weights, call its method
+        `standardise_as_published`.
     """
     backbone = find_backbone(name)(channels, size)
     if weights:
