@@ -43,7 +43,9 @@ def find_backbone(name: str) -> Recipe:
 def make_backbone(name: str, channels: int, size: int, weights: str | Path = "") -> Backbone:
     """A fresh backbone for images of `channels` x `size` x `size`, by its name.
 
-    weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`
+    weights: a local file of weights that its body starts from, see `fewshot.backbones.weights`. Colours are
+        standardised by ImageNet's means. If a network of timm has published weights, call its method
+        `standardise_as_published`.
     InputError if the backbone takes images and the data set holds features (size 1), or the other way round.
     """
     check_takes(name, size)

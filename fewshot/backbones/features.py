@@ -16,6 +16,9 @@ class FeaturesBackbone(Backbone):
 
     scale = 100.0
 
+    def standardises(self, channels: int) -> bool:
+        return False
+
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1).float()
 

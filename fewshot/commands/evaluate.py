@@ -142,6 +142,8 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
 
 def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:
     name = dataset or spec.dataset
-    check_channels(spec.channels, find_source(name)[0].channels, name)  # before any image is decoded
+    source = find_source(name)[0]
+    if not source.features:
+        check_channels(spec.channels, source.channels, name)  # before any image is decoded
     reading = ReadingOptions(options.min_images, options.skip_damaged)
     return load_dataset(name, split, data=options.data, size=spec.size, options=reading)

@@ -141,8 +141,8 @@ class Learner(nn.Module):
 
         support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. If `scores` needs random
         numbers, it takes a third argument `keys` (E,), one integer per episode (see Episodes.keys), and draws the
-        numbers of an episode from its key: its scores then depend neither on other episodes nor on their order. `keys` is None
-        for episodes that were not drawn by a sampler.
+        numbers of an episode from its key: its scores then depend neither on other episodes nor on their order. `keys`
+        is None for episodes that no sampler drew.
         """
         raise NotImplementedError
 

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import toy_bank
@@ -23,7 +24,15 @@ PAGES = {
 }
 BLOCKS = {text for page in PAGES.values() for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL)}
 # Each block of code is run by a test below, which finds it by this word.
-RUN = ("MyIdea(Learner)", "SoftNeighbours(Learner)", "EpisodeSampler", "train(learner", "published(", "Classifier(")
+RUN = (
+    "MyIdea(Learner)",
+    "SoftNeighbours(Learner)",
+    "EpisodeSampler",
+    "train(learner",
+    "InferenceSession",
+    "published(",
+    "Classifier(",
+)
 
 
 def block(word: str) -> str:
@@ -93,6 +102,26 @@ def test_a_classifier_labels_pictures(tmp_path, monkeypatch, toy_banks):
     exec(block("Classifier("), names)
     assert names["classifier"].predict(names["others"]).tolist() == ["a", "b", "none of these"]
     assert names["classifier"].predict_proba(names["others"]).shape == (3, 2)
+
+
+def test_an_exported_network_gives_embeddings(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, save
+
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["B", 1, 2, 2])
+    embeddings = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", 4])
+    flatten = helper.make_node("Flatten", ["images"], ["embeddings"])
+    model = helper.make_model(
+        helper.make_graph([flatten], "network", [images], [embeddings]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    helper.set_model_props(model, {"fewshot": '{"size": 2}'})
+    save(model, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    names = {"images": np.ones((3, 1, 2, 2), np.float32)}
+    exec(block("InferenceSession"), names)
+    assert (names["embeddings"].shape, names["about"]) == ((3, 4), {"size": 2})
 
 
 def test_published_numbers_are_chosen_by_what_they_are_of(capsys):
