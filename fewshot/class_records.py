@@ -83,10 +83,10 @@ def to_arrays(model: str, way: int, shot: int, counts: Counts, bank: ImageBank) 
         "asked": _narrow(counts.asked),
         "wrong": _narrow(counts.wrong),
         "pairs": _narrow(counts.pairs.T),  # numbers of one kind side by side take less room
-        "hardest": np.array([image_name(bank, image) for image in hardest]),
+        "hardest": np.array([_in_utf8(image_name(bank, image)) for image in hardest]),
     }
     shared = {
-        "class_names": np.array(bank.class_names),
+        "class_names": np.array([_in_utf8(name) for name in bank.class_names]),
         "class_sizes": _narrow(bank.sizes.numpy()),
         "turns": np.array([bank.turns], dtype=np.uint8),
     }
@@ -137,6 +137,11 @@ def answers_of(row: pd.Series, arrays: Mapping[str, np.ndarray]) -> ClassAnswers
     ):
         raise Damaged(f"{where} contradict its accuracy")
     return found
+
+
+def _in_utf8(name: str) -> str:
+    """The name, with '?' for what UTF-8 cannot hold: the names of folders may be in another encoding."""
+    return name.encode(errors="replace").decode()
 
 
 def class_table(found: ClassAnswers) -> pd.DataFrame:

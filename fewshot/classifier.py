@@ -75,7 +75,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """The learner's scores (B, N) of B images for the classes `classes_`, as an evaluation counts them."""
         check_is_fitted(self)
         pixels = pixels_of(images, self.model_.spec)
-        return scores(self.model_.learner, self.support_, pixels, self.seed).double().numpy()
+        return scores(self.model_.learner, self.support_, pixels, self.seed).numpy().astype(np.float64)
 
     def predict_proba(self, images: Images) -> NDArray[np.float64]:
         """Probabilities (B, N) of B images for the classes `classes_`."""

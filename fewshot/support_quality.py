@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from episodes import ImageBank, InputError
 from fewshot.answers import episode_key, images_of
-from fewshot.devices import placed
+from fewshot.devices import exact, placed
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner
 from fewshot.statistics import Interval, proportion
@@ -80,6 +80,6 @@ def leave_one_out(learner: Learner, support: ImageBank, seed: int = 0) -> LeftOu
             query = torch.cat([images[:, left] for images, left in zip(classes, out)], 1)
             kept = [images[:, ~left] for images, left in zip(classes, out)]
             found = unequal_scores(learner, data, kept, query, episode_key(seed, data.device))
-            scores.append(found[0].double().cpu())
+            scores.append(exact(found[0]).cpu())
             targets += [number for number, left in enumerate(out) for _ in range(int(left.sum()))]
     return LeftOut(torch.cat(scores).numpy(), np.array(targets), support.class_names)

@@ -140,7 +140,7 @@ def _opens_text(call: ast.Call) -> bool:
     owner = getattr(getattr(call.func, "value", None), "id", "")
     binary = any(isinstance(one, ast.Constant) and "b" in str(one.value) for one in call.args)
     if name == "open":
-        return owner not in ("Image", "os", "tarfile", "zipfile", "webbrowser") and not binary
+        return owner not in ("Image", "archive", "os", "tarfile", "zipfile", "webbrowser") and not binary
     return name in ("write_text", "FileHandler") or (name == "read_text" and owner != "")
 
 
