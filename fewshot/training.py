@@ -94,7 +94,6 @@ def train(
     _equip(learner, settings, batches, train_bank)
     sampler = _validation_sampler(validation, validation_bank)
     precision = training_precision(settings.precision, chosen)
-
     torch.manual_seed(seed)
     if settings.steps == 0:
         _show_base(learner, train_bank)
