@@ -7,8 +7,7 @@ from torch import Tensor
 
 from episodes import ImageBank, InputError
 from episodes.sampler import stream
-from fewshot.devices import placed
-from fewshot.embedding import EmbeddedBank
+from fewshot.embedding import embedded
 from fewshot.learners.base import Learner
 from fewshot.unequal import unequal_scores
 
@@ -71,8 +70,7 @@ def scores_of_parts(learner: Learner, support: ImageBank, parts: Iterator[Tensor
 @torch.no_grad()
 def _scores(learner: Learner, support: ImageBank, queries: Tensor, seed: int) -> Tensor:
     bank = _with_queries(support, queries)
-    data = EmbeddedBank(learner, bank)
-    data.bank = placed(bank, data.device)
+    data = embedded(learner, bank)
     device = data.device
     images = [part.to(device) for part in images_of(support)]
     query = torch.arange(len(support), len(bank), device=device)[None]

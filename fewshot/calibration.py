@@ -11,8 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from episodes import EpisodeSampler, ImageBank, InputError
-from fewshot.devices import placed
-from fewshot.embedding import EmbeddedBank
+from fewshot.embedding import embedded
 from fewshot.learners.base import Learner
 from fewshot.unequal import unequal_scores
 
@@ -181,8 +180,7 @@ def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], s
     shots = tuple(min(shot, smallest - query) for shot in shots[: bank.classes])
     way, classes = len(shots), min(2 * len(shots), bank.classes)
     bank = _thinned(bank, max(shots) + query)
-    data = EmbeddedBank(learner, bank)
-    data.bank = placed(bank, data.device)
+    data = embedded(learner, bank)
     sampler = EpisodeSampler(bank, classes, max(shots), query, seed)
     count = min(max(_QUERIES // (way * query), _LEAST), _MOST)
     known: list[Tensor] = []

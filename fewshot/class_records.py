@@ -9,6 +9,7 @@ import pandas as pd
 
 from episodes import ImageBank
 from fewshot.confusion import Counts
+from fewshot.files import in_utf8
 from fewshot.record_files import Damaged
 from fewshot.records import CELL, MODEL, array_name, model_names
 from fewshot.statistics import proportions
@@ -66,9 +67,8 @@ def hardness(counts: Counts) -> np.ndarray:
 
 def image_name(bank: ImageBank, image: int) -> str:
     """The file of an image of the bank if the bank knows it, else 'image N of class C', counted from 1."""
-    files = getattr(bank, "files", ())
-    if len(files):
-        return str(files[image])
+    if bank.files:
+        return bank.files[image]
     label = int(np.searchsorted(bank.offsets.numpy(), image, side="right")) - 1
     return f"image {image - int(bank.offsets[label]) + 1} of {bank.class_names[label]}"
 
@@ -83,10 +83,10 @@ def to_arrays(model: str, way: int, shot: int, counts: Counts, bank: ImageBank) 
         "asked": _narrow(counts.asked),
         "wrong": _narrow(counts.wrong),
         "pairs": _narrow(counts.pairs.T),  # numbers of one kind side by side take less room
-        "hardest": np.array([_in_utf8(image_name(bank, image)) for image in hardest]),
+        "hardest": np.array([in_utf8(image_name(bank, image)) for image in hardest]),
     }
     shared = {
-        "class_names": np.array([_in_utf8(name) for name in bank.class_names]),
+        "class_names": np.array([in_utf8(name) for name in bank.class_names]),
         "class_sizes": _narrow(bank.sizes.numpy()),
         "turns": np.array([bank.turns], dtype=np.uint8),
     }
@@ -137,11 +137,6 @@ def answers_of(row: pd.Series, arrays: Mapping[str, np.ndarray]) -> ClassAnswers
     ):
         raise Damaged(f"{where} contradict its accuracy")
     return found
-
-
-def _in_utf8(name: str) -> str:
-    """The name, with '?' for what UTF-8 cannot hold: the names of folders may be in another encoding."""
-    return name.encode(errors="replace").decode()
 
 
 def class_table(found: ClassAnswers) -> pd.DataFrame:

@@ -25,7 +25,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     temperature  scores are divided by it before the softmax; None: chosen on validation classes by `fit`
     reject       the share of pictures of known classes that may be refused, in (0, 0.5]: `predict` answers a refused
                  picture with 'none of these'. None: no picture is refused
-    device       'auto', 'cpu' or 'cuda'
+    device       'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'
     data         the folder of the data sets, for the validation classes; None: $FEWSHOT_DATA
     seed         of the numbers that a learner draws
 

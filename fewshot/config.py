@@ -16,7 +16,7 @@ from episodes.errors import InputError, unknown_name
 from episodes.reading import ReadingOptions
 from fewshot.augmentation import find_augmentation
 from fewshot.backbones import FEATURES, find_backbone
-from fewshot.files import read_text
+from fewshot.files import in_utf8, read_text
 from fewshot.learners.registry import checked_options, find_learner, missing, split_backbone, suite_learners
 
 log = logging.getLogger("fewshot")
@@ -215,7 +215,7 @@ def load_config(
     training, tables, names = _learner_tables(table, path)
     specs = learners or names
     for name in filter(None, [dataset, *specs]):
-        if name != name.encode(errors="replace").decode():
+        if name != in_utf8(name):
             raise InputError(f"{name} is no name in UTF-8, which a run's config.toml could hold: rename it")
     table["learner"] = {}
     for spec in specs:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from episodes import FeatureBank, ImageBank, InputError, class_texts
 from fewshot.backbones.base import Backbone
+from fewshot.devices import placed
 
 if TYPE_CHECKING:
     from fewshot.learners.base import Learner
@@ -68,6 +69,13 @@ class EmbeddedBank:
         """`embed_texts` of the text of each class of the bank, (classes, D), computed once and not once per episode."""
         with _in_eval_mode(self._learner), torch.no_grad():
             return self._learner.embed_texts(class_texts(self.bank)).float()
+
+
+def embedded(learner: "Learner", bank: ImageBank) -> EmbeddedBank:
+    """The bank on the device of the learner, with the learner's embeddings."""
+    data = EmbeddedBank(learner, bank)
+    data.bank = placed(bank, data.device)
+    return data
 
 
 @torch.no_grad()

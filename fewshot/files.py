@@ -57,6 +57,11 @@ def replace_text(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", errors="replace")
 
 
+def in_utf8(name: str) -> str:
+    """The name, with '?' for what UTF-8 cannot hold: names of files may be in another encoding."""
+    return name.encode(errors="replace").decode()
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a compressed .npz archive."""
     with replacing(path) as unfinished, unfinished.open("wb") as file:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from episodes import ImageBank, InputError, load_dataset
+from episodes.datasets import full_name
 from fewshot import checkpoints
 from fewshot.backbones import BACKBONES, PRETRAINED, find_backbone
 from fewshot.config import Training
 from fewshot.devices import choose_device, prepare
-from fewshot.embedding import EmbeddedBank
+from fewshot.embedding import EmbeddedBank, check_channels
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.registry import default_options, split_backbone
 from fewshot.models import ModelSpec
@@ -49,7 +50,7 @@ class LoadedModel:
 def load(path: str | os.PathLike, device: str = "auto", learner: str = "") -> LoadedModel:
     """The model of a checkpoint (best.pt), or of a backbone that comes with weights, such as 'efficientnet-lite0'.
 
-    device   'auto', 'cpu' or 'cuda'
+    device   'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'
     learner  of a checkpoint: FILE.py:CLASS if its learner is in a file, which runs that file's code; of a backbone: the
              learner that uses the embeddings, by default simpleshot:l2n
 
@@ -62,11 +63,12 @@ def load(path: str | os.PathLike, device: str = "auto", learner: str = "") -> Lo
     return LoadedModel(built.to(chosen).eval(), spec, chosen, has_validation=not by_name)
 
 
-def open_checkpoint(path: Path, learner: str = "") -> tuple[ModelSpec, Learner]:
+def open_checkpoint(path: Path, learner: str = "", dataset: str = "") -> tuple[ModelSpec, Learner]:
     """What the checkpoint at `path` says of its model, and its learner with the trained weights, on the CPU.
 
-    learner: FILE.py:CLASS or NAME, if the checkpoint's own name is not to be trusted or not found. Raises InputError if
-    the file is no checkpoint or its learner is another one or cannot be built.
+    learner: FILE.py:CLASS or NAME, if the checkpoint's own name is not to be trusted or not found. dataset: what the
+    model is for, if that is not its own data set: see ModelSpec.elsewhere. Raises InputError if the file is no
+    checkpoint or its learner is another one or cannot be built.
     """
     content = checkpoints.load(path)
     spec = ModelSpec.from_checkpoint(content, path)
@@ -76,6 +78,8 @@ def open_checkpoint(path: Path, learner: str = "") -> tuple[ModelSpec, Learner]:
     if cls.name != spec.learner or (variant and variant != spec.variant):
         raise InputError(f"{path} is of the learner {spec.asked}, not of {learner}")
     spec.check_fits(cls, path)
+    if dataset and full_name(dataset) != spec.dataset:
+        spec = spec.elsewhere()
     built = spec.build(cls)
     checkpoints.restore(built, content, path)
     return spec, built
@@ -89,8 +93,7 @@ def validation_classes(spec: ModelSpec, data: str | os.PathLike | None = None) -
     bank = load_dataset(spec.dataset, "validation", data=data, size=spec.size)
     if spec.data and bank.checksum not in spec.data:
         raise InputError(f"the images of {bank.name} are not those that the model was trained with")
-    if bank.images.shape[1] != spec.channels:
-        raise InputError(f"the images of {bank.name} have {bank.images.shape[1]} channels, not {spec.channels}")
+    check_channels(spec.channels, bank.images.shape[1], bank.name)
     return bank
 
 

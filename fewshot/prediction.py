@@ -16,6 +16,7 @@ from tqdm import tqdm
 from episodes import ImageBank, InputError
 from episodes.archives import is_archive
 from episodes.datasets.folder import image_files
+from episodes.datasets.layouts import is_csv
 from episodes.pictures import Picture, cores
 from fewshot.answers import NONE, scores_of_parts, support_bank
 from fewshot.calibration import Calibration
@@ -87,7 +88,7 @@ def _pictures_in(path: Path, what: str) -> list[Query]:
     if not path.exists():
         raise InputError(f"there is no {path}, which was named as a {what}")
     files = image_files(path)
-    names = [name for name in files.names if not name.lower().endswith(".csv")]
+    names = [name for name in files.names if not is_csv(name)]
     if not names:
         raise InputError(f"there are no pictures in {path}, which was named as a {what}")
     return [Query(f"{path}/{name}", Picture(files, name)) for name in names]

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from episodes import ImageBank, InputError
 from fewshot.answers import episode_key, images_of
-from fewshot.devices import exact, placed
-from fewshot.embedding import EmbeddedBank
+from fewshot.devices import exact
+from fewshot.embedding import embedded
 from fewshot.learners.base import Learner
 from fewshot.statistics import Interval, proportion
 from fewshot.unequal import unequal_scores
@@ -66,8 +66,7 @@ def leave_one_out(learner: Learner, support: ImageBank, seed: int = 0) -> LeftOu
     sizes = support.sizes.tolist()
     if max(sizes) < 2:
         raise InputError("leaving pictures out needs 2 pictures of a class or more")
-    data = EmbeddedBank(learner, support)
-    data.bank = placed(support, data.device)
+    data = embedded(learner, support)
     classes = [images.to(data.device) for images in images_of(support)]
     scores, targets = [], []
     with torch.random.fork_rng():

@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         return features.flatten(1).float()
 
     def standardises(self, channels: int) -> bool:
-        """Whether images of so many channels are standardised by `mean` and `deviation`."""
+        """Whether images with this number of channels are standardised by `mean` and `deviation`."""
         return channels == 3
 
     def standardise_by(self, means: Sequence[float], deviations: Sequence[float]) -> None:

@@ -28,6 +28,11 @@ def data_folder() -> argparse.ArgumentParser:
     return data
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The argument of every command that computes with a network."""
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+
+
 def reading() -> argparse.ArgumentParser:
     """The arguments that say which images of a folder are left out."""
     left_out = argparse.ArgumentParser(add_help=False)
@@ -45,7 +50,7 @@ def run_settings() -> argparse.ArgumentParser:
         "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
     )
     run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
-    run.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add_device(run)
     run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
     run.add_argument("--output", type=path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
     run.add_argument("--seed", type=seeds, metavar="N[,N]", help="training seeds (default: the preset's)")

@@ -22,7 +22,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--batch", type=arguments.positive, default=64, metavar="B", help="images at once (default: 64)"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    arguments.add_device(parser)
     parser.add_argument("--backbone", type=arguments.names_of("backbone"), metavar="NAME[,NAME]", help="only these")
     parser.add_argument("--output", type=arguments.path, metavar="FILE.csv", help="write the table to a file, too")
     parser.set_defaults(command=run)

@@ -19,7 +19,7 @@ from fewshot import checkpoints
 from fewshot.backbones import Backbone, make_backbone
 from fewshot.commands import arguments
 from fewshot.devices import choose_device, placed, prepare
-from fewshot.embedding import in_batches
+from fewshot.embedding import check_channels, in_batches
 from fewshot.feature_writing import Features, check_suffix, write_features
 from fewshot.files import writing
 from fewshot.models import ModelSpec
@@ -51,7 +51,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument("--float16", action="store_true", help="half the bytes, and rounded (default: float32)")
     parser.add_argument("--weights", metavar="FILE", help="a file of weights that the backbone starts from")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (default: auto)")
+    arguments.add_device(parser)
     parser.set_defaults(command=run)
 
 
@@ -92,11 +92,7 @@ def _of_checkpoint(options: argparse.Namespace, splits: tuple[str, ...]) -> _Enc
     spec = ModelSpec.from_checkpoint(checkpoints.load(path), path)
     banks = _banks(options, splits, spec.size)
     for bank in banks.values():
-        if bank.images.shape[1] != spec.channels:
-            raise InputError(
-                f"{path} was trained on images of {spec.channels} channels, and those of {bank.name} have"
-                f" {bank.images.shape[1]}"
-            )
+        check_channels(spec.channels, bank.images.shape[1], bank.name)
     trained_on = spec.trained_on or (UNKNOWN if spec.saw_other_data else spec.dataset)
     if spec.dataset == full_name(options.dataset):
         base = banks.get("train") or _banks(options, ("train",), spec.size)["train"]

@@ -7,9 +7,9 @@ import pandas as pd
 from rich.console import Console
 
 from episodes import ImageBank, InputError, ListedEpisodes, ReadingOptions, load_dataset
-from episodes.datasets import find_source, full_name
+from episodes.datasets import find_source
 from episodes.sampler import sampler_of
-from fewshot import checkpoints, class_records, tables
+from fewshot import class_records, tables
 from fewshot.clamping import clamped_generalised, with_held_out
 from fewshot.commands import arguments
 from fewshot.config import evaluation_from
@@ -18,7 +18,8 @@ from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank, check_channels
 from fewshot.evaluation import evaluate
 from fewshot.files import replace_text, write_arrays, writing
-from fewshot.learners import Learner, find_learner
+from fewshot.learners import Learner
+from fewshot.loading import open_checkpoint
 from fewshot.models import ModelSpec
 from fewshot.protocols.base import Task
 from fewshot.protocols.episodes import open_interval
@@ -47,7 +48,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--output", type=arguments.path, metavar="DIR", help="where to write classes.csv and confusion.npz"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    arguments.add_device(parser)
     parser.set_defaults(command=run)
 
 
@@ -56,21 +57,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     arguments.check_protocol(options.protocol)
     if options.output and not PROTOCOLS[options.protocol].by_shot:
         raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
-    content = checkpoints.load(options.checkpoint)
-    spec = ModelSpec.from_checkpoint(content, options.checkpoint)
-    if ".py:" in spec.asked and not options.learner:
-        raise InputError(
-            f"{options.checkpoint} is of the learner {spec.asked}: if you trust that file, name it with --learner"
-        )
+    spec, learner = open_checkpoint(options.checkpoint, options.learner or "", options.dataset or "")
     bank = _load(options, spec, options.split, options.dataset)
-    cls, variant = find_learner(options.learner or spec.asked)
-    if cls.name != spec.learner or (variant and variant != spec.variant):
-        raise InputError(f"{options.checkpoint} is of the learner {spec.asked}, not of {options.learner}")
-    spec.check_fits(cls, options.checkpoint)
-    if options.dataset and full_name(options.dataset) != spec.dataset:
-        spec = spec.elsewhere()
-    learner = spec.build(cls)
-    checkpoints.restore(learner, content, options.checkpoint)
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
     if PROTOCOLS[options.protocol].by_shot:
         tables.show(tables.sheets(_evaluate_episodes(options, spec, learner, bank)), console)

@@ -57,7 +57,7 @@ def declare(commands: arguments.Commands) -> None:
         metavar="NAME",
         help="with a backbone, what scores (default: simpleshot:l2n); of a checkpoint, FILE.py:CLASS",
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    arguments.add_device(parser)
     parser.set_defaults(command=run)
 
 
@@ -100,7 +100,7 @@ def quality_lines(support: ImageBank, left_out: "LeftOut | None") -> list[str]:
     lines += [f"  {name}: {_told(found)}" for name, found in left_out.by_class.items()]
     if left_out.confused:
         first, second, count = left_out.confused
-        lines.append(f"taken for each other most often: {first} and {second}, {count} times")
+        lines.append(f"taken for each other most often: {first} and {second}, {count} time{'s' if count > 1 else ''}")
     return lines
 
 
