@@ -90,7 +90,7 @@ def validation_classes(spec: ModelSpec, data: str | os.PathLike | None = None) -
 
     data: the folder of the data sets. Raises InputError if they are not here or have changed since.
     """
-    bank = load_dataset(spec.dataset, "validation", data=data, size=spec.size)
+    bank = load_dataset(spec.dataset, "validation", data=data, size=spec.size, options=spec.reading)
     if spec.data and bank.checksum not in spec.data:
         raise InputError(f"the images of {bank.name} are not those that the model was trained with")
     check_channels(spec.channels, bank.images.shape[1], bank.name)

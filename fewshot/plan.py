@@ -74,6 +74,8 @@ def _models_of(
             seed=seed,
             shot=single,
             dataset=config.data.dataset,
+            min_images=config.data.min_images,
+            skip_damaged=config.data.skip_damaged,
             held_out=config.data.held_out,
             data=[train_bank.checksum, validation_bank.checksum],
             validation=validation,

@@ -77,6 +77,7 @@ def test_pictures_of_other_classes_are_none_of_these(call_plain, pixels, picture
     )
     assert said.code == 0, said.err
     assert [row["answer"] for row in rows_of(out)] == ["'=cat", NONE]
+    assert re.search(r"of pictures of known validation classes, \d\.\d ± \d\.\d % are refused \(95 % int", said.out)
     assert "of pictures of unknown validation classes, 100 % are refused" in said.out
 
 
