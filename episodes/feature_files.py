@@ -131,17 +131,17 @@ def _npy_header(
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(stream)
-    where = f"the array {info.filename.removesuffix('.npy')} in {path}"
+    array = f"the array {info.filename.removesuffix('.npy')} in {path}"
     if dtype.hasobject:
         raise InputError(
-            f"{where} holds Python objects, which could run code and are never read: save plain numbers, and names as"
+            f"{array} holds Python objects, which could run code and are never read: save plain numbers, and names as"
             " numpy.array(names, dtype=str)"
         )
     if fortran and len(shape) > 1:
-        raise InputError(f"{where} is stored column by column: save numpy.ascontiguousarray of it")
+        raise InputError(f"{array} is stored column by column: save numpy.ascontiguousarray of it")
     size = math.prod(shape) * dtype.itemsize
     if size != info.file_size - stream.tell() or (most is not None and size > most):
-        raise InputError(f"{where} is not whole, or too large: write the file again")
+        raise InputError(f"{array} is not whole, or too large: write the file again")
     return shape, dtype
 
 

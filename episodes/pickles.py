@@ -31,15 +31,15 @@ def load(path: Path) -> Any:
         raise InputError(f"{path} is not a whole pickle ({reason}): copy or download it again") from error
 
 
-def read(file: IO[bytes], where: str) -> Any:
-    """As `load`, of an open file; `where` names it in errors."""
+def read(file: IO[bytes], name: str) -> Any:
+    """As `load`, of an open file; `name` names it in errors."""
     try:
         return _Unpickler(_WholeLines(file), encoding="latin1").load()
     except InputError as error:
-        raise InputError(f"{where} is refused: {error}") from error
+        raise InputError(f"{name} is refused: {error}") from error
     except Exception as error:  # the bytes decide what goes wrong inside the unpickler
         reason = (str(error) or type(error).__name__)[:200]
-        raise InputError(f"{where} is not a whole pickle ({reason}): copy or download it again") from error
+        raise InputError(f"{name} is not a whole pickle ({reason}): copy or download it again") from error
 
 
 class _Dtype:

@@ -276,7 +276,7 @@ class _Run:
         mean = float(self.total) / self.counted
         if not math.isfinite(mean):
             raise InputError(
-                f"the loss of {self.learner.name} is no number any more at step {step}: lower learning_rate"
+                f"the loss of {self.learner.name} became NaN or infinite at step {step}: lower learning_rate"
             )
         return mean
 

@@ -152,14 +152,14 @@ def _from_csv(files: ImageFiles, images: dict[str, Picture], used: list[str]) ->
     splits: dict[str, Classes] = {}
     remarks, named = [], set()
     for path in used:
-        where = f"{path} in {files.path}"
-        rows, unused = listings.read(files.read(path), where)
+        source = f"{path} in {files.path}"
+        rows, unused = listings.read(files.read(path), source)
         if unused:
             column = "columns" if len(unused) > 1 else "column"
             remarks.append(f"the {column} {', '.join(unused)} of {path} {'are' if len(unused) > 1 else 'is'} not used")
-        for row, name in zip(rows, finder.find(rows, where)):
+        for row, name in zip(rows, finder.find(rows, source)):
             if name in named:
-                raise InputError(f"{where} lists the image {row.file} a second time: leave one line of it")
+                raise InputError(f"{source} lists the image {row.file} a second time: leave one line of it")
             named.add(name)
             split = (_split_of_file(path) or "") if of_splits else row.split
             splits.setdefault(split, {}).setdefault(row.label, []).append(images[name])

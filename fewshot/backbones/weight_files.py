@@ -46,8 +46,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a file without weights can fail anywhere in the readers
         if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):
             fault = (
-                "holds more than tensors and plain data, as a whole pickled module does: open it where you trust it,"
-                f" and save its weights with {_SAVE}"
+                "holds more than tensors and plain data, as a whole pickled module does: load it yourself if you trust"
+                f" it, and save its weights with {_SAVE}"
             )
         else:
             fault = f"cannot be read as weights: it is damaged, or of a kind that is not known; save them with {_SAVE}"

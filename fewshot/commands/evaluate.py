@@ -44,9 +44,9 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
     parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
-    parser.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
+    parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")
     parser.add_argument(
-        "--output", type=arguments.path, metavar="DIR", help="where to write classes.csv and confusion.npz"
+        "--output", type=arguments.path, metavar="DIR", help="the folder for classes.csv and confusion.npz"
     )
     arguments.add_device(parser)
     parser.set_defaults(command=run)

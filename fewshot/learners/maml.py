@@ -122,7 +122,7 @@ class _Head(nn.Module):
 
 @register("maml")
 class Maml(_MetaLearner):
-    """A few gradient steps on the support adapt the whole network, which starts where they pay most.
+    """A few gradient steps on the support adapt the whole network, whose learned weights make these steps effective.
 
     Training cuts a batch into tasks and descends on the loss of each task's queries after the inner steps on its
     support (Finn et al. 2017, algorithm 2). The head starts at zero, so the first step's gradient for the network

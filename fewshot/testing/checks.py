@@ -458,7 +458,7 @@ def check_higher_is_better(specimen: Specimen) -> None:
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())
     # a learner that learns to adapt may still guess after so few steps; with the wrong sign it would do worse
     if right <= (0.75 if specimen.traits.fits_episodes else 1.25) / WAY:
-        raise _Broken(f"{right:.0%} do, where guessing gets {1 / WAY:.0%}: is a higher score a better one?")
+        raise _Broken(f"{right:.0%} do, and guessing gets {1 / WAY:.0%}: is a higher score a better one?")
 
 
 @_promise(after=_COMPARABLE)
