@@ -37,8 +37,8 @@ class ImageBank:
     class_names  one a class
     group_names  one a class: what the class belongs to (an alphabet, a script, a superclass)
     turns        how many classes in a row show the same images, each turned: these classes are not independent
-    listed       whether the protocol lists its episodes instead of drawing them: each group is one episode; the first
-                 image of each class is the support, the other images are the queries
+    listed       whether the split protocol lists its episodes, instead of the suite drawing them: each group is one
+                 episode; the first image of each class is the support, the other images are the queries
     fit          how pictures became squares: 'crop' takes the middle, 'squash' scales the whole; '' if unknown
     inverted     whether dark became bright; None if unknown
     files        the name of each image's file relative to `source`, in the order of the images; () if unknown

@@ -185,7 +185,7 @@ class EpisodeSampler:
 
 
 class ListedEpisodes(EpisodeSampler):
-    """The episodes that the protocol of `bank` lists (see ImageBank.listed): one a group, `count` in all.
+    """The episodes that the split protocol of `bank` lists (see ImageBank.listed): one a group, `count` in all.
 
     The first image of each class is its support, the others are queries. Raises InputError if there are fewer than
     two groups, the groups differ in size, or a class has a single image.
@@ -213,5 +213,5 @@ class ListedEpisodes(EpisodeSampler):
 
 
 def sampler_of(bank: ImageBank, way: int, shot: int, query: int = 15, seed: int = 0) -> EpisodeSampler:
-    """The sampler of such episodes, or of the listed episodes if the protocol of `bank` lists its episodes."""
+    """The sampler that draws such episodes from `bank`; the sampler of the listed episodes if `bank` lists episodes."""
     return ListedEpisodes(bank) if bank.listed else EpisodeSampler(bank, way, shot, query, seed)

@@ -71,7 +71,7 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     if bank.listed:
         listed = ListedEpisodes(bank)
         ways, shots, query, episodes = [listed.way], [listed.shot], listed.query, listed.count
-        log.info("test: the %d episodes that the protocol lists, %d-way %d-shot", episodes, listed.way, listed.shot)
+        log.info("test: the %d episodes that the data set lists, %d-way %d-shot", episodes, listed.way, listed.shot)
         found = {"ways": ways, "shots": shots, "query": query, "episodes": episodes, "seed": listed.seed}
         return evaluation.model_copy(update=found)
     if "generalised" in evaluation.protocols:

@@ -24,7 +24,7 @@ class Accuracies:
     """The share of right answers in each episode, (E,) float64 in [0, 1], in the order of the episodes.
 
     classes: the classes of each episode, (E, way)
-    seconds: the time of the evaluation, with the embedding of the split even if other protocols shared that embedding
+    seconds: the time of the evaluation, with the embedding of the split, even if other test protocols share it
     answers: the answer to each query, (E, way * query): the position of a class in `classes`; (0, 0) if not kept
     """
 
@@ -51,8 +51,8 @@ def evaluate(
 ) -> Accuracies:
     """The accuracy of `learner` in each of `episodes` episodes drawn from `bank` with `seed`.
 
-    Images are embedded in eval mode and float32. If the bank's protocol lists its episodes, all listed episodes are
-    used, and `episodes` and `seed` are ignored. Raises InputError if the bank cannot fill such episodes.
+    The backbone embeds images in eval mode and float32. If the bank's split protocol lists its episodes, all of them
+    are used, and `episodes` and `seed` are ignored. Raises InputError if the bank cannot fill such episodes.
     """
     if not bank.listed and (episodes < 2 or query < 1):
         raise InputError(f"an accuracy needs at least 2 episodes and 1 query a class, not {episodes} and {query}")

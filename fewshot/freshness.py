@@ -23,15 +23,15 @@ _Said = Callable[[dict[str, Any] | None, dict[str, Any]], str]  # provenance.tol
 
 
 def rows_of(model: Planned, folder: RunFolder, protocol: str) -> pd.DataFrame | None:
-    """The rows of a model and a protocol; None if some are missing, or if the protocol tests another model."""
+    """The rows of a model by a test protocol; None if rows are missing, or if the protocol tests another model."""
     if not (model.first or PROTOCOLS[protocol].by_shot):
         return None
     return folder.rows(protocol, *model.spec.row, model.shots)
 
 
 def waiting(model: Planned, folder: RunFolder, wanted: Sequence[str], keep: bool) -> list[str]:
-    """The protocols that must still test a model: the wanted protocols whose rows are missing and, unless `keep`, all
-    protocols whose rows are marked."""
+    """The test protocols that must still test a model: the wanted ones whose rows are missing and, unless `keep`, all
+    whose rows are marked."""
     left = []
     for protocol in PROTOCOLS:
         rows = rows_of(model, folder, protocol)
@@ -47,7 +47,7 @@ def waiting(model: Planned, folder: RunFolder, wanted: Sequence[str], keep: bool
 def parts_of(
     model: Planned, spec: ModelSpec, protocol: str, evaluation: Evaluation, images: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the rows of a model and a protocol depend on.
+    """What the rows of a model by a test protocol depend on.
 
     spec: of the training, that of the model or an earlier one; images: the checksums of the images by split.
     """

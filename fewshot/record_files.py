@@ -24,7 +24,7 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     """The tidy rows of a csv file, at least one: `columns`, each of its kind, in this order.
 
     later: columns that older files lack, and their values there. Raises Damaged if a cell is not of its column's kind,
-    a row is cut off, two rows are of one model, way and shot, or the rows are not of one data set and protocol.
+    a row is cut off, two rows are of one model, way and shot, or the rows are not of one data set and split.
     """
     table = _read_cells(path)
     missing = {name: value for name, value in (later or {}).items() if name not in table}

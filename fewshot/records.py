@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
-CELL = ["way", "shot"]  # what tells the rows of one model apart, of the protocols that have them
+CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
-ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]  # what the trainings of one learner share
+# the columns that the trainings of one learner share; the column `protocol` is the split protocol of the data set
+ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]
 RUN = ["dataset", "split", "protocol", "image_size", "query", "episodes"]  # what all rows of a file share
 LATER = {  # columns that older files lack, and their values there
     "collapsed": False,

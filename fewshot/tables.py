@@ -13,7 +13,7 @@ from rich.text import Text
 from fewshot.records import ALIKE, CELL, array_of, image_form, labels, marks_of, summarised
 from fewshot.statistics import all_pairs, proportion, ranks
 
-CHALLENGE = "lake-oneshot"  # the protocol whose trials are counted, one by one
+CHALLENGE = "lake-oneshot"  # the split protocol whose trials are counted, one by one
 INTERVAL = (
     "± is the 95 % interval over the episodes (1.96 standard errors): it covers which episodes are drawn from these"
     " images for this one trained model, and neither other classes nor another training run"
@@ -77,7 +77,7 @@ class Sheet(NamedTuple):
 
 
 def caption(results: pd.DataFrame) -> str:
-    """What the numbers are: data set, protocol, split, episodes."""
+    """What the numbers are: data set, split protocol, split, episodes."""
     row = results.iloc[0]
     queries = "1 query" if row["query"] == 1 else f"{row['query']} queries"
     return (

@@ -30,7 +30,7 @@ log = logging.getLogger("episodes")
 
 
 class Layout(NamedTuple):
-    """The classes of each split that there is, all classes, the protocol that split them, why other splits are missing,
+    """The classes of each split, all classes, the split protocol that made the splits, why other splits are missing,
     and remarks about what was left out or split anew."""
 
     splits: dict[str, Classes]

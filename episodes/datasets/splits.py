@@ -15,7 +15,7 @@ _FEWEST = 2  # classes of a split: an episode needs two
 
 
 class Division(NamedTuple):
-    """The splits that there are, the protocol that made them, why other splits are missing, and remarks."""
+    """The splits, the split protocol that made them, why other splits are missing, and remarks."""
 
     splits: dict[str, Classes]
     protocol: str

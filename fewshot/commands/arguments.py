@@ -10,13 +10,13 @@ from episodes.errors import unknown_name
 from fewshot.config import PROTOCOLS
 
 DATASET = (
-    "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images; with :grey, :rgb or"
-    " :inverted behind it for images in that form"
+    "a data set of 'fewshot data list', with :PROTOCOL for another split protocol than its usual one, or a folder of"
+    " images; with :grey, :rgb or :inverted behind it for images in that form"
 )
 EVERY = "'all' for every learner of the suite that can run here"
 LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
 SPLIT = "train, validation, test, or all for every class"
-PROTOCOL = f"of {', '.join(PROTOCOLS)}"
+PROTOCOL = f"test protocol, one of {', '.join(PROTOCOLS)}"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what a command adds its parser to
 
@@ -123,9 +123,9 @@ def path(text: str) -> Path:
 
 
 def check_protocol(name: str) -> None:
-    """InputError if there is no protocol of that name."""
+    """InputError if there is no test protocol of that name."""
     if name not in PROTOCOLS:
-        raise unknown_name("protocol", name, PROTOCOLS)
+        raise unknown_name("test protocol", name, PROTOCOLS)
 
 
 def default_folder(preset: str, dataset: str) -> Path:

@@ -26,7 +26,7 @@ def declare(commands: arguments.Commands) -> None:
     )
     parser.add_argument(
         "--protocol",
-        type=arguments.names_of("protocol"),
+        type=arguments.names_of("test protocol"),
         metavar="NAME[,NAME]",
         help=f"{arguments.PROTOCOL}; several with commas (default: episodes)",
     )

@@ -68,7 +68,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 def _list(options: argparse.Namespace, console: Console) -> None:
     place = Column("where", overflow="fold")
-    table = Table("data set", "protocols", "what it is", place, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("data set", "split protocols", "what it is", place, box=box.SIMPLE_HEAD, pad_edge=False)
     for name, source in SOURCES.items():
         cells = name, ", ".join(source.protocols), source.about, where(source, options.data)
         table.add_row(*(Text(cell) for cell in cells))

@@ -1,4 +1,4 @@
-"""fewshot evaluate: evaluate a checkpoint on one protocol."""
+"""fewshot evaluate: evaluate a checkpoint by one test protocol."""
 
 import argparse
 from typing import Any
@@ -30,7 +30,7 @@ from fewshot.records import row_of
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot evaluate`."""
     parents = [arguments.data_folder(), arguments.reading()]
-    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint on one protocol")
+    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint")
     parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
     parser.add_argument(
         "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
@@ -102,7 +102,7 @@ def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Le
 
 
 def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
-    """The rows of a checkpoint of another protocol than episodes."""
+    """The rows of a checkpoint by a test protocol other than episodes."""
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
     trained = options.split == "train" or (options.split == "all" and not options.dataset)

@@ -86,7 +86,7 @@ class BaselinePlusPlus(CosineClassifier):
     2 g_k cos(f(x), v_k), and the length g_k and the direction v_k of a fresh linear layer's weights learn separately
     (torch.nn.utils.weight_norm). The head is fitted and drawn as for `baseline`. With so small a scale the head fits an
     episode loosely, and its logits are small beside those of the base classes, which have a learned tau: in the
-    protocol `generalised` nearly all queries go to base classes.
+    test protocol `generalised` nearly all queries go to base classes.
 
     The classifier of base classes is our own in both variants: it has a learned tau and weights of length one. The
     authors' classifier has a fixed scale (10, or 2 for 200 classes or fewer) and learned lengths.

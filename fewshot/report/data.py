@@ -37,7 +37,7 @@ class Run:
 
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
-    protocols   the rows of verification, retrieval and generalised, of those that were run
+    protocols   the rows by test protocol, of each one that was run except episodes
     """
 
     folder: Path
