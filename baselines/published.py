@@ -75,7 +75,7 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
     method_in_suite  the suite's learner of the same method, '' if the suite has none
     paper, title     who printed the number; arxiv is its arXiv number, or another one with its kind before it
     read_from        where we read the number; the note says 'quoted by' if that source quotes the number
-    note             what is odd about the number, and which other source has another number
+    note             an oddity of the number, and which other source has another number
 
     These are other people's numbers, quoted; the suite's own come from runs alone. Raises InputError for an
     unknown column, and for a data set, family or league that no row has.

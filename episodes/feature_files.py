@@ -45,12 +45,12 @@ _SAFETENSORS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureFile:
-    """What a file of features holds.
+    """The contents of a file of features.
 
     shape   of the embeddings, (N, D); dtype: their numbers in the file
     offset  where they begin in the file, in bytes, if they lie there row after row as in memory; None if they do not
     parts   gives the embeddings in the order of the file, in parts (M, D)
-    arrays  the other arrays by their names in NAMES: labels (N,), and of the others those that are there
+    arrays  the other arrays by their names in NAMES: labels (N,), and those of the others that the file has
     """
 
     path: Path
@@ -124,7 +124,7 @@ def _npz(path: Path) -> FeatureFile:
 def _npy_header(
     path: Path, stream: IO[bytes], info: zipfile.ZipInfo, most: int | None = None
 ) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array in a zip archive; InputError for Python objects and an array that is not all there.
+    """Shape and dtype of an array in a zip archive; InputError for Python objects and an incomplete array.
 
     most: bytes of an array that is read as a whole
     """
@@ -277,7 +277,7 @@ def _whole(
     parts: Callable[[], Iterator[np.ndarray]] | None,
     arrays: Mapping[str, np.ndarray],
 ) -> FeatureFile:
-    """The FeatureFile of a reader's findings; embeddings that lie in the file as they are need no `parts`."""
+    """The FeatureFile of a reader's findings; embeddings that lie in the file in their final order need no `parts`."""
     if len(shape) != 2 or not (shape[0] > 0 and 0 < shape[1] <= 100_000) or dtype.kind != "f" or dtype.itemsize > 8:
         raise InputError(f"the embeddings in {path} are {shape} of {dtype}: {_NEED}")
 

@@ -23,7 +23,7 @@ def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
 
 
 def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
-    """The shots that leave images for queries, or else the largest shot that does; with a single image the shots stay,
+    """The shots that leave images for queries, or the largest shot that does; with a single image the shots stay,
     and are refused later."""
     fewest = int(bank.sizes.min())
     if fewest < 2:
@@ -64,7 +64,7 @@ def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
 
 def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     """The test protocols that the bank can fill: the ways and shots for which the bank has enough classes and images,
-    or else the most that it can fill. With a single class or image the settings stay, and are refused later.
+    or the most that it can fill. With a single class or image the settings stay, and are refused later.
 
     If the data set's protocol lists its episodes, the ways and shots are those of the list.
     """

@@ -21,7 +21,7 @@ _OWN = ("asked", "wrong", "pairs", "hardest")  # arrays of one model, way and sh
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassAnswers:
-    """The answers of one model with one way and shot, and the classes that they are of.
+    """The answers of one model with one way and shot, and their classes.
 
     names    (C,) of the classes
     sizes    (C,) images in each class; images are numbered class by class
@@ -94,12 +94,12 @@ def to_arrays(model: str, way: int, shot: int, counts: Counts, bank: ImageBank) 
 
 
 def is_count(name: str) -> bool:
-    """Whether an array of that name is of confusion.npz."""
+    """Whether confusion.npz has an array of that name."""
     return name in _SHARED or name.rpartition("/")[2] in _OWN
 
 
 def answers_of(row: pd.Series, arrays: Mapping[str, np.ndarray]) -> ClassAnswers | None:
-    """The answers that a row of the results is of; None if they were not kept. Damaged if they contradict the row."""
+    """The answers behind a row of the results; None if they were not kept. Damaged if they contradict the row."""
     cells = [array_name(model, row["way"], row["shot"]) for model in model_names(row)]
     cell = next((one for one in cells if any(f"{one}/{name}" in arrays for name in _OWN)), None)
     if cell is None:

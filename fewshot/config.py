@@ -28,7 +28,7 @@ def _different(values: list[int]) -> list[int]:
     return values
 
 
-# every number has bounds, so that a typing error is reported before it fills the memory or runs for ever
+# every number has bounds, so that a typing error is reported before it fills the memory or never ends
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Way = Annotated[int, Field(ge=2, le=10_000)]
 Episodes = Annotated[int, Field(ge=2, le=1_000_000)]
@@ -111,7 +111,7 @@ class Validation(_Settings):
 
 
 class Training(_Settings):
-    """How one model trains. If steps is 0, the model does not train: its backbone stays as it is.
+    """How one model trains. If steps is 0, the model does not train and its backbone does not change.
 
     weights       a file of weights that the backbone starts from; weights_trained_on: the data set that these weights
                   were trained on, such as 'ImageNet-1k'; a file of this suite says that itself
@@ -353,7 +353,7 @@ def _settings_of_all(
 
 
 def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The settings from all tables that hold for `spec`, the most specific last; per_shot is laid over the rest."""
+    """The settings of `spec` from all tables that name it, the most specific last; per_shot is laid over the rest."""
     learner, backbone = split_backbone(spec)
     _, variant = find_learner(learner)
     names = dict.fromkeys([learner.removesuffix(f":{variant}"), learner])

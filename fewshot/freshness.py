@@ -1,4 +1,4 @@
-"""Which rows of a model a run's folder holds, and whether they are what would be run now."""
+"""Which rows of a model a run's folder holds, and whether a run of now would give the same rows."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -80,10 +80,10 @@ def check_same(model: Planned, folder: RunFolder) -> None:
 
 
 def mark(folder: RunFolder, models: Sequence[Planned], images: Mapping[str, str]) -> None:
-    """Mark the rows whose parts differ from what would be run now, before anything is shown or run.
+    """Mark the rows whose parts differ from those of a run of now, before anything is shown or run.
 
-    For models that this run does not name, only the parts that all models share are compared: that runs no learner's
-    file.
+    For models that this run does not name, only the parts that all models share are compared, so that no learner's file
+    runs.
     """
     by_shot = {(*model.spec.row, shot): model for model in models for shot in model.shots}
     first = {model.spec.row: model for model in models if model.first}

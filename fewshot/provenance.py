@@ -108,9 +108,9 @@ def shared_packages(protocol: str = "") -> dict[str, str]:
 
 
 def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between the parts of a row or a checkpoint and what would be run now.
+    """The names of the parts that differ between a row or a checkpoint and a run of now.
 
-    Of packages, those that differ. 'unknown code' if there is no record of the code at all.
+    For packages, the names of those with another version. 'unknown code' if there is no record of the code at all.
     """
     if before is None or not (before.get("code") and before.get("packages")):
         return ["unknown code"]

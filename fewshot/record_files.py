@@ -1,4 +1,4 @@
-"""The files of a run that hold records, read back: everything that the suite does not write so is refused."""
+"""The files of a run that hold records, read back; a file that differs from what the suite writes is refused."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ _ROUNDED = 1e-4  # percent: rows hold four decimals
 
 
 class Damaged(ValueError):
-    """A file is not as the suite writes it; the text names the file and the place in it, and says what is wrong."""
+    """A file differs from what the suite writes; the text names the file, the place in it and the fault."""
 
 
 def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""RunFolder: the files of one run, each written whole or not at all, and re-opened when a run goes on."""
+"""RunFolder: the files of one run, each written whole or not at all, and opened again when a run continues."""
 
 import contextlib
 import json
@@ -54,8 +54,8 @@ class RunFolder:
                     config = self._joined(config, environment["data"], resume)
             elif found := [one.table for one in PROTOCOLS.values() if (path / one.table).exists()]:
                 raise InputError(
-                    f"{path} holds {found[0]} without the config.toml that says of what settings: bring that back, or"
-                    " choose another folder with --output"
+                    f"{path} holds {found[0]} without the config.toml of its settings: bring that file back, or choose"
+                    " another folder with --output"
                 )
             with writing(path):
                 (path / "checkpoints").mkdir(exist_ok=True)
@@ -246,7 +246,7 @@ def check_free(path: Path, resume: bool) -> None:
     """InputError if the folder `path` holds a run and `resume` is not set."""
     if not resume and (path / "config.toml").exists():
         raise InputError(
-            f"{path} already holds a run: add --resume to go on with it (finished learners stay as they are), or choose"
+            f"{path} already holds a run: add --resume to continue it (finished learners are not run again), or choose"
             " another folder with --output"
         )
 

@@ -1,4 +1,4 @@
-"""What the files of a folder or archive say themselves: the class of each image, and the splits that the user made."""
+"""The class of each image of a folder or archive, and the user's splits, as folders or csv files give them."""
 
 import collections
 from collections.abc import Iterable
@@ -72,7 +72,7 @@ def _left_out(
 def _inside(names: Iterable[str]) -> dict[str, str]:
     """Each path without its first folder, if that folder contains all files, as in many archives and downloads.
 
-    A folder called test is no such folder: it says that all images are for test.
+    A folder called test is kept: it says that all images are for test.
     """
     names = list(names)
     tops = {name.partition("/")[0] for name in names}

@@ -1,4 +1,4 @@
-"""csv files that say the class, and perhaps the split, of each image: as people have them."""
+"""csv files, in their usual forms, that say the class and perhaps the split of each image."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ class Listing(NamedTuple):
 
 
 def read(data: bytes, source: str) -> Listing:
-    """What the csv file of these bytes says; InputError, which names `source`, if it says nothing or in part.
+    """The rows of a csv file with these bytes; InputError, which names `source`, if the file lacks any of them.
 
     The header decides whether commas, semicolons or tabs separate the columns. Text is UTF-8 or UTF-16. A column called
     split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if it
@@ -135,7 +135,7 @@ class Finder:
         return images
 
     def _matches(self, file: str) -> tuple[str | None, list[str]]:
-        """What is in front of the longest end that `file` shares with images, and these images."""
+        """The part of `file` before the longest end that it shares with images, and these images."""
         if file in self._images:
             return "", [file]
         for end in _ends(file):

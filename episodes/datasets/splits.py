@@ -1,4 +1,4 @@
-"""Which classes are for training, validation and test: as the user gives it, and by a seed for what is not given."""
+"""Which classes are for training, validation and test: the user's splits, and splits by a seed for those not given."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar

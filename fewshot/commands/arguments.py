@@ -60,7 +60,7 @@ def run_settings() -> argparse.ArgumentParser:
         metavar="K",
         help="images of each base class withheld from training (default: the preset's)",
     )
-    run.add_argument("--resume", action="store_true", help="go on with the folder's run: finished rows stay")
+    run.add_argument("--resume", action="store_true", help="continue the run in the folder; finished rows stay")
     return run
 
 

@@ -42,7 +42,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
     parser.add_argument("--episodes", type=int, metavar="E", help="how many (default: 10000; generalised: 2000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
-    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the data set of the checkpoint's training")
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")
     parser.add_argument(

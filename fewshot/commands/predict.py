@@ -55,7 +55,7 @@ def declare(commands: arguments.Commands) -> None:
         "--learner",
         default="",
         metavar="NAME",
-        help="with a backbone, what scores (default: simpleshot:l2n); of a checkpoint, FILE.py:CLASS",
+        help="for a backbone, the learner that scores (default: simpleshot:l2n); for a checkpoint, FILE.py:CLASS",
     )
     arguments.add_device(parser)
     parser.set_defaults(command=run)

@@ -156,7 +156,7 @@ def _of_ordered(
 
 
 def _descended(start: Tensor, gradient: Callable[[Tensor], Tensor], epochs: int, rate: float) -> Tensor:
-    """Coefficients (E, M, N) after so many epochs of M images in batches of 4, from `start` (..., M, N)."""
+    """Coefficients (E, M, N) after `epochs` epochs of M images in batches of 4, from `start` (..., M, N)."""
     batches = -(-start.shape[-2] // _BATCH)
     steps = min(batches, _STEPS)
     return descend(start, gradient, epochs * steps, rate * batches / steps, **_SGD)

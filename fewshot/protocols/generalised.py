@@ -70,7 +70,7 @@ class Rivals(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joint:
-    """Shares of right answers among base and novel classes together, (E,) in [0, 1], with so many shots.
+    """Shares of right answers among base and novel classes together, (E,) in [0, 1], with `shot` shots.
 
     novel, base: of the queries of novel classes, and of as many queries of base classes
     """
@@ -100,10 +100,10 @@ def check_generalised(learner: Learner, embeddings: Tensor) -> None:
     embeddings (M, D): of any images
     """
     if not scores_embeddings(learner):
-        raise NotComparable(f"{learner.name} scores whole episodes, which base classes are no part of")
+        raise NotComparable(f"{learner.name} scores whole episodes, and an episode has no base classes")
     if learner.traits.transductive:
         raise NotComparable(
-            f"{learner.name} scores queries together, and those of base classes are no part of an episode"
+            f"{learner.name} scores the queries of an episode together, and an episode has no queries of base classes"
         )
     if not _has_base_logits(learner) and not scores_apart(learner, embeddings):
         raise NotComparable(

@@ -91,7 +91,7 @@ def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
 def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
     """For each learner the trained model of its first seed that was tested with this way and shot.
 
-    Also a few words for each learner that has no such model: the report does not run the file of a learner from outside
+    Also a few words for each learner that has no such model. The report does not run the file of a learner from outside
     the suite. LeftOut if no learner has a model.
     """
     models: dict[tuple[str, ...], Model] = {}
