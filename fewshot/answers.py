@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from episodes import ImageBank, InputError
-from episodes.sampler import stream
+from episodes.draws import stream
 from fewshot.embedding import embedded
 from fewshot.learners.base import Learner
 from fewshot.unequal import unequal_scores

@@ -26,6 +26,7 @@ _SUITE = ("baselines", "episodes", "fewshot")
 _CORE = (
     "episodes/bank.py",
     "episodes/batches.py",
+    "episodes/draws.py",
     "episodes/sampler.py",
     "episodes/texts.py",
     "fewshot/augmentation.py",

@@ -22,7 +22,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from episodes.bank import Contents, ImageBank, cached_bank
-from episodes.sampler import stream
+from episodes.draws import stream
 
 PROTOCOLS = ("scripts",)
 SIZE = 28

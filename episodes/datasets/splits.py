@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from episodes.datasets.layouts import BARE, Classes
+from episodes.draws import stream
 from episodes.errors import InputError
-from episodes.sampler import stream
 
 SPLITS = ("train", "validation", "test")
 _Images = TypeVar("_Images")  # what stands for the images of a class

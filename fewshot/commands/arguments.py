@@ -16,7 +16,7 @@ DATASET = (
 EVERY = "'all' for every learner of the suite that can run here"
 LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
 SPLIT = "train, validation, test, or all for every class"
-PROTOCOL = f"test protocol, one of {', '.join(PROTOCOLS)}"
+PROTOCOL = f"test protocol: {', '.join(PROTOCOLS)}"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what a command adds its parser to
 
@@ -37,9 +37,9 @@ def reading() -> argparse.ArgumentParser:
     """The arguments that say which images of a folder are left out."""
     left_out = argparse.ArgumentParser(add_help=False)
     left_out.add_argument(
-        "--min-images", type=number, default=0, metavar="K", help="leave out a folder's classes of fewer images"
+        "--min-images", type=number, default=0, metavar="K", help="in a folder: leave out classes of fewer images"
     )
-    left_out.add_argument("--skip-damaged", action="store_true", help="leave out a folder's damaged images")
+    left_out.add_argument("--skip-damaged", action="store_true", help="in a folder: leave out damaged images")
     return left_out
 
 
@@ -47,7 +47,7 @@ def run_settings() -> argparse.ArgumentParser:
     """The arguments of every command that trains: the data, the settings and the output folder."""
     run = argparse.ArgumentParser(add_help=False, parents=[data_folder(), reading()])
     run.add_argument(
-        "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
+        "--preset", default="quick", metavar="NAME|FILE.toml", help="the settings of the run (default: quick)"
     )
     run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
     add_device(run)

@@ -41,7 +41,9 @@ def declare(commands: arguments.Commands) -> None:
     )
     _add_splits(check)
     check.add_argument("--against", metavar="NAME|DIR", help="another data set; find images that are in both")
-    check.add_argument("--output", type=arguments.path, metavar="FILE.csv", help="name all images that occur again")
+    check.add_argument(
+        "--output", type=arguments.path, metavar="FILE.csv", help="a file that names all repeated images"
+    )
     check.set_defaults(command=_check)
     show = actions.add_parser("show", parents=[one_set], help="write a picture of an episode")
     show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
@@ -50,8 +52,8 @@ def declare(commands: arguments.Commands) -> None:
         "--shot", type=arguments.positive, default=1, metavar="K", help="support images a class (default: 1)"
     )
     show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries a class (default: 5)")
-    show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="of the episodes (default: 0)")
-    show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="which of them (default: 0)")
+    show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
+    show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
     show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")
     show.set_defaults(command=_show)
 

@@ -40,8 +40,8 @@ def declare(commands: arguments.Commands) -> None:
         "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several)"
     )
     parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
-    parser.add_argument("--episodes", type=int, metavar="E", help="how many (default: 10000; generalised: 2000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
+    parser.add_argument("--episodes", type=int, metavar="E", help="episodes (default: 10000; generalised: 2000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes or pairs (default: 0)")
     parser.add_argument("--dataset", metavar="NAME", help="default: the data set of the checkpoint's training")
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")

@@ -113,12 +113,7 @@ def check_generalised(learner: Learner, embeddings: Tensor) -> None:
 
 
 def generalise(
-    learner: Learner,
-    novel: EmbeddedBank,
-    train: EmbeddedBank,
-    held_out: EmbeddedBank,
-    wanted: Generalised,
-    seed: int,
+    learner: Learner, novel: EmbeddedBank, train: EmbeddedBank, held_out: EmbeddedBank, wanted: Generalised, seed: int
 ) -> tuple[list[Joint], str]:
     """How well `learner` tells all base classes and `wanted.way` novel ones apart, for each number of shots; and
     `known` of BaseScores.

@@ -468,7 +468,7 @@ def check_gpu(specimen: Specimen) -> None:
         raise _LeftOut("there is no GPU here")
     learner = specimen.ready().cuda()
     episodes = specimen.episodes()
-    there = Episodes(*(getattr(episodes, field.name).cuda() for field in dataclasses.fields(episodes)))
+    there = episodes.to("cuda")
     found = specimen.scores(learner, there, specimen.test_bank.to("cuda"))
     if specimen.traits.trains:
         images, labels = specimen.batch()
