@@ -386,7 +386,7 @@ def test_held_out_by_the_command_line(call, path, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocol", "retrievel"], "unknown protocol 'retrievel': did you mean 'retrieval'"),
+        (["--protocol", "retrievel"], "unknown test protocol 'retrievel': did you mean 'retrieval'"),
         (["--protocol", "verification", "--split", "validation"], "chooses its threshold on validation classes"),
         (["--protocol", "generalised", "--split", "train"], "generalised needs classes that are not trained on"),
         (["--protocol", "generalised", "--shot", "24"], "24 shots and 15 queries need 39 images a class"),
