@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -15,9 +16,13 @@ from fewshot.learners.base import Learner
 
 
 class SharedOutputs:
-    """The outputs of backbones for the batches of banks, kept for the next learner that has an equal backbone."""
+    """The outputs of backbones for the batches of banks, kept for the next learner that has an equal backbone.
+
+    threads: how many threads compute an output, also inside `one_thread`
+    """
 
     def __init__(self) -> None:
+        self.threads = torch.get_num_threads()
         self._known: dict[tuple[str, str, int], Tensor] = {}
 
     def embedded(self, learner: Learner, bank: ImageBank) -> EmbeddedBank:
@@ -44,6 +49,12 @@ class SharedOutputs:
             del vars(backbone)["forward"]
 
 
+def one_thread() -> threadpool_limits:
+    """The context in which heads are fitted and scored: the threads of two cores wait for each other longer than they
+    work on the few images of an episode, and many times as long if another program needs a core."""
+    return threadpool_limits(1)
+
+
 class _SharedBank(EmbeddedBank):
     """An EmbeddedBank that takes what it can from the outputs of earlier learners."""
 
@@ -54,7 +65,8 @@ class _SharedBank(EmbeddedBank):
 
     @functools.cached_property
     def embeddings(self) -> Tensor:
-        with tqdm(total=len(self.bank), desc="embedding", unit="image", disable=None, leave=False) as self._bar:
+        bar = tqdm(total=len(self.bank), desc="embedding", unit="image", disable=None, leave=False)
+        with threadpool_limits(self._outputs.threads), bar as self._bar:
             return super().embeddings
 
     @functools.cached_property
