@@ -308,7 +308,9 @@ def _completed(config: Config, path: Path, steps: int | None) -> Config:
 
 def _check_untrained(config: Config, path: Path) -> None:
     """InputError if the run would need base classes, which a run has none of if all classes are for the test."""
-    trained = [spec for spec, one in config.learner.items() if any(part.steps for part in (one, *one.per_shot.values()))]
+    trained = [
+        spec for spec, one in config.learner.items() if any(part.steps for part in (one, *one.per_shot.values()))
+    ]
     if trained:
         raise InputError(
             f"in {path}, test = 'all' leaves no classes to train {trained[0]} on: set steps = 0, or leave out test"

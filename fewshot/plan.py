@@ -39,10 +39,7 @@ def plan(config: Config, banks: Mapping[str, ImageBank]) -> list[Planned]:
     banks: by split; without 'train' and 'validation' the models are for the images of 'test' and train on nothing.
     """
     models = [
-        model
-        for asked in config.learner
-        for seed in config.seeds
-        for model in _models_of(asked, seed, config, banks)
+        model for asked in config.learner for seed in config.seeds for model in _models_of(asked, seed, config, banks)
     ]
     asked_by_row: dict[tuple[str, ...], str] = {}
     for model in models:
