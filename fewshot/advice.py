@@ -1,4 +1,4 @@
-"""Which head to take for one's own pictures, by a run in which nothing trained, and the command that predicts with it."""
+"""Which head to take for one's own pictures, by a run that trained nothing, and the command that predicts with it."""
 
 import shlex
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from fewshot.statistics import over_episodes, ranks
 class Advice(NamedTuple):
     """The best head of a run.
 
-    sentence  which it is, its accuracy with the 95 % interval over episodes, and which heads cannot be told apart from it
+    sentence  its name, its accuracy with the 95 % interval over episodes, and which heads cannot be told apart from it
     command   what labels pictures with it; '' if no command of the suite can
     """
 
@@ -43,7 +43,9 @@ def advice(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray], dataset:
     widest = named[named["way"] == named["way"].max()]
     cell = widest[widest["shot"] == widest["shot"].max()]
     arrays = {
-        label: np.mean([array_of(row, accuracies) for _, row in rows.iterrows()], axis=0)
+        str(label): np.mean(
+            [values for _, row in rows.iterrows() if (values := array_of(row, accuracies)) is not None], 0
+        )
         for label, rows in cell.groupby("label", sort=False)
     }
     order = ranks(arrays)

@@ -207,10 +207,10 @@ def load_config(
     those of the preset's test episodes and of its generalised episodes, whose way changes only if `ways` is a single
     one; steps: of every model that trains; min_images, skip_damaged: what is left out of a folder of images.
     A named preset has one file for characters, one for photographs and, if need be, one for features; `dataset` decides
-    between them. A preset of one file is for every data set. On features, backbones, weights, augmentation and sizes do not count (see _on_features). A preset's
-    table [training] holds for every learner, [learner.NAME] for that learner and its variants,
-    [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone. Raises InputError for
-    unknown names and invalid values.
+    between them. A preset of one file is for every data set. On features, backbones, weights, augmentation and sizes do
+    not count (see _on_features). A preset's table [training] holds for every learner, [learner.NAME] for that learner
+    and its variants, [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone.
+    Raises InputError for unknown names and invalid values.
     """
     path = _preset_path(preset, dataset)
     table = _read_toml(path)
