@@ -20,7 +20,7 @@ from fewshot.models import ModelSpec
 from fewshot.preparation import Images, pixels_of
 
 HEAD = "simpleshot:l2n"  # of a backbone that comes without a learner: the nearest mean of directions, nothing to train
-_SIZE = 224  # pixels of the images that published weights were trained on
+SIZE = 224  # pixels of the images that published weights were trained on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def _with_backbone(name: str, learner: str) -> tuple[ModelSpec, Learner]:
         dataset=recipe.trained_on,
         trained_on=recipe.trained_on,
         channels=3,
-        size=_SIZE,
+        size=SIZE,
         fit="crop",
         inverted=False,
         classes=1,

@@ -11,11 +11,25 @@ from conftest import encoded, refusal, toy_bank, write_files
 from PIL import Image
 from same_answers import write_checkpoint
 
-from fewshot import Classifier
+from fewshot import Classifier, prediction
 from fewshot.answers import NONE
 from fewshot.config import Training
 from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.models import ModelSpec
+
+
+def test_a_support_folder_has_the_classes_that_a_run_on_it_has(tmp_path):
+    spec = ModelSpec.of(NearestPixel, toy_bank(2, 2, seed=0), Training(backbone="pixels"))
+    images = [encoded(image) for image in toy_bank(3, 2, seed=3).images[:, 0].numpy()]
+    names = [f"train/a/{i}.png" for i in (0, 1)] + ["train/b/0.png", "train/b/1.png", "val/c/0.png", "test/d/0.png"]
+    splits = write_files(tmp_path / "splits", dict(zip(names, images)))
+    bank = prediction.read_support(splits, spec)
+    assert (bank.class_names, bank.sizes.tolist()) == (("a", "b", "c", "d"), [2, 2, 1, 1])
+    files = {f"{i}.png": image for i, image in enumerate(images)}
+    rows = "".join(f"{i}.png,{'owl' if i < 4 else 'cat'}\n" for i in range(6))
+    listed = write_files(tmp_path / "listed", {**files, "labels.csv": f"filename,label\n{rows}".encode()})
+    bank = prediction.read_support(listed, spec)
+    assert (bank.class_names, bank.sizes.tolist()) == (("cat", "owl"), [2, 4])
 
 
 @pytest.fixture
