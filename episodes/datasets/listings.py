@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from episodes.archives import read_regular
 from episodes.datasets import places
 from episodes.errors import InputError
 
@@ -38,7 +39,7 @@ def read(data: bytes, source: str) -> Listing:
     holds such words.
     """
     try:
-        table = _table(_text(data))
+        table = cells_of_lines(data)
         header = [name.strip().lower() for name in table[0][1]] if table else []
         file, label = _position(header, _FILE_COLUMNS), _position(header, _LABEL_COLUMNS)
         if file is None or label is None:
@@ -69,14 +70,40 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def _table(text: str) -> list[tuple[int, list[str]]]:
-    """Line number and cells of each line that is not empty, with the separator that gives the header most columns."""
-    lines = io.StringIO(text, newline="")
+def cells_of_lines(data: bytes) -> list[tuple[int, list[str]]]:
+    """Line number and cells of each line that is not empty, with the separator that gives the header most columns.
+
+    Raises UnicodeError or csv.Error for bytes that are no csv file in UTF-8 or UTF-16.
+    """
+    lines = io.StringIO(_text(data), newline="")
     header = lines.readline()
     separator = max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
     lines.seek(0)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     return [(reader.line_num, cells) for cells in reader if cells]
+
+
+def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the cells of `columns` of each line of a csv file, which has a header with these columns.
+
+    Raises InputError if the file cannot be read, its header lacks a column, or a line has more or fewer cells.
+    """
+    try:
+        table = cells_of_lines(read_regular(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
+    header = [name.strip().lower() for name in table[0][1]] if table else []
+    if not set(columns) <= set(header):
+        raise InputError(
+            f"{path} needs a header with the columns {', '.join(columns)}, not {', '.join(header) or 'an empty file'}"
+        )
+    positions = [header.index(name) for name in columns]
+    for line, cells in table[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"line {line} of {path} has {len(cells)} cells, but the header has {len(header)}")
+        yield line, [cells[position].strip() for position in positions]
 
 
 def _position(header: Sequence[str], names: Iterable[str]) -> int | None:
