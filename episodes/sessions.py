@@ -68,7 +68,7 @@ def _listed(path: Path, bank: ImageBank, size: tuple[int, int], images: tuple[in
         if session not in map(str, found):
             raise InputError(f"{where} has the session '{session}': write a whole number from 1 to {sessions}")
         if name not in positions:
-            raise nearest_name(f"class in {where}, for {bank.name},", name, bank.class_names)
+            raise nearest_name(f"class of {bank.name} in {where}:", name, bank.class_names)
         if name in seen:
             raise InputError(f"{where} names the class '{name}' for the second time: leave one line out")
         if shot + query > int(bank.sizes[positions[name]]):

@@ -5,7 +5,7 @@ from typing import Any
 
 from episodes import ImageBank, ListedEpisodes
 from episodes.datasets import ALL
-from fewshot.config import Config, Evaluation, Generalised, Training, Validation
+from fewshot.config import Config, Evaluation, Generalised, Sessions, Training, Validation
 from fewshot.learners.registry import find_learner
 from fewshot.training import clamped
 
@@ -37,6 +37,16 @@ def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
     shots = [shot for shot in settings.shots if shot < fewest] or [fewest - 1]
     way, query = min(settings.way, bank.classes), min(settings.query, fewest - max(shots))
     return _changed("generalised", settings, bank, way=way, shots=shots, query=query)
+
+
+def clamped_sessions(settings: Sessions, bank: ImageBank) -> Sessions:
+    """The sessions for which the bank has classes, and the queries for which these have images; settings that leave no
+    session or no query, and sessions that a file lists, stay and are refused later."""
+    fewest = int(bank.sizes.min())
+    if settings.order or bank.classes < settings.way or fewest <= settings.shot:
+        return settings
+    sessions, query = min(settings.sessions, bank.classes // settings.way), min(settings.query, fewest - settings.shot)
+    return _changed("sessions", settings, bank, sessions=sessions, query=query)
 
 
 def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBank]:
@@ -82,6 +92,8 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
         return evaluation.model_copy(update=found)
     if "generalised" in evaluation.protocols:
         evaluation = evaluation.model_copy(update={"generalised": clamped_generalised(evaluation.generalised, bank)})
+    if "sessions" in evaluation.protocols:
+        evaluation = evaluation.model_copy(update={"sessions": clamped_sessions(evaluation.sessions, bank)})
     fewest = int(bank.sizes.min())
     if bank.classes < 2 or fewest < 2:
         return evaluation

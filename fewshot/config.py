@@ -37,7 +37,7 @@ Rate = Annotated[float, Field(gt=0, le=1e9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
-Protocol = Literal["episodes", "verification", "retrieval", "generalised"]
+Protocol = Literal["episodes", "verification", "retrieval", "generalised", "sessions"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
@@ -87,11 +87,28 @@ class Generalised(_Settings):
     episodes: Episodes = 2000
 
 
+class Sessions(_Settings):
+    """Class-incremental sessions after the base classes: each adds `way` novel classes with `shot` support images and
+    `query` queries a class.
+
+    draws   of the novel classes, their order and their images
+    order   a csv file that lists the classes of each session, with the columns session and class, in place of classes
+            that are drawn; '' for none
+    """
+
+    sessions: Annotated[int, Field(ge=1, le=1000)] = 8
+    way: Count = 5
+    shot: Count = 5
+    query: Count = 15
+    draws: Episodes = 100
+    order: Annotated[str, Field(max_length=10_000)] = ""
+
+
 class Evaluation(_Settings):
     """The test protocols and their settings: every learner and training seed gets the same episodes and pairs.
 
-    protocols: the names of one or more test protocols. 'episodes' tests every way with every shot; 'verification' and
-    'generalised' have settings of their own; 'retrieval' has none. seed: the seed of all that is drawn
+    protocols: the names of one or more test protocols. 'episodes' tests every way with every shot; 'verification',
+    'generalised' and 'sessions' have settings of their own; 'retrieval' has none. seed: the seed of all that is drawn
     """
 
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["episodes"]
@@ -102,6 +119,7 @@ class Evaluation(_Settings):
     seed: Seed = 0
     verification: Verification = Verification()
     generalised: Generalised = Generalised()
+    sessions: Sessions = Sessions()
 
 
 class Validation(_Settings):
@@ -208,7 +226,8 @@ def load_config(
     protocols                           the test protocols, in place of the preset's
     dataset                             replaces the preset's, without a fallback
     ways, shots, query, episodes        replace those of the preset's test episodes and of its generalised episodes;
-                                        the latter change their way only if `ways` has one number
+                                        the latter change their way only if `ways` has one number. They replace way,
+                                        shot and query of the preset's sessions if there is one of each
     steps                               of every model that trains
     min_images, skip_damaged            what is left out of a folder of images: see episodes.ReadingOptions
 
@@ -293,6 +312,10 @@ def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
         generalised["way"] = tests["ways"][0]
     if generalised:
         tests["generalised"] = generalised
+    sessions: dict[str, Any] = {"query": tests["query"]} if "query" in tests else {}
+    sessions |= {name: tests[f"{name}s"][0] for name in ("way", "shot") if len(tests.get(f"{name}s", ())) == 1}
+    if sessions:
+        tests["sessions"] = sessions
     _checked(Evaluation, tests, "the arguments")
     return tests
 
@@ -397,7 +420,7 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
     for level in levels:
         for name, value in level.items():
             before = merged.get(name)
-            inner = name in ("options", "per_shot", "generalised") or name.isdecimal()
+            inner = name in ("options", "per_shot", "generalised", "sessions") or name.isdecimal()
             merged[name] = (
                 _laid_over(before, value) if inner and value and type(before) is type(value) is dict else value
             )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
+ROW = [*CELL, "session"]  # and in all test protocols, as far as they have these columns
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 # the columns that the trainings of one learner share; the column `protocol` is the split protocol of the data set
 ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]
@@ -116,6 +117,8 @@ _FLAG = Kind({"True": True, "False": False}.__getitem__, "True or False")
 _COUNT = _whole(1, 10**9)
 _SEED = _whole(0, 2**63 - 1)
 _PERCENT = _number(0, 100, "a number from 0 to 100")
+_MEAN = _number(0, 100, "a number from 0 to 100, or empty", empty=True)  # of novel classes, before there are any
+_DROP = _number(-100, 100, "a number from -100 to 100")
 _WIDTH = _number(0, 1e6, "a number from 0 on, or empty", empty=True)  # few episodes make intervals of any width
 _SECONDS = _number(0, 1e12, "a number of seconds")
 _NUMBER = _number(-math.inf, math.inf, "a number")
@@ -125,13 +128,15 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(
         ["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key", "model", "preset"], _TEXT
     ),
+    **{"order": _TEXT, "session": _whole(0, 10**9), "classes": _COUNT, "draws": _whole(2, 10**9), "drop": _DROP},
     **dict.fromkeys(["data_version", "episodes_version"], _whole(0, 10**9)),
     **dict.fromkeys(["transductive", "text", "external", "collapsed"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},
     **dict.fromkeys(["base_known", "trained_on", "seen"], _TEXT),
     **dict.fromkeys(["accuracy", "auc", "eer", "tar", "recall1", "recall2", "recall4", "recall8"], _PERCENT),
-    **dict.fromkeys(["map_at_r", "nmi", "novel", "base", "all", "harmonic"], _PERCENT),
+    **dict.fromkeys(["map_at_r", "nmi", "base", "all"], _PERCENT),
+    **dict.fromkeys(["novel", "harmonic"], _MEAN),
     **dict.fromkeys(["ci95", "ci95_open"], _WIDTH),
     **dict.fromkeys(["train_seconds", "eval_seconds", "seconds"], _SECONDS),
     **dict.fromkeys(["threshold", "loss"], _NUMBER),

@@ -11,9 +11,9 @@ from episodes.datasets import find_source, full_name
 from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
-from fewshot.clamping import clamped_generalised, with_held_out
+from fewshot.clamping import clamped_generalised, clamped_sessions, with_held_out
 from fewshot.commands import arguments
-from fewshot.config import evaluation_from
+from fewshot.config import Evaluation, evaluation_from
 from fewshot.confusion import count_answers
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank, check_channels
@@ -27,6 +27,8 @@ from fewshot.protocols.episodes import open_interval
 from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, protocol_sheets
 from fewshot.records import row_of
 
+_BESIDE_BASE = ("generalised", "sessions")  # the test protocols that put test classes beside base classes
+
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot evaluate`."""
@@ -38,7 +40,7 @@ def declare(commands: arguments.Commands) -> None:
     )
     parser.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
     parser.add_argument(
-        "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several)"
+        "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several; sessions: 5)"
     )
     parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
     parser.add_argument("--episodes", type=int, metavar="E", help="episodes (default: 10000; generalised: 2000)")
@@ -107,18 +109,17 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
     trained = options.split == "train" or (options.split == "all" and not options.dataset)
-    if options.protocol == "generalised" and trained:
-        raise InputError("generalised needs classes that are not trained on: take --split test or validation")
-    settings = {"way": options.way, "query": options.query}
-    settings |= {} if options.shot is None else {"shots": [options.shot]}
-    settings |= {} if options.episodes is None else {"episodes": options.episodes}
-    wanted = evaluation_from({"protocols": [options.protocol], "seed": options.seed, "generalised": settings})
+    if options.protocol in _BESIDE_BASE and trained:
+        raise InputError(f"{options.protocol} needs classes that are not trained on: take --split test or validation")
+    wanted = _wanted(options)
     if options.protocol == "generalised" and options.shot is None:
         wanted = wanted.model_copy(update={"generalised": clamped_generalised(wanted.generalised, bank)})
+    if options.protocol == "sessions":
+        wanted = wanted.model_copy(update={"sessions": clamped_sessions(wanted.sessions, bank)})
     banks = {"test": bank}
     if options.protocol == "verification":
         banks["validation"] = _load(options, spec, "validation", options.dataset)
-    if options.protocol == "generalised" and spec.held_out:
+    if options.protocol in _BESIDE_BASE and spec.held_out:
         banks = with_held_out({**banks, "train": _load(options, spec, "train")}, spec.held_out)
     check_protocols(wanted, banks)
     device = choose_device(options.device)
@@ -127,6 +128,16 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
     task = Task(learner, data, wanted, (), row_of(spec, learner, bank), spec.label)
     return pd.DataFrame(measure(options.protocol, task)[0])
+
+
+def _wanted(options: argparse.Namespace) -> Evaluation:
+    """The settings of a test protocol other than episodes, from the arguments."""
+    common: dict[str, Any] = {"way": options.way, "query": options.query}
+    generalised = common | ({} if options.shot is None else {"shots": [options.shot]})
+    generalised |= {} if options.episodes is None else {"episodes": options.episodes}
+    sessions = common | ({} if options.shot is None else {"shot": options.shot})
+    tests = {"protocols": [options.protocol], "seed": options.seed}
+    return evaluation_from({**tests, "generalised": generalised, "sessions": sessions})
 
 
 def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:

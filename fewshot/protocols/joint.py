@@ -1,7 +1,7 @@
 """Base and novel classes side by side: the scores of both in one label space, for generalised and sessions."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ class Rivals(NamedTuple):
     tied: Tensor
     own: Tensor
 
-    def of(self, images: Tensor) -> "Rivals":
+    def of(self, images: Any) -> "Rivals":
+        """Those of the images at the index `images`."""
         return Rivals(self.best[images], self.tied[images], self.own[images])
 
 
@@ -63,7 +64,7 @@ class BaseClasses(NamedTuple):
 
 
 def base_classes(learner: Learner, novel: EmbeddedBank, train: EmbeddedBank, held_out: EmbeddedBank) -> BaseClasses:
-    """The scores that all base classes get from the images of `novel` and `held_out`, which do not depend on an episode.
+    """The base classes as rivals for the images of `novel` and `held_out`, which do not depend on an episode.
 
     train: the images that the learner was trained on; held_out: other images of the same classes. Raises NotComparable
     if the learner cannot score base and novel classes together (see check_joint).

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from fewshot.records import ALIKE, image_form, labels, marks_of
+from fewshot.records import ALIKE, ROW, image_form, labels, marks_of
 from fewshot.statistics import over_seeds
 from fewshot.tables import PRINTED, Sheet, remarks
 
@@ -59,7 +59,7 @@ def sheet_of(
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for the training seeds of each learner that has several, with Student's t intervals."""
-    keys = [*ALIKE, *(["shot"] if "shot" in rows else [])]
+    keys = [*ALIKE, *(name for name in ROW if name in rows)]
     measures = [name.removesuffix("_ci95") for name in rows.columns if name.endswith("_ci95")]
     found = []
     for _, trained in rows.groupby(keys, sort=False):
