@@ -34,7 +34,8 @@ def on_counted(
     support (E, N, K, ...) and tensors (E, ...) or None; the function is given the images (E, M, ...), class after
     class, and their labels one-hot, (M, N) or (E, M, N). Episodes of different M are computed in different calls.
     """
-    images, labels = support.flatten(1, 2), one_hot(*support.shape[1:3], support)
+    way, shot = support.shape[1:3]
+    images, labels = support.flatten(1, 2), one_hot(way, shot, support)
     if mask is None:
         return function(images, labels, *tensors)
     counts = mask.sum((1, 2))
