@@ -21,6 +21,29 @@ def one_hot(way: int, shot: int, like: Tensor) -> Tensor:
     return torch.eye(way, dtype=like.dtype, device=like.device).repeat_interleave(shot, 0)
 
 
+def on_counted(function: Callable[..., Tensor], support: Tensor, mask: Tensor | None, *tensors: Tensor) -> Tensor:
+    """What function(images, labels, *tensors) gives, (E, ...), for the support images that count.
+
+    support (E, N, K, ...), mask (E, N, K) or None if all images count, tensors (E, ...). The function takes the M
+    images (E, M, ...) that count, class after class, and their labels one-hot, (M, N) or (E, M, N). It is called once
+    for all episodes of the same M.
+    """
+    way, shot = support.shape[1:3]
+    images, labels = support.flatten(1, 2), one_hot(way, shot, support)
+    if mask is None:
+        return function(images, labels, *tensors)
+    counts = mask.sum((1, 2))
+    places, found = [], []
+    for count in counts.unique().tolist():
+        place = (counts == count).nonzero().squeeze(1)
+        kept = mask[place].flatten(1)
+        rows, own = images[place][kept], labels.expand(*kept.shape, -1)[kept]
+        rows, own = (part.unflatten(0, (-1, count)) for part in (rows, own))
+        found.append(function(rows, own, *(tensor[place] for tensor in tensors)))
+        places.append(place)
+    return torch.cat(found)[torch.cat(places).argsort()]
+
+
 def descend(
     start: Tensor,
     gradient: Callable[[Tensor], Tensor],

@@ -1,11 +1,6 @@
 """The support images that count, for classes with different numbers of them (see Learner.scores)."""
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
-
-from fewshot.heads import one_hot
 
 
 def class_means(support: Tensor, mask: Tensor | None) -> Tensor:
@@ -24,27 +19,3 @@ def shares(mask: Tensor, like: Tensor) -> Tensor:
 def counted(pairs: Tensor, mask: Tensor | None, otherwise: float) -> Tensor:
     """The numbers `pairs` (E, Q, N * K) of queries and support images, `otherwise` for images that do not count."""
     return pairs if mask is None else pairs.masked_fill(~mask.flatten(1)[:, None], otherwise)
-
-
-def on_counted(
-    function: Callable[..., Tensor], support: Tensor, mask: Tensor | None, *tensors: Tensor | None
-) -> Tensor:
-    """function(images, labels, *tensors) of episodes whose images all count: what it gives, (E, ...).
-
-    support (E, N, K, ...) and tensors (E, ...) or None; the function is given the images (E, M, ...), class after
-    class, and their labels one-hot, (M, N) or (E, M, N). Episodes of different M are computed in different calls.
-    """
-    way, shot = support.shape[1:3]
-    images, labels = support.flatten(1, 2), one_hot(way, shot, support)
-    if mask is None:
-        return function(images, labels, *tensors)
-    counts = mask.sum((1, 2))
-    places, found = [], []
-    for count in counts.unique().tolist():
-        place = (counts == count).nonzero().squeeze(1)
-        kept = mask[place].flatten(1)
-        rows = images[place][kept].unflatten(0, (-1, count))
-        given = (None if tensor is None else tensor[place] for tensor in tensors)
-        found.append(function(rows, labels.expand(*kept.shape, -1)[kept].unflatten(0, (-1, count)), *given))
-        places.append(place)
-    return torch.cat(found)[torch.cat(places).argsort()]

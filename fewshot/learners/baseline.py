@@ -9,13 +9,12 @@ from torch.nn import functional
 
 from episodes import ShuffledBatches
 from fewshot.backbones.base import Backbone
-from fewshot.heads import cosine_gradient, descend, head_lengths, softmax_gradient
+from fewshot.heads import cosine_gradient, descend, head_lengths, on_counted, softmax_gradient
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.episodic import in_parts
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
-from fewshot.masks import on_counted
 from fewshot.small_batches import Span, cosine_gradients, fitted, fresh, in_order, linear_gradients
 
 _TRAITS = Traits(fits_episodes=True, paper="Chen et al. 2019")

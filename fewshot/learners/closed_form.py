@@ -10,11 +10,10 @@ from episodes import ClassBatches, InputError
 from episodes.batches import Batches
 from fewshot.backbones.base import Backbone
 from fewshot.devices import exact
-from fewshot.heads import ridge, support_vectors
+from fewshot.heads import on_counted, ridge, support_vectors
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.registry import register
-from fewshot.masks import on_counted
 
 
 class _Solved(Learner):

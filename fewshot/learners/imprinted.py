@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from episodes import ShuffledBatches
 from fewshot.backbones.base import Backbone
-from fewshot.heads import cosine_gradient, descend, head_lengths
+from fewshot.heads import cosine_gradient, descend, head_lengths, on_counted
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.registry import register
-from fewshot.masks import class_means, on_counted
+from fewshot.masks import class_means
 
 _PAPER = "Qi et al. 2018, Gidaris and Komodakis 2018"
 

@@ -16,11 +16,11 @@ from episodes import ClassBatches, Episodes, InputError
 from episodes.batches import Batches
 from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank, computing_in
+from fewshot.heads import on_counted
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.held_norm import hold_norms, holding
 from fewshot.learners.registry import register
-from fewshot.masks import on_counted
 
 # Pixels of the images of the episodes that are computed at once, each with weights of its own. A CPU computes one
 # episode at a time: the arithmetic fills a core, and convolutions with stacked weights are slower than separate ones.
@@ -35,7 +35,8 @@ class _MetaLearner(Learner):
     (the zeroing trick of Kao et al. 2022), and no row is learned. From zero, the first inner step moves the head
     alone: no gradient passes through it to the network.
 
-    The head descends on the mean loss of the support times the number of classes, so that one rate serves any number.
+    The head descends on the mean loss of the support times the number of classes, so that one rate serves any number
+    of classes.
     """
 
     batches = ClassBatches(classes=60, images=6)

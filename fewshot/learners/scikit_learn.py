@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from episodes.errors import InputError, unknown_name
 from fewshot.devices import exact
+from fewshot.heads import on_counted
 from fewshot.learners.base import OpenVariants, Traits
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
-from fewshot.masks import on_counted
 
 
 @register("sklearn")

@@ -19,10 +19,11 @@ from fewshot.backbones import make_backbone
 from fewshot.draws import shuffled
 from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import checked_scores
+from fewshot.heads import on_counted
 from fewshot.learners.base import scores_of
 from fewshot.learners.registry import LEARNERS, suite_learners
 from fewshot.losses import squared_distances
-from fewshot.masks import class_means, counted, on_counted
+from fewshot.masks import class_means, counted
 from fewshot.small_batches import fresh
 from fewshot.unequal import unequal_scores
 
