@@ -68,7 +68,7 @@ def run_benchmark(
     """Train and evaluate every learner of `config` with every training seed; the tidy rows of the whole run.
 
     path: the run's folder (see RunFolder). With `resume` the folder may hold a run already: finished learners are not
-    run again, an interrupted training goes on from its last checkpoint, and new protocols are measured on the best
+    run again, an interrupted training goes on from its last checkpoint, and new test protocols measure the best
     checkpoints. Rows of code or packages that have changed since are run again, or with `keep` stay and are marked.
     Several processes may share one folder. Returns the rows of the episodes.
     """
@@ -109,7 +109,7 @@ def run_benchmark(
 def _measure(
     model: Planned, trained: "_Trained", protocols: Sequence[str], banks: dict[str, ImageBank], folder: RunFolder
 ) -> None:
-    """Measure a trained model by each of the protocols, and add the rows to the folder as they come."""
+    """Measure a trained model by each of the test protocols, and add its rows to the folder after each protocol."""
     learner, spec, wanted = trained.learner, model.spec, folder.config.evaluation
     images = {split: bank.checksum for split, bank in banks.items()}
     data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}

@@ -49,7 +49,7 @@ class Calibration:
     threshold        a picture whose highest score is lower is refused; -inf refuses none
     unknown_refused  share of pictures of unknown validation classes that the threshold refuses, nan if unknown
     shots            that it was chosen for, one a class
-    remark           a sentence if it could not be chosen, or not for the shots of the task; else ''
+    remark           a sentence if no temperature could be chosen, or not for the shots of the task; else ''
     """
 
     temperature: float = 1.0
@@ -114,8 +114,8 @@ def calibration_error(chances: np.ndarray, targets: np.ndarray) -> float:
 def chosen_threshold(highest: np.ndarray, share: float, units: int) -> float:
     """The threshold of the highest scores (Q,) of known queries below which at most `share` of new ones are expected.
 
-    The queries come from `units` independent units, such as classes. The unit that is asked about is one more of the
-    same kind, and could lie below the threshold as a whole: so share' = (share (units + 1) - 1) / units of the scores
+    The queries come from `units` independent units, such as classes. The unit of a new query is one more of the
+    same kind, and all of it could lie below the threshold: so share' = (share (units + 1) - 1) / units of the scores
     lie below it (Angelopoulos et al. 2024, Conformal risk control, equation 4). It is -inf, which refuses none, if
     units < 1 / share - 1.
     """
@@ -169,9 +169,10 @@ def _remark(bank: ImageBank, wanted: Sequence[int], had: Sequence[int]) -> str:
 def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], seed: int = 0) -> ValidationScores:
     """Scores in episodes of validation classes, drawn with `seed`, with as many classes as `shots` and these shots.
 
-    As many other classes as there are, at most as many again, give the unknown queries. A transductive learner sees the
-    known queries of an episode together, and the unknown ones together. If the bank has fewer classes or images, the
-    first classes and fewer shots are taken. Raises InputError if it has fewer than 2 images of a class.
+    The unknown queries come from as many other classes, or from fewer if the bank has fewer. A transductive learner
+    sees the known queries of an episode together, and the unknown ones together. If the bank has too few classes, only
+    the first shots are used; if it has too few images, shots are lowered. Raises InputError for fewer than 2 classes,
+    or fewer than 2 images of a class.
     """
     smallest = int(bank.sizes.min())
     if smallest < 2 or bank.classes < 2:

@@ -23,7 +23,7 @@ def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
 
 
 def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
-    """The shots that leave images for queries, or else the largest shot that does; with a single image the shots stay,
+    """The shots that leave images for queries, or the largest shot that does; with a single image the shots stay,
     and are refused later."""
     fewest = int(bank.sizes.min())
     if fewest < 2:
@@ -64,14 +64,14 @@ def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
 
 def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     """The test protocols that the bank can fill: the ways and shots for which the bank has enough classes and images,
-    or else the most that it can fill. With a single class or image the settings stay, and are refused later.
+    or the most that it can fill. With a single class or image the settings stay, and are refused later.
 
     If the data set's protocol lists its episodes, the ways and shots are those of the list.
     """
     if bank.listed:
         listed = ListedEpisodes(bank)
         ways, shots, query, episodes = [listed.way], [listed.shot], listed.query, listed.count
-        log.info("test: the %d episodes that the protocol lists, %d-way %d-shot", episodes, listed.way, listed.shot)
+        log.info("test: the %d episodes that the data set lists, %d-way %d-shot", episodes, listed.way, listed.shot)
         found = {"ways": ways, "shots": shots, "query": query, "episodes": episodes, "seed": listed.seed}
         return evaluation.model_copy(update=found)
     if "generalised" in evaluation.protocols:

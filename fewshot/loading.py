@@ -25,7 +25,7 @@ _SIZE = 224  # pixels of the images that published weights were trained on
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A learner in eval mode on its device, and what it is.
+    """A learner in eval mode on its device, and its ModelSpec.
 
     has_validation: whether `spec.dataset` names a data set whose validation classes chose its checkpoint, as for all
     models that this suite trained; a backbone that comes with weights has none
@@ -66,8 +66,8 @@ def load(path: str | os.PathLike, device: str = "auto", learner: str = "") -> Lo
 def open_checkpoint(path: Path, learner: str = "", dataset: str = "") -> tuple[ModelSpec, Learner]:
     """What the checkpoint at `path` says of its model, and its learner with the trained weights, on the CPU.
 
-    learner: FILE.py:CLASS or NAME, if the checkpoint's own name is not to be trusted or not found. dataset: what the
-    model is for, if that is not its own data set: see ModelSpec.elsewhere. Raises InputError if the file is no
+    learner: FILE.py:CLASS or NAME, if the checkpoint's own name of it cannot be trusted or found. dataset: the data set
+    that the model is used on, if not its own: see ModelSpec.elsewhere. Raises InputError if the file is no
     checkpoint or its learner is another one or cannot be built.
     """
     content = checkpoints.load(path)

@@ -16,7 +16,7 @@ from fewshot.config import Seed, Training, Validation
 from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import checked_options, split_backbone, traits_of
 
-_IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call otherwise
+_IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call by other names
 # by other fields: the checksums of the images, the settings, the digest of the weights
 _COVERED = {"class_names", "fit", "inverted", "shot", "trained_on", "outside_classes"}
 
@@ -38,7 +38,7 @@ class ModelSpec(BaseModel):
     base_weights  whether these weights are proven to come from the images of its own base classes alone
     trained_on    the data that its backbone's weights, or the encoder of its features, were trained on, besides its
                   base classes; '' for none, and in checkpoints of older versions
-    outside_classes   texts of the classes of these data, as far as they are known
+    outside_classes   texts of the known classes of these data
     published_means  whether its backbone standardises colours as its library says for the published weights, and not by
                   ImageNet's means, as in checkpoints of older versions
     source, code, packages   what trained it: see fewshot/provenance.py; empty in checkpoints of older versions

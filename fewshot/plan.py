@@ -22,7 +22,7 @@ class Planned:
     cls    the class of its learner
     spec   what its checkpoints say of it
     shots  the shots of its test episodes
-    first  whether the model has the fewest shots of its learner and seed; protocols without shots test such models
+    first  whether the model has the fewest shots of its learner and seed; test protocols without shots test such models
     """
 
     cls: type[Learner]

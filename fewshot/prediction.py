@@ -26,7 +26,7 @@ from fewshot.models import ModelSpec
 from fewshot.preparation import file_picture, pixels_of, try_pixels
 
 _PART = 256  # pictures that are decoded and scored together
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take a cell for a formula by
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # the first characters by which spreadsheets recognise a formula
 _COLUMNS = ("file", "answer", "error")
 
 

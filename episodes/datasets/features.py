@@ -4,8 +4,8 @@ given  the splits of the array or column `split`; no class may be in two of them
 seedN  used on request, or if there is no `split`: the classes are shuffled with seed N and dealt out to the splits, as
        those of a folder of images
 
-A split whose rows lie one after the other, class by class, is mapped where it lies in the file. Any other split is
-sorted once into the cache folder.
+If the rows of a split lie one after the other, class by class, they are mapped into memory from the file. Any other
+split is sorted once into the cache folder.
 """
 
 import functools
@@ -53,7 +53,7 @@ class Division(NamedTuple):
 
 
 def load(path: Path, split: str, protocol: str, size: int) -> FeatureBank:
-    """The bank of one split of the features in `path`; `protocol` is '' for the splits as they are, or seedN.
+    """The bank of one split of the features in `path`; `protocol` is '' for the splits of the file, or seedN.
 
     The first call for a file reads the file once, to check that its features are finite and to compute their checksum;
     the cache folder keeps the result for as long as the file has the same size and times.
@@ -66,7 +66,7 @@ def load(path: Path, split: str, protocol: str, size: int) -> FeatureBank:
 
 
 def where(path: Path, protocol: str = "") -> str:
-    """What is in `path`, in words."""
+    """The contents of `path`, in words."""
     file = read_features(path)
     division = divided(file, protocol)
     counts = ", ".join(f"{len(classes)} {split}" for split, classes in division.splits.items())
@@ -83,7 +83,7 @@ def divided(file: FeatureFile, protocol: str = "") -> Division:
     if given is None or protocol:
         if max(about["turns"].values(), default=1) > 1:
             raise InputError(
-                f"the classes of {file.path} are turned copies of others, which no seed may tear apart: leave out"
+                f"the classes of {file.path} are turned copies of others, which must stay in one split: leave out"
                 f" :{protocol or 'seed0'}, and keep its splits"
             )
         present = np.unique(labels).tolist()
@@ -145,7 +145,7 @@ def _given(file: FeatureFile, labels: np.ndarray, names: list[str]) -> dict[str,
 
 
 def _about(file: FeatureFile) -> dict[str, Any]:
-    """What `fewshot embed` wrote about the data set; for a file from elsewhere, that nothing is known."""
+    """The facts that `fewshot embed` wrote about the data set; for a file from elsewhere, that nothing is known."""
     text = str(file.arrays.get("about", "{}"))
     try:
         given = json.loads(text)

@@ -26,7 +26,7 @@ def declare(commands: arguments.Commands) -> None:
     )
     parser.add_argument(
         "--protocol",
-        type=arguments.names_of("protocol"),
+        type=arguments.names_of("test protocol"),
         metavar="NAME[,NAME]",
         help=f"{arguments.PROTOCOL}; several with commas (default: episodes)",
     )
@@ -37,9 +37,9 @@ def declare(commands: arguments.Commands) -> None:
         "--shot", type=arguments.counts, metavar="N[,N]", help="support images per class (default: the preset's)"
     )
     parser.add_argument("--query", type=arguments.count, metavar="Q", help="queries per class (default: the preset's)")
-    parser.add_argument("--episodes", type=arguments.several, metavar="E", help="how many (default: the preset's)")
+    parser.add_argument("--episodes", type=arguments.several, metavar="E", help="test episodes (default: the preset's)")
     parser.add_argument(
-        "--steps", type=arguments.count, metavar="S", help="steps of each training (default: the preset's)"
+        "--steps", type=arguments.count, metavar="S", help="training steps of each model (default: the preset's)"
     )
     parser.add_argument(
         "--keep",

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def _of_checkpoint(options: argparse.Namespace, splits: tuple[str, ...]) -> _Encoder:
-    """The backbone of a checkpoint, and images prepared as those that it was trained on."""
+    """The backbone of a checkpoint, and images prepared as its training images were."""
     path = Path(options.model)
     if options.weights or options.size:
         raise InputError(f"{path} has its own weights and size of images: leave out --weights and --size")
@@ -148,7 +148,7 @@ def _features(encoder: _Encoder, device: torch.device, dtype: np.dtype) -> Featu
 
 
 def _parts(encoder: _Encoder, device: torch.device, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The embeddings in batches of the same images as in a run, so that their bits are the same."""
+    """The embeddings, computed in the same batches as in a run, so that their bits are the same."""
     with tqdm(total=sum(map(len, encoder.banks.values())), desc="embedding", unit="image", disable=None) as bar:
         for bank in encoder.banks.values():
             for part in in_batches(encoder.backbone, placed(bank, device), device, encoder.backbone.at_once):

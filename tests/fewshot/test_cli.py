@@ -214,7 +214,7 @@ def test_several_seeds_by_the_command_line(call, preset, tmp_path):
         (["--preset", "quik"], "unknown preset 'quik': did you mean 'quick'"),
         (["--preset", "nowhere.toml"], "there is no preset file nowhere.toml"),
         (["--dataset", "omniglto"], "unknown data set 'omniglto': did you mean 'omniglot'"),
-        (["--dataset", "omniglot:lak"], "unknown protocol of omniglot 'lak': did you mean 'lake'"),
+        (["--dataset", "omniglot:lak"], "unknown split protocol of omniglot 'lak': did you mean 'lake'"),
         (["--device", "cude"], "unknown device 'cude': did you mean 'cuda'"),
         (["--device", "cuda"], "CUDA was asked for"),
         (["--output", "/proc/x"], "the output folder /proc/x cannot be written"),

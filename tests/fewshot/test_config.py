@@ -184,7 +184,7 @@ def test_defaults_are_spelled_out_in_a_written_configuration(preset):
         ("learner = 3\n", r"training and learner must be tables"),
         ("data = 3\n", r"data = 3 is invalid"),
         ("[data]\ndataset = 'omniglto'\n", r"unknown data set 'omniglto': did you mean 'omniglot'"),
-        ("[data]\ndataset = 'omniglot:lak'\n", r"unknown protocol of omniglot 'lak': did you mean 'lake'"),
+        ("[data]\ndataset = 'omniglot:lak'\n", r"unknown split protocol of omniglot 'lak': did you mean 'lake'"),
         ("[data]\nfallback = 'glyps'\n", r"unknown data set 'glyps': did you mean 'glyphs'"),
         ("steps = = 3\n", r"own\.toml cannot be read.* line 1"),
     ],
