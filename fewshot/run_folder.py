@@ -18,6 +18,7 @@ import torch
 from episodes import ImageBank, InputError
 from episodes.locks import locked
 from fewshot import tables
+from fewshot.advice import advice
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, write_arrays, writing
@@ -195,7 +196,7 @@ class RunFolder:
         """Write the files of a test protocol; the csv file last, since it says what is finished."""
         with writing(self.path):
             made = _sheets(self._rows, self._arrays)
-            replace_text(self.path / "results.md", tables.markdown(made))
+            replace_text(self.path / "results.md", "\n".join([tables.markdown(made), *self._advice()]))
             replace_text(self.path / "results.tex", tables.latex(made))
             kind, rows, arrays = PROTOCOLS[protocol], self._rows[protocol], self._arrays[protocol]
             for name, part in kind.archives(arrays).items():
@@ -203,6 +204,11 @@ class RunFolder:
             for name, text in kind.files(rows, arrays, self.path.resolve().name).items():
                 replace_text(self.path / name, text)
             replace_text(self.path / kind.table, rows.to_csv(index=False))
+
+    def _advice(self) -> list[str]:
+        """The paragraphs that say which head to take, if this is a run that can tell."""
+        found = advice(self.results, self._arrays.get(_EPISODES.name, {}), self.config.data.dataset)
+        return [f"{line}\n" for line in found.lines] if found else []
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run in this folder, with `config`'s learners, seeds and test protocols added."""
