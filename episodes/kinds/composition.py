@@ -93,25 +93,28 @@ class ComposedSampler(Sampler):
         """Episodes of one shape with images; E, N, K, Q, U as in Episodes."""
         way, queries, unlabelled = part.shapes(False)[0].tolist()
         count, shot = len(numbers), int(part.support.max())
-        ends = torch.tensor([way * shot, queries, unlabelled]).mul(count).cumsum(0).tolist()
-        rows, columns = torch.arange(count)[:, None], torch.arange(part.classes.shape[1])
-        starts = [
-            (rows * way + columns) * shot,
-            ends[0] + rows * queries + part.query.cumsum(1) - part.query,
-            ends[1] + rows * unlabelled + part.unlabelled.cumsum(1) - part.unlabelled,
-        ]
+        widths = [way * shot, queries, unlabelled]
+        begins = torch.tensor([0, *widths]).cumsum(0).mul(count).tolist()
+        rows = torch.arange(count)[:, None]
+        before = [torch.arange(part.classes.shape[1]) * shot, _before(part.query), _before(part.unlabelled)]
         counts = [part.support, part.query, part.unlabelled]
-        images = self._drawn(keys, part.classes, counts, starts, device)
-        support, query = images[: ends[0]].view(count, way, shot), images[ends[0] : ends[1]].view(count, queries)
-        mask = labels = None
+        wanted = [
+            (number, begin + rows * width + place)
+            for number, begin, width, place in zip(counts, begins, widths, before)
+            if width
+        ]
+        images = self._drawn(keys, part.classes, wanted, begins[-1], device)
+        support, query, beside = (
+            images[begin : begin + count * width].view(count, width) for begin, width in zip(begins, widths)
+        )
+        support, mask, labels = support.view(count, way, shot), None, None
         if not self.equal_shots:
             mask = (part.support[:, :way, None] > torch.arange(shot)).to(device)
             support = torch.where(mask, support, support[..., :1])
         if self.equal_queries:
             query = query.view(count, way, -1)
         else:
-            places = columns.clamp(max=way).repeat(count)
-            labels = places.repeat_interleave(part.query.flatten()).view(count, queries).to(device)
+            labels = _places(part.query, queries).clamp_(max=way).to(device)
         return Episodes(
             classes=part.classes[:, :way].to(device),
             support=support,
@@ -119,41 +122,53 @@ class ComposedSampler(Sampler):
             keys=keys.to(device),
             mask=mask,
             labels=labels,
-            unlabelled=images[ends[1] : ends[2]].view(count, unlabelled) if unlabelled else None,
+            unlabelled=beside if unlabelled else None,
             numbers=numbers.to(device),
         )
 
     def _drawn(
-        self, keys: Tensor, classes: Tensor, counts: list[Tensor], starts: list[Tensor], device: torch.device
+        self, keys: Tensor, classes: Tensor, wanted: list[tuple[Tensor, Tensor]], total: int, device: torch.device
     ) -> Tensor:
-        """The images of the classes (E, M) of each episode, flat: `counts` (E, M) of each part from `starts` (E, M) on.
+        """`total` images of the classes (E, M) of each episode, flat.
+
+        wanted: for each part of the episodes the number of images and the place of the first one, (E, M) both; the
+        first images that are drawn of a class belong to the first part
 
         Classes are drawn in the order of their numbers of images, so that few images are drawn that no episode takes;
         these go to one place behind all others.
         """
-        ends = torch.stack(counts).flatten(1).cumsum(0)  # (parts, E * M)
+        ends = torch.stack([number for number, _ in wanted]).flatten(1).cumsum(0)  # (parts, E * M)
+        begins = torch.stack([place for _, place in wanted]).flatten(1)
+        begins[1:] -= ends[:-1]
         order = ends[-1].argsort()
-        order = order[len(order) - int((ends[-1] > 0).sum()) :]
+        order = order[int((ends[-1] == 0).sum()) :]
         most = ends[-1][order]
-        last = int(most.sum())
         limit = (CHUNK if device.type == "cpu" else 32 * CHUNK) // int(most[-1])
         length = max(1, min(limit, max(1 << 10, len(order) // _SLICES)))
-        wide = classes.shape[1]
-        pairs = [order, keys[order // wide], order % wide + 1, classes.flatten()[order]]
-        order, keys, slots, classes = (part.to(device) for part in pairs)
-        sizes, offsets = self.sizes.to(device)[classes], self._offsets.to(device)[classes]
-        begins = torch.stack(starts).flatten(1).to(device)
-        ends = ends.to(device)
-        begins[1:] -= ends[:-1]
-        begins, ends = begins[:, order], ends[:, order]
-        images = torch.empty(last + 1, dtype=torch.int64, device=device)
+        episodes = order // classes.shape[1]
+        slots, classes = order - episodes * classes.shape[1] + 1, classes.flatten()[order]
+        keys, slots = keys[episodes].to(device), slots.to(device)
+        sizes, offsets = self.sizes[classes].to(device), self._offsets[classes].to(device)
+        begins, ends = begins[:, order].to(device), ends[:, order].to(device)
+        images = torch.empty(total + 1, dtype=torch.int64, device=device)
         for first in range(0, len(order), length):
             part = slice(first, first + length)
-            deepest = int(most[part][-1])
-            drawn = draw(keys[part], slots[part], sizes[part], self._largest, deepest) + offsets[part]
-            steps = torch.arange(deepest, device=device)[:, None]
-            places = torch.full_like(drawn, last)
+            steps = torch.arange(int(most[part][-1]), device=device)[:, None]
+            drawn = draw(keys[part], slots[part], sizes[part], self._largest, len(steps)) + offsets[part]
+            places = torch.full_like(drawn, total)
             for begin, end in zip(begins[:, part].flip(0), ends[:, part].flip(0)):
                 places = torch.where(steps < end, begin + steps, places)
             images.scatter_(0, places.flatten(), drawn.flatten())
-        return images[:last]
+        return images[:total]
+
+
+def _before(counts: Tensor) -> Tensor:
+    """The sum of the numbers (E, M) that stand before each number."""
+    return counts.cumsum(1) - counts
+
+
+def _places(counts: Tensor, total: int) -> Tensor:
+    """Each place 0 .. M - 1 as often as `counts` (E, M) says, in order: (E, total)."""
+    marks = torch.zeros((len(counts), total + 1), dtype=torch.int64)
+    marks.scatter_add_(1, counts[:, :-1].cumsum(1), torch.ones_like(counts[:, :-1]))
+    return marks[:, :total].cumsum(1)

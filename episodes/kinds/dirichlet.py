@@ -88,8 +88,8 @@ def shared_out(total: int, shares: Tensor, room: Tensor) -> Tensor:
     while int((left := total - counts.sum(1, keepdim=True)).max()):
         weights = torch.where(counts < room, shares.clamp_min(1e-300), 0)
         exact = weights / weights.sum(1, keepdim=True) * left
-        whole = exact.floor()
-        ranks = (exact - whole).argsort(dim=1, descending=True, stable=True).argsort(1)
-        more = whole.long() + (ranks < left - whole.sum(1, keepdim=True))
-        counts = torch.minimum(counts + more, room)
+        whole = exact.long()
+        order = (exact - whole).argsort(dim=1, descending=True, stable=True)
+        up = torch.arange(counts.shape[1]) < left - whole.sum(1, keepdim=True)
+        counts = torch.minimum(counts + whole.scatter_add(1, order, up.long()), room)
     return counts
