@@ -89,6 +89,11 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def queries(self) -> int: ...
 
+    @property
+    def places(self) -> int:
+        """The most places for support images that an episode has, with those that only fill the tensor."""
+        return self.way * self.shot
+
     @abc.abstractmethod
     def batches(self, count: int, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
         """Episodes 0 .. count - 1, each once, in parts of at most `size`; all of a part have the same number of ways

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from episodes.bank import ImageBank
 from episodes.draws import draw, stream
+from episodes.errors import InputError
 from episodes.sampler import CHUNK, Episodes, Sampler
 
 _BLOCK = 1 << 14  # episodes composed at once, at least: those of equal shape become parts
@@ -46,6 +47,27 @@ class Composition:
         return torch.stack([*numbers, self.support[:, 0]] if equal_shots else numbers, 1)
 
 
+def composed(classes: Tensor, support: Tensor | int, query: Tensor | int, unlabelled: Tensor | int = 0) -> Composition:
+    """The composition of these classes (E, M) and numbers of images, which may be the same for all episodes or classes:
+    (M,), (E, 1) or one number."""
+    return Composition(classes, *(torch.as_tensor(part).expand_as(classes) for part in (support, query, unlabelled)))
+
+
+def check_fits(bank: ImageBank, what: str, classes: int, images: int) -> None:
+    """InputError if `bank` has fewer than `classes` classes, or a class fewer than `images` images, which `what` needs;
+    `what` names things in the plural."""
+    if classes > bank.classes:
+        raise InputError(
+            f"{what} need {classes} classes, but {bank.name} has {bank.classes}: ask for fewer ways with --way"
+        )
+    smallest = int(bank.sizes.argmin())
+    if images > int(bank.sizes[smallest]):
+        raise InputError(
+            f"{what} need {images} images a class, but class '{bank.class_names[smallest]}' of {bank.name} has"
+            f" {int(bank.sizes[smallest])}: ask for fewer shots or queries with --shot or --query"
+        )
+
+
 class ComposedSampler(Sampler):
     """A kind of episodes that says what its episodes consist of (`compose`); this class draws their images.
 
@@ -59,14 +81,23 @@ class ComposedSampler(Sampler):
     equal_queries = True
     one_shape = True
 
-    def __init__(self, bank: ImageBank, seed: int) -> None:
+    def __init__(self, bank: ImageBank, way: int, shot: int, queries: int, seed: int) -> None:
+        self.way, self.shot, self._queries = way, shot, queries
         self.seed, self.classes, self.images = seed, bank.classes, len(bank)
         self.sizes = bank.sizes.cpu()
         self._offsets, self._largest = bank.offsets.cpu(), int(self.sizes.max())
 
+    @property
+    def queries(self) -> int:
+        return self._queries
+
     @abc.abstractmethod
     def compose(self, keys: Tensor) -> Composition:
         """The composition of the episodes of these keys, (E,) on the CPU; a function of each key alone."""
+
+    def drawn_classes(self, keys: Tensor, count: int) -> Tensor:
+        """`count` classes (E, count) of the episodes of `keys` (E,); the first ones are those of uniform episodes."""
+        return draw(keys, 0, self.classes, self.classes, count).long().T
 
     def batches(self, count: int, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
         """As Sampler.batches; in order if all episodes have one shape."""

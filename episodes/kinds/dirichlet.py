@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from episodes.bank import ImageBank
-from episodes.draws import draw, slot_words, uniform
+from episodes.draws import slot_words, uniform
 from episodes.errors import InputError
-from episodes.kinds.composition import ComposedSampler, Composition
+from episodes.kinds.composition import ComposedSampler, Composition, composed
 from episodes.sampler import EpisodeSampler
 
 _ATTEMPTS = 8  # of the rejection below; all fail for one number in 10^10 or fewer
@@ -34,18 +34,13 @@ class DirichletSampler(ComposedSampler):
         EpisodeSampler(bank, way, shot, query, seed)  # raises InputError for episodes that the bank cannot fill
         if not 0.01 <= alpha <= 1000:
             raise InputError(f"alpha of a Dirichlet distribution must be between 0.01 and 1000, not {alpha:g}")
-        super().__init__(bank, seed)
-        self.way, self.shot, self.query, self.alpha = way, shot, query, alpha
-
-    @property
-    def queries(self) -> int:
-        return self.way * self.query
+        super().__init__(bank, way, shot, way * query, seed)
+        self.alpha = alpha
 
     def compose(self, keys: Tensor) -> Composition:
-        classes = draw(keys, 0, self.classes, self.classes, self.way).long().T
+        classes = self.drawn_classes(keys, self.way)
         shares = dirichlet(keys, self.way, self.alpha)
-        query = shared_out(self.queries, shares, self.sizes[classes] - self.shot)
-        return Composition(classes, torch.full_like(query, self.shot), query, torch.zeros_like(query))
+        return composed(classes, self.shot, shared_out(self.queries, shares, self.sizes[classes] - self.shot))
 
 
 def dirichlet(keys: Tensor, way: int, alpha: float) -> Tensor:
