@@ -80,11 +80,11 @@ def test_shares_of_two_classes_go_together_as_in_a_dirichlet_distribution():
         assert ks_2samp(function(shares), function(plain)).pvalue > LEAST
 
 
-def meta_dataset(rng: np.random.Generator) -> tuple[int, int, list[int], list[int]]:
+def meta_dataset(rng: np.random.Generator, bank: list[int]) -> tuple[int, int, list[int], list[int]]:
     """Ways, queries of a class, classes and shots of one episode, formula by formula."""
-    ways = int(rng.integers(5, min(50, len(SIZES)) + 1))
-    classes = rng.permutation(len(SIZES))[:ways].tolist()
-    sizes = [SIZES[one] for one in classes]
+    ways = int(rng.integers(5, min(50, len(bank)) + 1))
+    classes = rng.permutation(len(bank))[:ways].tolist()
+    sizes = [bank[one] for one in classes]
     query = min(10, *(size // 2 for size in sizes))
     beta = 1 - rng.random()
     total = min(500, sum(math.ceil(beta * min(100, size - query)) for size in sizes))
@@ -99,7 +99,7 @@ def meta_dataset(rng: np.random.Generator) -> tuple[int, int, list[int], list[in
 @pytest.fixture(scope="module")
 def any_way() -> tuple[Composition, list[tuple]]:
     rng = np.random.default_rng(0)
-    return composed(AnySampler(bank_of(SIZES))), [meta_dataset(rng) for _ in range(PLAIN)]
+    return composed(AnySampler(bank_of(SIZES))), [meta_dataset(rng, SIZES) for _ in range(PLAIN)]
 
 
 def test_ways_and_queries_are_those_of_meta_dataset(any_way):
@@ -124,6 +124,14 @@ def test_a_class_of_any_size_has_the_shots_of_meta_dataset(any_way, number):
     shots = [shots[classes.index(number)] for _, _, classes, shots in plain if number in classes]
     own = (ours.classes == number) & (ours.support > 0)
     assert ks_2samp(ours.support[own].numpy(), shots).pvalue > LEAST
+
+
+def test_ratios_of_shots_are_those_of_meta_dataset():
+    sizes = [2000] * 5
+    ours = composed(AnySampler(bank_of(sizes))).support.double().numpy()
+    rng = np.random.default_rng(0)
+    plain = np.array([meta_dataset(rng, sizes)[3] for _ in range(PLAIN)], dtype=float)
+    assert ks_2samp(*(np.abs(np.log(shots[:, 0] / shots[:, 1])) for shots in (ours, plain))).pvalue > LEAST
 
 
 def test_no_episode_has_more_images_than_the_sampler_says(any_way):
