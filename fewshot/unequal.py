@@ -39,7 +39,7 @@ def unequal_scores(
             the numbers do not divide each other, the scores are the mean over up to 8 episodes that repeat other
             images. These scores are not those of a head that is fitted to each image once
 
-    Which of the two holds is not declared: `independent` watches the scores.
+    No learner declares which of the two holds: `independent` watches the scores.
     """
     shots = [images.shape[1] for images in support]
     if classes is None:

@@ -96,7 +96,7 @@ def test_a_learner_trains_and_is_evaluated_from_python():
 
 def test_episodes_of_a_kind_are_evaluated_from_python():
     bank = toy_bank(30, 20)
-    names = {"bank": bank, "learner": NearestPixel(torch.nn.Identity(), bank.classes)}
+    names = {"bank": bank, "learner": NearestPixel(torch.nn.Flatten(), bank.classes)}
     *lines, last = block("kind_sampler").replace("1000", "20").strip().splitlines()
     exec("\n".join(lines), names)
     assert 50 < eval(last, names).mean <= 100
