@@ -6,8 +6,8 @@ images before queries before unlabelled images. So all kinds share the classes a
 episode with the same seed and number, as long as they draw their classes in the same way.
 
 Compositions are always worked out on the CPU, because logarithms and exponentials of other devices differ in their last
-bit; the images are drawn on any device, in whole numbers. Where a last bit still differs, as between two processors,
-it changes a number of images only if that number lies as close to where it is rounded: once in about 10^12 classes.
+bit; the images are drawn on any device, in whole numbers. If a last bit still differs, as between two processors, a
+number of images changes only if the number before its rounding lies as close to a border: once in about 10^12 classes.
 """
 
 import abc
