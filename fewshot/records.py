@@ -264,7 +264,9 @@ def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
     """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
-    said: dict[Any, list[str]] = {}
+    said: dict[Any, list[str]] = dict.fromkeys(results.index, [])
+    if not any(marks_of(results)[mark] for mark in ("seen", "collapsed", "kept")):
+        return said  # grouping takes longer
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)
         words = [_SEEN.get(found["seen"], f"saw {found['seen']} test classes")] if found["seen"] else []

@@ -18,6 +18,9 @@ from episodes import ImageBank, InputError
 # threads on arrays as small as these cost more time than they save.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# torch.manual_seed notes the whole stack for each kind of GPU that is missing: milliseconds, thousands of times
+if not torch.accelerator.is_available():
+    torch.manual_seed = torch.default_generator.manual_seed
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -38,8 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:
-    """A cache folder for this session, so that tests neither trust nor touch the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A cache folder for this session, so that tests neither trust nor touch the user's.
+
+    The processes of pytest-xdist have one together: each data set is prepared once.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEWSHOT_CACHE", str(folder))
         yield folder

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import refusal, toy_bank
 from PIL import Image
 
@@ -16,6 +17,7 @@ from fewshot.config import load_config
 MEASURED = ["learner", "variant", "way", "shot", "query", "episodes", "accuracy", "ci95", "ci95_open", "external"]
 HEADS = ("prototypical", "prototypical:cosine", "simpleshot", "simpleshot:un", "imprinted", "imprinted:finetune",
          "nearest-pixel", "ridge", "svm", "baseline", "baseline++", "sklearn")  # fmt: skip
+FEW_HEADS = ("prototypical:cosine", "nearest-pixel", "ridge")  # a run with few learners takes far less time
 FROZEN = """
 learners = [{learners}]
 [evaluation]
@@ -41,9 +43,9 @@ head_epochs = 10
 """
 
 
-def frozen(folder, backbone, weights=""):
+def frozen(folder, heads, backbone, weights=""):
     path = folder / "frozen.toml"
-    learners = ", ".join(f'"{name}"' for name in HEADS)
+    learners = ", ".join(f'"{name}"' for name in heads)
     path.write_text(FROZEN.format(learners=learners, backbone=backbone, weights=weights))
     return str(path)
 
@@ -55,9 +57,11 @@ def rows_of(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder of 40 classes with 10 images of 16x16 pixels each: enough classes for three splits."""
+    """A folder of 40 classes with 10 images of 16x16 pixels each, hard to tell apart."""
     folder, bank = tmp_path_factory.mktemp("pictures"), toy_bank(classes=40, images=10)
-    for number, (label, (image,)) in enumerate(zip(bank.labels.tolist(), bank.images.numpy(), strict=True)):
+    noise = torch.randint(0, 170, bank.images.shape, generator=torch.Generator().manual_seed(0))
+    images = (0.3 * bank.images + noise).byte().numpy()
+    for number, (label, (image,)) in enumerate(zip(bank.labels.tolist(), images, strict=True)):
         (folder / f"class {label:02d}").mkdir(exist_ok=True)
         Image.fromarray(image).save(folder / f"class {label:02d}" / f"{number:03d}.png")
     return str(folder)
@@ -78,32 +82,39 @@ def checkpoint(pictures, tmp_path_factory):
     return folder / "prototypical-euclidean-seed0" / "best.pt"
 
 
-@pytest.fixture(scope="module")
-def rows_of_pictures(pictures, checkpoint, tmp_path_factory):
-    """The rows of all heads on the network of the checkpoint, which embeds the pictures during the run."""
-    folder = tmp_path_factory.mktemp("rows")
-    return rows_of(folder / "run", "--preset", frozen(folder, "conv4-32", checkpoint), "--dataset", pictures)
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
-def test_features_of_a_checkpoint_give_the_rows_of_the_images(
-    tmp_path, pictures, checkpoint, rows_of_pictures, suffix
-):
-    features, preset = tmp_path / f"features{suffix}", frozen(tmp_path, "conv4-32", checkpoint)
+def test_features_of_a_checkpoint_give_the_rows_of_the_images(tmp_path, pictures, checkpoint):
+    features, preset = tmp_path / "features.npz", frozen(tmp_path, HEADS, "conv4-32", checkpoint)
     assert main(["embed", str(checkpoint), pictures, "--output", str(features)]) == 0
+    images = rows_of(tmp_path / "images", "--preset", preset, "--dataset", pictures)
     found = rows_of(tmp_path / "features", "--preset", preset, "--dataset", str(features))
-    pd.testing.assert_frame_equal(found, rows_of_pictures, check_exact=True)
-    assert found["accuracy"].nunique() > len(HEADS)
+    pd.testing.assert_frame_equal(found, images, check_exact=True)
+    assert images["accuracy"].nunique() > len(HEADS)
     assert not found["external"].any()  # these base classes alone trained the checkpoint
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+def test_files_of_every_form_give_the_rows_of_one_another(tmp_path, pictures, checkpoint, suffix):
+    rows, preset = [], frozen(tmp_path, FEW_HEADS, "conv4-32", checkpoint)
+    for form in (".npz", suffix):
+        features = tmp_path / f"features{form}"
+        assert main(["embed", str(checkpoint), pictures, "--output", str(features)]) == 0
+        rows.append(rows_of(tmp_path / f"run{form}", "--preset", preset, "--dataset", str(features)))
+        for split in ("train", "validation", "test"):
+            one, other = (load_dataset(str(tmp_path / f"features{kind}"), split) for kind in (".npz", form))
+            assert torch.equal(one.images, other.images)
+            assert (one.class_names, one.trained_on) == (other.class_names, other.trained_on)
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+    assert not rows[1]["external"].any()
 
 
 @pytest.mark.parametrize("backbone", ["pixels", "conv4-32"])
 def test_features_of_a_backbone_give_the_rows_of_the_images(tmp_path, pictures, backbone):
-    features, preset = tmp_path / "features.npz", frozen(tmp_path, backbone)
+    features, preset = tmp_path / "features.npz", frozen(tmp_path, FEW_HEADS, backbone)
     assert main(["embed", backbone, pictures, "--size", "16", "--output", str(features)]) == 0
     images = rows_of(tmp_path / "images", "--preset", preset, "--dataset", pictures)
     found = rows_of(tmp_path / "features", "--preset", preset, "--dataset", str(features))
     pd.testing.assert_frame_equal(found, images, check_exact=True)
+    assert images["accuracy"].nunique() > len(FEW_HEADS)
 
 
 def test_a_file_says_what_it_holds(tmp_path, pictures, checkpoint):
