@@ -264,9 +264,10 @@ def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
     """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
-    said: dict[Any, list[str]] = dict.fromkeys(results.index, [])
-    if not any(marks_of(results)[mark] for mark in ("seen", "collapsed", "kept")):
-        return said  # grouping takes longer
+    said: dict[Any, list[str]] = {index: [] for index in results.index}
+    every = marks_of(results)
+    if not (every["seen"] or every["collapsed"] or every["kept"]):
+        return said  # grouping would take most of the time of a table
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)
         words = [_SEEN.get(found["seen"], f"saw {found['seen']} test classes")] if found["seen"] else []

@@ -23,12 +23,16 @@ if not torch.accelerator.is_available():
     torch.manual_seed = torch.default_generator.manual_seed
 
 
+# the files whose groups take longest: they come first, so that the processes end at about the same time
+LONGEST = ("test_omniglot", "test_damage", "test_statistics", "test_full_disks", "test_report", "test_benchmark")
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups the tests for pytest-xdist and marks those that train.
 
     The tests of one learner by fewshot.testing share its training and are one group; the other tests of a file share
-    its fixtures and are one group.
+    its fixtures and are one group. Groups start in the order of the tests.
     """
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
@@ -37,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
         if examined or "preset" in item.fixturenames:  # the preset of small runs
             item.add_marker(pytest.mark.training)
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
