@@ -6,7 +6,7 @@ from episodes.datasets import load_dataset
 from episodes.errors import InputError, MissingData
 from episodes.features import FeatureBank
 from episodes.reading import ReadingOptions
-from episodes.sampler import Episodes, EpisodeSampler, ListedEpisodes
+from episodes.sampler import Episodes, EpisodeSampler, ListedEpisodes, Sampler
 from episodes.texts import class_texts
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ListedEpisodes",
     "MissingData",
     "ReadingOptions",
+    "Sampler",
     "ShuffledBatches",
     "class_texts",
     "load_dataset",

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from episodes.bank import ImageBank
+from episodes.draws import stream
 from episodes.errors import InputError
-from episodes.sampler import EpisodeSampler, stream
+from episodes.sampler import EpisodeSampler
 
 _AHEAD = 64  # batches drawn at once: one batch takes as many operations, and a GPU would wait for them at each step
 

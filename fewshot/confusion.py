@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from episodes import EpisodeSampler
+from episodes import Sampler
 
 _QUERIES = 1 << 18  # counted at once
 
@@ -24,22 +24,25 @@ class Counts:
     pairs: np.ndarray
 
 
-def count_answers(sampler: EpisodeSampler, answers: np.ndarray) -> Counts:
+def count_answers(sampler: Sampler, answers: np.ndarray) -> Counts:
     """Counts of the answers (E, Q) in episodes 0 .. E - 1 of `sampler`: positions of classes in their episode.
 
-    The episodes are drawn again, since they depend on nothing but their numbers: so evaluation keeps a byte a query and
-    counts nothing, and only who wants the counts waits for them.
+    All queries are of classes of their episode.
+
+    This function draws the episodes again, since they depend on nothing but their numbers. So an evaluation keeps one
+    byte a query and counts nothing, and only a caller that wants the counts waits for them.
     """
     asked, wrong = np.zeros((2, sampler.images), dtype=np.int64)
     waiting = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    chunk = max(1, _QUERIES // (sampler.way * sampler.query))
-    for start, part in zip(range(0, len(answers), chunk), sampler.batches(len(answers), chunk, "cpu")):
-        own, queries, classes = answers[start : start + chunk], part.query.flatten(1).numpy(), part.classes.numpy()
-        missed = own != part.targets.numpy()
+    for part in sampler.batches(len(answers), max(1, _QUERIES // sampler.queries), "cpu"):
+        queries, classes = part.query.flatten(1).numpy(), part.classes.numpy()
+        targets = np.broadcast_to(part.targets.numpy(), queries.shape)
+        own = answers[np.asarray(part.numbers), : queries.shape[1]]
+        missed = own != targets
         asked += np.bincount(queries.ravel(), minlength=sampler.images)
         wrong += np.bincount(queries[missed], minlength=sampler.images)
         answered = np.take_along_axis(classes, own.astype(np.int64), axis=1)[missed]
-        keys = np.repeat(classes, sampler.query, axis=1)[missed] * sampler.classes + answered
+        keys = np.take_along_axis(classes, targets, axis=1)[missed] * sampler.classes + answered
         waiting = _merged(*waiting, keys)
     keys, times = waiting
     return Counts(asked, wrong, np.stack([keys // sampler.classes, keys % sampler.classes, times], axis=1))

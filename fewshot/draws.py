@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from episodes.sampler import words
+from episodes.draws import words
 from fewshot.devices import exact
 
 

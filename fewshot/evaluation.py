@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodes import Episodes, EpisodeSampler, ImageBank, InputError, ListedEpisodes
+from episodes import Episodes, ImageBank, InputError, ListedEpisodes, Sampler
 from episodes.sampler import sampler_of
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank, described
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, scores_of_episodes, scoring, takes
 from fewshot.learners.faults import place_of
 from fewshot.statistics import Estimate, over_episodes
 
@@ -23,9 +23,10 @@ _CHUNK = {"cpu": 1 << 15, "cuda": 1 << 21, "mps": 1 << 18}
 class Accuracies:
     """The share of right answers in each episode, (E,) float64 in [0, 1], in the order of the episodes.
 
-    classes: the classes of each episode, (E, way)
-    seconds: the time of the evaluation, with the embedding of the split even if other protocols shared that embedding
-    answers: the answer to each query, (E, way * query): the position of a class in `classes`; (0, 0) if not kept
+    classes: the classes of each episode, (E, way); -1 behind those of an episode of fewer ways
+    seconds: the time of the evaluation, with the embedding of the split, even if other test protocols share it
+    answers: the answer to each query, (E, queries): the position of a class in `classes`; (0, 0) if not kept. An
+             episode of fewer queries has zeros behind its answers
     """
 
     values: np.ndarray
@@ -48,15 +49,18 @@ def evaluate(
     episodes: int = 10_000,
     seed: int = 0,
     device: str = "auto",
+    sampler: Sampler | None = None,
 ) -> Accuracies:
     """The accuracy of `learner` in each of `episodes` episodes drawn from `bank` with `seed`.
 
-    Images are embedded in eval mode and float32. If the bank's protocol lists its episodes, all listed episodes are
-    used, and `episodes` and `seed` are ignored. Raises InputError if the bank cannot fill such episodes.
+    sampler: draws episodes of another kind from `bank`, in place of `way`, `shot`, `query` and `seed`
+
+    The backbone embeds images in eval mode and float32. If the bank's split protocol lists its episodes, all of them
+    are used, and `episodes` and `seed` are ignored. Raises InputError if the bank cannot fill such episodes.
     """
     if not bank.listed and (episodes < 2 or query < 1):
         raise InputError(f"an accuracy needs at least 2 episodes and 1 query a class, not {episodes} and {query}")
-    sampler = sampler_of(bank, way, shot, query, seed)
+    sampler = sampler or sampler_of(bank, way, shot, query, seed)
     if isinstance(sampler, ListedEpisodes):
         episodes = sampler.count
     chosen = choose_device(device)
@@ -65,7 +69,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, episodes: int) -> Accuracies:
+def run_episodes(learner: Learner, data: EmbeddedBank, sampler: Sampler, episodes: int) -> Accuracies:
     """The accuracy in episodes 0 .. `episodes` - 1 of `sampler`, on a split that may be embedded already.
 
     Raises InputError if the learner's scores are invalid, or if the learner is transductive and does not say so.
@@ -73,30 +77,35 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler, 
     began = time.perf_counter() - data.seconds
     was_training = learner.training
     learner.eval()
-    images = sampler.way * (sampler.shot + sampler.query)
-    chunk = max(1, _CHUNK[data.device.type] // images)
+    chunk = max(1, _CHUNK[data.device.type] // (sampler.way * sampler.shot + sampler.queries))
     with torch.random.fork_rng():  # a learner that draws numbers gets the same ones each time
         torch.manual_seed(sampler.seed)
         _check_inductive(learner, data, sampler)
         # made at once, and small: nothing else grows with the number of episodes
-        right = torch.empty(episodes, dtype=torch.int32, device=data.device)
-        classes = torch.empty((episodes, sampler.way), dtype=torch.int32, device=data.device)
+        right, asked = torch.zeros((2, episodes), dtype=torch.int32, device=data.device)
+        classes = torch.full((episodes, sampler.way), -1, dtype=torch.int32, device=data.device)
         narrow = torch.uint8 if sampler.way <= 256 else torch.int32
-        answers = torch.empty((episodes, sampler.way * sampler.query), dtype=narrow, device=data.device)
-        for start, part in zip(range(0, episodes, chunk), sampler.batches(episodes, chunk, data.device)):
+        answers = torch.zeros((episodes, sampler.queries), dtype=narrow, device=data.device)
+        for part in sampler.batches(episodes, chunk, data.device):
             found = checked_scores(learner, data, part).argmax(2)
-            right[start : start + chunk] = (found == part.targets).sum(1)
-            classes[start : start + chunk] = part.classes
-            answers[start : start + chunk] = found
+            right[part.numbers] = (found == part.targets).sum(1, dtype=torch.int32)
+            asked[part.numbers] = found.shape[1]
+            classes[part.numbers, : part.classes.shape[1]] = part.classes.int()
+            answers[part.numbers, : found.shape[1]] = found.to(narrow)
     learner.train(was_training)
     # whole numbers until here, so that no chunking can change a mean
-    values = right.cpu().numpy() / (sampler.way * sampler.query)
+    values = right.cpu().numpy() / asked.cpu().numpy()
     return Accuracies(values, classes.cpu().numpy(), time.perf_counter() - began, answers.cpu().numpy())
 
 
 def checked_scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
     """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too."""
-    scores = learner.episode_scores(data, episodes)
+    if episodes.mask is not None and not takes(learner, "mask"):
+        raise InputError(
+            f"{_named(learner)} takes the same number of support images of each class: it takes other numbers if its"
+            f" {scoring(learner).__name__} has an argument mask"
+        )
+    scores = scores_of_episodes(learner, data, episodes)
     expected = len(episodes), episodes.query[0].numel(), episodes.support.shape[1]
     if not isinstance(scores, Tensor) or scores.shape != expected or not scores.is_floating_point():
         raise InputError(
@@ -108,14 +117,16 @@ def checked_scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> 
     return scores
 
 
-def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampler) -> None:
+def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: Sampler) -> None:
     """InputError if a query of the first episode gets different scores when half of the queries are left out."""
-    if learner.traits.transductive or sampler.query < 2:
+    whole = next(sampler.batches(1, 1, data.device))
+    half = whole.query.shape[-1] // 2
+    if learner.traits.transductive or not half:
         return
-    whole = sampler.episodes(0, 1, data.device)
-    half = sampler.query // 2
-    part = dataclasses.replace(whole, query=whole.query[:, :, :half])
-    expected = checked_scores(learner, data, whole).unflatten(1, (sampler.way, -1))[:, :, :half].flatten(1, 2)
+    labels = None if whole.labels is None else whole.labels[:, :half]
+    part = dataclasses.replace(whole, query=whole.query[..., :half], labels=labels)
+    scores = checked_scores(learner, data, whole)
+    expected = scores.view(*whole.query.shape, -1)[..., :half, :].reshape(1, -1, scores.shape[2])
     scores = checked_scores(learner, data, part)
     if not torch.allclose(scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise InputError(
@@ -126,5 +137,4 @@ def _check_inductive(learner: Learner, data: EmbeddedBank, sampler: EpisodeSampl
 
 def _named(learner: Learner) -> str:
     """The learner's name, and for a learner from outside the suite the file of its scoring code."""
-    method = "scores" if type(learner).episode_scores is Learner.episode_scores else "episode_scores"
-    return learner.name + place_of(learner, method)
+    return learner.name + place_of(learner, scoring(learner).__name__)

@@ -1,4 +1,4 @@
-"""Episodes whose classes have different numbers of support images, for learners that take equal numbers."""
+"""Episodes whose classes have different numbers of support images, for every learner."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 from episodes import Episodes
 from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import checked_scores
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, takes
 
 _DRAWS = 8  # episodes of equal shots that are averaged at most
 _WATCHED = 64  # support images that serve as queries when the suite looks how a learner scores
@@ -29,7 +29,8 @@ def unequal_scores(
     keys (E,): see Episodes; classes (E, N): the classes of each episode in the bank, by default 0 .. N - 1. Images are
     numbered as in `data.bank`.
 
-    Equal shots are one call of `learner.episode_scores`, as in an evaluation. Unequal shots are
+    Equal shots are one call of `learner.episode_scores`, as in an evaluation. So are unequal shots if the learner takes
+    a mask (see Learner.scores). For any other learner they are
 
     exact   if the score of a class depends on the query and on the images of that class alone, as for class means,
             nearest neighbours and names: each class is scored in an episode in which every class has its shots
@@ -38,22 +39,25 @@ def unequal_scores(
             the numbers do not divide each other, the scores are the mean over up to 8 episodes that repeat other
             images. These scores are not those of a head that is fitted to each image once
 
-    Which of the two holds is not declared: `independent` watches the scores.
+    No learner declares which of the two holds: `independent` watches the scores.
     """
     shots = [images.shape[1] for images in support]
     if classes is None:
         classes = torch.arange(len(shots), device=query.device).expand(len(query), -1)
 
-    def scores(images: Sequence[Tensor]) -> Tensor:
-        episodes = Episodes(classes, torch.stack(list(images), 1), query[:, None], keys)
+    def scores(images: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+        episodes = Episodes(classes, torch.stack(list(images), 1), query[:, None], keys, mask)
         return checked_scores(learner, data, episodes)
 
+    largest = max(shots)
     if len(set(shots)) == 1:
         return scores(support)
+    if takes(learner, "mask"):
+        counts = torch.tensor(shots, device=query.device)[:, None] > torch.arange(largest, device=query.device)
+        return scores([_in_turn(images, largest) for images in support], counts.expand(len(query), -1, -1))
     if independent(learner, data, support, keys, classes):
         by_shot = {shot: scores([_in_turn(images, shot) for images in support]) for shot in sorted(set(shots))}
         return torch.stack([by_shot[shot][:, :, place] for place, shot in enumerate(shots)], 2)
-    largest = max(shots)
     rounds = math.lcm(*(shot // math.gcd(shot, largest) for shot in shots))  # after which all images count alike
     starts = [draw * largest for draw in range(min(rounds, _DRAWS))]
     return torch.stack([scores([_in_turn(images, largest, start) for images in support]) for start in starts]).mean(0)

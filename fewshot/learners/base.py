@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What the suite must be told about a method, or about one variant of it, because it cannot find out.
+    """What an author declares about a method, or about one variant of it, because the suite cannot find it out.
 
     The columns `transductive`, `text` and `external` of a row are the traits of those names, and tables show them.
 
@@ -109,8 +109,8 @@ class Learner(nn.Module):
 
         On a GPU the suite records a training step as a CUDA graph and replays it, if `loss` does the same operations on
         every batch and none of them synchronises with the CPU (`item()`, `nonzero` and boolean masks in brackets do).
-        Otherwise each step runs as it is. A replay runs no Python code: state that changes from batch to batch must be
-        tensors that change in place. See fewshot/recording.py.
+        Otherwise each step runs without a recording. A replay runs no Python code: state that changes from batch to
+        batch must be tensors that change in place. See fewshot/recording.py.
         """
         raise NotImplementedError
 
@@ -139,10 +139,15 @@ class Learner(nn.Module):
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         """Scores (E, Q, N) of each query for each class, higher is better.
 
-        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. If `scores` needs random
-        numbers, it takes a third argument `keys` (E,), one integer per episode (see Episodes.keys), and draws the
-        numbers of an episode from its key: its scores then depend neither on other episodes nor on their order. `keys`
-        is None for episodes that no sampler drew.
+        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. `scores` is given more if it
+        has arguments of these names:
+
+        mask        (E, N, K) bool, False for support images that do not count, because the classes of an episode have
+                    different numbers of them; None if all count. Without it the learner takes equal numbers alone
+        unlabelled  (E, U, D) embeddings of images whose classes are not told; None if the episodes have none
+        keys        (E,) one integer per episode (see Episodes.keys), from which a learner that needs random numbers
+                    draws those of an episode: its scores then depend neither on other episodes nor on their order.
+                    None for episodes that no sampler drew
         """
         raise NotImplementedError
 
@@ -151,11 +156,13 @@ class Learner(nn.Module):
 
         `data.rows(indices)` takes indices of images (M,) and gives their embeddings (M, D); `data.embeddings` holds the
         embeddings of all images of the split, `data.text_embeddings` the `embed_texts` of the text of every class, and
-        `data.bank` the images.
+        `data.bank` the images. An override that heeds `episodes.mask` has an argument `mask`, which is the same tensor.
         """
-        support, query = episodes.support, episodes.query.flatten(1)
-        rows = [data.rows(images.flatten()) for images in (support, query)]
-        return scores_of(self, rows[0].unflatten(0, support.shape), rows[1].unflatten(0, query.shape), episodes.keys)
+        support, query = (rows_of(data, images) for images in (episodes.support, episodes.query.flatten(1)))
+        unlabelled = episodes.unlabelled
+        if unlabelled is not None:
+            unlabelled = rows_of(data, unlabelled) if _has(self.scores, "unlabelled") else None
+        return scores_of(self, support, query, episodes.keys, episodes.mask, unlabelled)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Similarities (E, A, B) of embeddings a (E, A, D) and b (E, B, D), higher if the same class is more likely.
@@ -191,7 +198,41 @@ def resolved(learner: type[Learner], variant: str = "") -> tuple[str, Traits]:
         raise unknown_name(f"variant of {name}", variant, filter(None, variants)) from None
 
 
-def scores_of(learner: Learner, support: Tensor, query: Tensor, keys: Tensor | None) -> Tensor:
-    """`learner.scores`, which is given the `keys` (E,) of the episodes if it takes them."""
-    given = {"keys": keys} if "keys" in inspect.signature(learner.scores).parameters else {}
+def scores_of(
+    learner: Learner,
+    support: Tensor,
+    query: Tensor,
+    keys: Tensor | None = None,
+    mask: Tensor | None = None,
+    unlabelled: Tensor | None = None,
+) -> Tensor:
+    """`learner.scores`, which is given those of `keys`, `mask` and `unlabelled` that it has an argument for."""
+    given = {"keys": keys, "mask": mask, "unlabelled": unlabelled}
+    given = {name: value for name, value in given.items() if _has(learner.scores, name)}
     return learner.scores(support, query, **given)
+
+
+def scoring(learner: Learner) -> Callable[..., Tensor]:
+    """The method that the learner defines: `episode_scores` if it overrides that, else `scores`."""
+    own = type(learner).episode_scores is not Learner.episode_scores
+    return learner.episode_scores if own else learner.scores
+
+
+def takes(learner: Learner, name: str) -> bool:
+    """Whether the method that scores has an argument `name`: 'mask', 'unlabelled' or 'keys'."""
+    return _has(scoring(learner), name)
+
+
+def scores_of_episodes(learner: Learner, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
+    """`learner.episode_scores` (E, Q, N), which is given the mask of the episodes if it takes one."""
+    given = {"mask": episodes.mask} if _has(learner.episode_scores, "mask") else {}
+    return learner.episode_scores(data, episodes, **given)
+
+
+def rows_of(data: "EmbeddedBank", images: Tensor) -> Tensor:
+    """The embeddings (..., D) of images numbered in `images`, of any shape (...)."""
+    return data.rows(images.flatten()).unflatten(0, images.shape)
+
+
+def _has(method: Callable[..., Tensor], name: str) -> bool:
+    return name in inspect.signature(method).parameters

@@ -86,7 +86,7 @@ class BaselinePlusPlus(CosineClassifier):
     2 g_k cos(f(x), v_k), and the length g_k and the direction v_k of a fresh linear layer's weights learn separately
     (torch.nn.utils.weight_norm). The head is fitted and drawn as for `baseline`. With so small a scale the head fits an
     episode loosely, and its logits are small beside those of the base classes, which have a learned tau: in the
-    protocol `generalised` nearly all queries go to base classes.
+    test protocol `generalised` nearly all queries go to base classes.
 
     The classifier of base classes is our own in both variants: it has a learned tau and weights of length one. The
     authors' classifier has a fixed scale (10, or 2 for 200 classes or fewer) and learned lengths.
@@ -156,7 +156,7 @@ def _of_ordered(
 
 
 def _descended(start: Tensor, gradient: Callable[[Tensor], Tensor], epochs: int, rate: float) -> Tensor:
-    """Coefficients (E, M, N) after so many epochs of M images in batches of 4, from `start` (..., M, N)."""
+    """Coefficients (E, M, N) after `epochs` epochs of M images in batches of 4, from `start` (..., M, N)."""
     batches = -(-start.shape[-2] // _BATCH)
     steps = min(batches, _STEPS)
     return descend(start, gradient, epochs * steps, rate * batches / steps, **_SGD)

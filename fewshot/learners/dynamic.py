@@ -44,7 +44,7 @@ class Dynamic(CosineClassifier):
     ) -> None:
         """shot: support images of a class that plays a new one; its other images in the batch are queries.
 
-        novel: how many classes play new ones in an episode; each group of so many classes of the batch is one episode,
+        novel: how many classes play new ones in an episode; each group of `novel` classes of the batch is one episode,
         and a batch has two groups or more
         first_stage: the share of the first stage in the training steps
         """

@@ -29,7 +29,7 @@ class _MetaLearner(Learner):
     """What MAML and ANIL share: batches that are cut into tasks, and a linear head that starts at zero.
 
     A head whose rows start alike serves any number and any order of classes (Ye and Chao 2022, UnicornMAML: one
-    learned row for all of them). What is common to all rows cancels in the softmax, so this row may as well be zero
+    learned row for all of them). A term that all rows share cancels in the softmax, so this row may as well be zero
     (the zeroing trick of Kao et al. 2022), and no row is learned. From zero, the first inner step moves the head
     alone: no gradient passes through it to the network.
 
@@ -101,7 +101,7 @@ class _MetaLearner(Learner):
         return self._adapted(_Head(embeddings, way, self._gain(way)), embeddings, steps)
 
     def _gain(self, way: int) -> float:
-        """What to multiply embeddings by, so that a step of inner_rate on the mean loss is one of head_rate on the sum.
+        """The factor of embeddings that makes a step of inner_rate on the mean loss one of head_rate on the sum.
 
         With scores (gain W) f, the head is gain W, and a step moves gain W by gain^2 times as much as W without a gain.
         """
@@ -122,7 +122,7 @@ class _Head(nn.Module):
 
 @register("maml")
 class Maml(_MetaLearner):
-    """A few gradient steps on the support adapt the whole network, which starts where they pay most.
+    """A few gradient steps on the support adapt the whole network, whose learned weights make these steps effective.
 
     Training cuts a batch into tasks and descends on the loss of each task's queries after the inner steps on its
     support (Finn et al. 2017, algorithm 2). The head starts at zero, so the first step's gradient for the network
@@ -161,7 +161,7 @@ class Maml(_MetaLearner):
         head_rate: float = 0.05,
         inner_rate: float = 0.003,
     ) -> None:
-        """inner_rate: the size of the inner steps for the network, on the mean loss; the others are as of anil."""
+        """inner_rate: the size of the inner steps for the network, on the mean loss; for the others see Anil."""
         super().__init__(backbone, classes, variant, way, shot, steps, test_steps, head_rate)
         self.inner_rate = inner_rate
         hold_norms(backbone, of_batch=self.traits.transductive)
@@ -203,7 +203,7 @@ class Maml(_MetaLearner):
             """The loss of the support, and the head after its step on it."""
             embeddings = functional_call(self.backbone, body, support)
             by_class = embeddings.detach().unflatten(0, (way, shot))
-            if head is None:  # the first step, which leaves the network as it is
+            if head is None:  # the first step, which does not change the network
                 head = self._head_step(by_class.new_zeros(way, by_class.shape[2]), by_class)
             return _error(embeddings @ head.mT), self._head_step(head, by_class)
 

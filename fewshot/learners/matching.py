@@ -19,7 +19,7 @@ class Matching(EpisodicLearner):
     Training runs episodes like those of the test. The paper has no scale: with one shot the predicted class is the
     same, with more shots the attention of the paper is closer to uniform over near and far images of a class.
 
-    basic  attention over the embeddings as they are
+    basic  attention over the embeddings, without context
     fce    full context embeddings (section 2.1.2, appendix A): a bidirectional LSTM lets each support image see the
            others, an LSTM with attention to the support set lets each query see it, in `steps` steps. The paper reads
            the support set in no special order, and its scores change with the order; here the LSTM reads the support

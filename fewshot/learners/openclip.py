@@ -1,4 +1,4 @@
-"""Pretrained CLIP: what networks that others trained on pictures of the web know, with no training here."""
+"""Pretrained CLIP: networks that others trained on pictures of the web, used here without training."""
 
 from typing import ClassVar
 

@@ -8,6 +8,7 @@ from fewshot.learners.base import Traits
 from fewshot.learners.episodic import EpisodicLearner
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
+from fewshot.masks import class_means
 
 
 @register("prototypical")
@@ -35,8 +36,8 @@ class Prototypical(EpisodicLearner):
         super().__init__(backbone, classes, variant, shot, turns)
         self.temperature, self.scale = temperature, scale
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        prototypes = support.mean(2)  # (E, N, D)
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        prototypes = class_means(support, mask)  # (E, N, D)
         if self.variant == "cosine":
             return self.scale * functional.normalize(query, dim=2) @ functional.normalize(prototypes, dim=2).mT
         return -squared_distances(query, prototypes) / self.temperature

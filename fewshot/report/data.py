@@ -17,6 +17,7 @@ from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners import Learner, find_learner
+from fewshot.learners.base import scores_of_episodes
 from fewshot.models import ModelSpec
 from fewshot.record_files import Damaged, read_environment, read_history
 from fewshot.records import LEARNER, array_name, labels, model_names
@@ -37,7 +38,7 @@ class Run:
 
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
-    protocols   the rows of verification, retrieval and generalised, of those that were run
+    protocols   the rows by test protocol, of each one that was run except episodes
     """
 
     folder: Path
@@ -91,7 +92,7 @@ def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
 def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
     """For each learner the trained model of its first seed that was tested with this way and shot.
 
-    Also a few words for each learner that has no such model: the report does not run the file of a learner from outside
+    Also a few words for each learner that has no such model. The report does not run the file of a learner from outside
     the suite. LeftOut if no learner has a model.
     """
     models: dict[tuple[str, ...], Model] = {}
@@ -183,15 +184,15 @@ def predict(learner: Learner, bank: ImageBank, episode: Episodes, seed: int) -> 
     """
     part, images, classes = cut_out(bank, torch.cat([episode.support.flatten(), episode.query.flatten()]))
     device = choose_device("auto")
-    own = Episodes(
-        torch.searchsorted(classes, episode.classes).to(device),
-        torch.searchsorted(images, episode.support).to(device),
-        torch.searchsorted(images, episode.query).to(device),
-        None if episode.keys is None else episode.keys.to(device),
-    )
+    own = dataclasses.replace(
+        episode,
+        classes=torch.searchsorted(classes, episode.classes),
+        support=torch.searchsorted(images, episode.support),
+        query=torch.searchsorted(images, episode.query),
+    ).to(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        scores = learner.episode_scores(_embedded(learner, part, device), own)
+        scores = scores_of_episodes(learner, _embedded(learner, part, device), own)
     return scores.argmax(2).view(episode.query.shape[1:]).cpu().numpy()
 
 

@@ -1,4 +1,4 @@
-"""The promises of a learner, each one small check on tiny banks; what is shared of them is `specimen.py` beside it.
+"""The promises of a learner, each one small check on tiny banks; `specimen.py` has what the checks share.
 
 Every check goes through the public contract alone (`loss`, `embed`, `episode_scores`), so that learners of every kind
 are checked the same way. Scores are compared to within half a percent of their range, which is what solvers in float32
@@ -103,7 +103,7 @@ class Check:
         return Result(self, HOLDS)
 
     def _obstacle(self, specimen: Specimen) -> "Check | None":
-        """The first broken promise among those that this one builds on."""
+        """The first broken promise of those in `after`."""
         for earlier in self.after:
             if earlier(specimen).outcome == BROKEN:
                 return earlier
@@ -132,7 +132,7 @@ class _Broken(Exception):
 
 
 class _Remark(Exception):
-    """The promise holds, but the text says what is odd about it."""
+    """The promise holds, and the text names something odd about the learner."""
 
 
 class _LeftOut(Exception):
@@ -190,7 +190,7 @@ def check_loss(specimen: Specimen) -> None:
 def check_loss_of_images(specimen: Specimen) -> None:
     """The loss depends on the images."""
     images, labels = specimen.batch()
-    for make in (specimen.build, specimen.ready):  # what starts from nothing has to be trained a little first
+    for make in (specimen.build, specimen.ready):  # if its loss starts constant, train it a little first
         losses = [_loss(specimen, make(), pixels, labels) for pixels in (images, images.flip(0).square())]
         if not torch.equal(*losses):
             return
@@ -216,7 +216,7 @@ def check_every_parameter(specimen: Specimen) -> None:
         reached |= _gradients(specimen, learner, done).keys()
         trainable |= {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
     if lacking := sorted(trainable - reached):
-        raise _Broken(f"no gradient reaches {_few(lacking)}: what is not trained had better be a buffer")
+        raise _Broken(f"no gradient reaches {_few(lacking)}: make a parameter that is not trained a buffer")
 
 
 @_promise(after=[check_finite_gradients], training=True)
@@ -458,7 +458,7 @@ def check_higher_is_better(specimen: Specimen) -> None:
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())
     # a learner that learns to adapt may still guess after so few steps; with the wrong sign it would do worse
     if right <= (0.75 if specimen.traits.fits_episodes else 1.25) / WAY:
-        raise _Broken(f"{right:.0%} do, where guessing gets {1 / WAY:.0%}: is a higher score a better one?")
+        raise _Broken(f"{right:.0%} do, and guessing gets {1 / WAY:.0%}: is a higher score a better one?")
 
 
 @_promise(after=_COMPARABLE)
@@ -468,7 +468,7 @@ def check_gpu(specimen: Specimen) -> None:
         raise _LeftOut("there is no GPU here")
     learner = specimen.ready().cuda()
     episodes = specimen.episodes()
-    there = Episodes(*(getattr(episodes, field.name).cuda() for field in dataclasses.fields(episodes)))
+    there = episodes.to("cuda")
     found = specimen.scores(learner, there, specimen.test_bank.to("cuda"))
     if specimen.traits.trains:
         images, labels = specimen.batch()

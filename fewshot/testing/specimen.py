@@ -15,7 +15,7 @@ from episodes import ClassBatches, Episodes, EpisodeSampler, ImageBank, InputErr
 from episodes.batches import Batches
 from fewshot.config import Training
 from fewshot.embedding import EmbeddedBank
-from fewshot.learners.base import Learner, resolved
+from fewshot.learners.base import Learner, resolved, scores_of_episodes
 from fewshot.learners.registry import default_options, find_learner, missing, split_backbone
 from fewshot.models import ModelSpec
 from fewshot.training import enter_stage
@@ -108,8 +108,8 @@ class Specimen:
     def train(self, learner: Learner, steps: int = _STEPS, seed: int = 0, bank: ImageBank | None = None) -> Learner:
         """The learner after `steps` steps on changing batches; the same for one seed, if the learner keeps its promise.
 
-        The suite's trainer is not used, because it scores validation episodes in between: wrong scores are to fail the
-        checks of the scores alone.
+        This method does not use the suite's trainer, which scores validation episodes in between: wrong scores must
+        fail the checks of the scores alone.
         """
         seed_all(seed)
         self.begin(learner)
@@ -137,7 +137,7 @@ class Specimen:
             return None
         try:
             weights = copy.deepcopy(self.train(self.build()).state_dict())
-        except Exception:  # the checks of the loss tell what is wrong with it
+        except Exception:  # the checks of the loss tell what is wrong with the loss
             return None
         return weights if all(value.isfinite().all() for value in weights.values()) else None
 
@@ -148,8 +148,7 @@ class Specimen:
 
     def episodes(self, shot: int = SHOT, way: int = WAY, start: int = 0) -> Episodes:
         """Three episodes of the test bank: copies, so that a learner that writes into them harms nobody else."""
-        drawn = _drawn(self.test_bank, shot, way, start)
-        return Episodes(*(getattr(drawn, field.name).clone() for field in dataclasses.fields(drawn)))
+        return _drawn(self.test_bank, shot, way, start).each(torch.clone)
 
     @torch.no_grad()
     def scores(self, learner: Learner, episodes: Episodes, bank: ImageBank | None = None, seed: int | None = 0) -> Any:
@@ -160,7 +159,7 @@ class Specimen:
         learner.eval()
         if seed is not None:
             seed_all(seed)
-        return learner.episode_scores(EmbeddedBank(learner, bank or self.test_bank), episodes)
+        return scores_of_episodes(learner, EmbeddedBank(learner, bank or self.test_bank), episodes)
 
 
 def specimens(what: str | type[Learner], backbone: str = BACKBONE) -> list[Specimen]:
@@ -208,9 +207,8 @@ def moved_borders(bank: ImageBank) -> ImageBank:
 
 def one_by_one(episodes: Episodes) -> Iterator[Episodes]:
     """Each episode by itself."""
-    tensors = (getattr(episodes, field.name) for field in dataclasses.fields(episodes))
-    for part in zip(*(tensor.split(1) for tensor in tensors), strict=True):
-        yield Episodes(*part)
+    for place in range(len(episodes)):
+        yield episodes.each(lambda part: part[place : place + 1])  # noqa: B023 (called at once)
 
 
 def _names() -> Iterator[str]:

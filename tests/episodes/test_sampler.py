@@ -7,7 +7,7 @@ import torch
 from conftest import toy_bank
 from scipy.stats import chisquare
 
-from episodes import EpisodeSampler, ImageBank, InputError, ListedEpisodes, sampler
+from episodes import EpisodeSampler, ImageBank, InputError, ListedEpisodes, draws, sampler
 from episodes.sampler import Episodes, sampler_of
 
 EVEN = [20] * 50
@@ -87,8 +87,8 @@ def test_golden_vectors(sizes, way, shot, query, seed, start, classes, support, 
 
 
 def test_mix_agrees_with_published_splitmix64_outputs():
-    counters = 1234567 + torch.arange(1, 6) * sampler._GOLDEN
-    assert [word & MASK for word in sampler.mix(counters).tolist()] == [
+    counters = 1234567 + torch.arange(1, 6) * draws._GOLDEN
+    assert [word & MASK for word in draws.mix(counters).tolist()] == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,
@@ -139,7 +139,7 @@ def test_episodes_do_not_depend_on_batch_size_or_order(sizes, part):
 def test_episodes_do_not_depend_on_the_chunks_they_are_worked_out_in(sizes, chunk, monkeypatch):
     tasks = EpisodeSampler(sizes, 5, 1, 4, seed=9)
     whole = tasks.episodes(1000, 50)
-    monkeypatch.setattr(sampler, "_CHUNK", chunk)
+    monkeypatch.setattr(sampler, "CHUNK", chunk)
     assert same(tasks.episodes(1000, 50), whole)
 
 
@@ -153,11 +153,11 @@ def test_the_key_of_an_episode_is_that_of_its_seed_and_number_alone():
     keys = EpisodeSampler(EVEN, 5, 1, 4, seed=9).episodes(0, 103).keys
     parts = [part.keys for part in EpisodeSampler(UNEVEN, 3, 2, 1, seed=9).batches(103, 25)]
     assert torch.equal(torch.cat(parts), keys)
-    assert torch.equal(keys, sampler.stream(9, torch.arange(103)))
-    drawn = [sampler.words(keys, purpose, 3) for purpose in (0, 1)]
-    drawn += [sampler.words(EpisodeSampler(EVEN, 5, 1, 4, seed=10).episodes(0, 103).keys, 0, 3)]
+    assert torch.equal(keys, draws.stream(9, torch.arange(103)))
+    drawn = [draws.words(keys, purpose, 3) for purpose in (0, 1)]
+    drawn += [draws.words(EpisodeSampler(EVEN, 5, 1, 4, seed=10).episodes(0, 103).keys, 0, 3)]
     assert len(torch.stack(drawn).unique()) == 3 * 103 * 3
-    assert torch.equal(sampler.words(keys[7:8], 1, 3), drawn[1][7:8])
+    assert torch.equal(draws.words(keys[7:8], 1, 3), drawn[1][7:8])
 
 
 def test_no_episodes_are_empty_tensors():

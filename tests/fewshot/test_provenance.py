@@ -174,7 +174,7 @@ def test_code_that_trains_or_scores_counts_and_code_that_shows_does_not():
     counted = {"training", "evaluation", "recording", "augmentation", "learners/base", "backbones/conv4"}
     assert {f"fewshot/{name}.py" for name in counted} | {"episodes/sampler.py", "episodes/batches.py"} <= core
     own = {path.name for path in provenance._modules(find_learner("prototypical")[0]).values()}
-    assert own == {"prototypical.py", "episodic.py", "losses.py"}
+    assert own == {"prototypical.py", "episodic.py", "losses.py", "masks.py"}
     shown = {"cli.py", "page.py", "figures.py", "tables.py", "comparison.py", "run_folder.py", "sheets.py"}
     assert not shown & {*own, *(Path(name).name for name in core)}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import EpisodeSampler
-from episodes.sampler import stream
+from episodes.draws import stream
 from fewshot import evaluation
 from fewshot.backbones import make_backbone
 from fewshot.draws import shuffled
