@@ -65,6 +65,7 @@ def make(name: str = "prototypical", variant: str = ""):
 # Before training these learners predict one class for nearly every query, since their heads use inner products; the
 # directions that simpleshot compares are nearly equal, and two classes differ by no more than float32 resolves (1e-7).
 GUESSING = {"anil", "baseline", "baseline++", "ridge", "svm", "simpleshot"}
+FITTING = {"baseline", "baseline++", "svm"}  # the loop fits a head for each query, in many steps
 
 
 def taught(name: str):
@@ -113,7 +114,8 @@ def test_accuracies_equal_a_loop_over_single_queries(name):
     hard = type(hard)(noisy, hard.offsets, hard.class_names, hard.group_names)
     learner = taught(name)
     values = accuracies(learner, hard, episodes=20, seed=7)
-    assert values[:5].tolist() == naive(learner, hard, 5, 2, 3, 5, 7)  # 75 queries, some of which fit a head for each
+    first = 2 if name in FITTING else 5  # episodes of 15 queries each
+    assert values[:first].tolist() == naive(learner, hard, 5, 2, 3, first, 7)
     assert 0.22 < values.mean() < 1  # hard enough that a slip would show
 
 
