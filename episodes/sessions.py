@@ -78,7 +78,7 @@ def _listed(path: Path, bank: ImageBank, size: tuple[int, int], images: tuple[in
             )
         seen.add(name)
         found[int(session)].append(positions[name])
-    for session, classes in found.items():
+    for number, classes in found.items():
         if len(classes) != way:
-            raise InputError(f"{path} lists {len(classes)} classes of session {session}: list {way}, or change way")
+            raise InputError(f"{path} lists {len(classes)} classes of session {number}: list {way}, or change way")
     return torch.tensor([position for classes in found.values() for position in classes])

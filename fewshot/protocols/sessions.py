@@ -130,6 +130,8 @@ class _Draws:
     def __init__(self, learner: Learner, data: EmbeddedBank, episodes: Episodes, sessions: int) -> None:
         self._learner, self._data, self._episodes, self._sessions = learner, data, episodes, sessions
         self._way = episodes.classes.shape[1] // sessions
+        assert episodes.keys is not None  # a sampler drew the episodes
+        self._keys = episodes.keys
         self._support = data.embeddings[episodes.support].unflatten(1, (sessions, self._way))  # (E, S, W, K, D)
 
     def novel_right(self, base: BaseClasses) -> Tensor:
@@ -162,7 +164,7 @@ class _Draws:
     def _scores(self, query: Tensor) -> Tensor:
         """Scores (E, Q, S * W) of queries (E, Q, D) for the classes of all sessions, session after session."""
         found = [
-            scores_of(self._learner, self._support[:, session], query, stream(session, self._episodes.keys))
+            scores_of(self._learner, self._support[:, session], query, stream(session, self._keys))
             for session in range(self._sessions)
         ]
         scores = torch.cat(found, 2)
@@ -246,7 +248,7 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
     )
     rows = rows.assign(label=labels(rows))
     learners = pd.Index(rows["label"].unique())
-    sessions = {session: own.set_index("label") for session, own in rows.groupby("session")}
+    sessions = {int(one): rows[rows["session"] == one].set_index("label") for one in sorted(rows["session"].unique())}
     made = []
     for measure, text in _HEADINGS.items():
         cells = {str(session): (own[measure], own[f"{measure}_ci95"]) for session, own in sessions.items()}
