@@ -119,7 +119,7 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     banks = {"test": bank}
     if options.protocol == "verification":
         banks["validation"] = _load(options, spec, "validation", options.dataset)
-    if options.protocol in _BESIDE_BASE and spec.held_out:
+    if options.protocol in _BESIDE_BASE:
         banks = with_held_out({**banks, "train": _load(options, spec, "train")}, spec.held_out)
     check_protocols(wanted, banks)
     device = choose_device(options.device)
