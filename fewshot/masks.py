@@ -1,5 +1,6 @@
 """Means over the support images that count, for classes with different numbers of them (see Learner.scores)."""
 
+import torch
 from torch import Tensor
 
 
@@ -14,3 +15,12 @@ def shares(mask: Tensor, like: Tensor) -> Tensor:
     """The share (E, N, K) of each support image in the mean of its class: zero if it does not count."""
     counted = mask.to(like.dtype)
     return counted / counted.sum(2, keepdim=True)
+
+
+def memberships(support: Tensor, mask: Tensor | None) -> Tensor:
+    """The one-hot classes (E, N K, N) of the support images (E, N, K, D), class after class; zeros if one is masked."""
+    episodes, way, shot, _ = support.shape
+    classes = torch.eye(way, dtype=support.dtype, device=support.device).repeat_interleave(shot, 0)
+    if mask is None:
+        return classes.expand(episodes, -1, -1)
+    return classes * mask.flatten(1)[..., None].to(support.dtype)
