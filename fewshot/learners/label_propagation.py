@@ -46,7 +46,7 @@ class LabelPropagation(CentredClassifier):
         neighbours: int = 20,
         width: float = 0.2,
     ) -> None:
-        """alpha: how much a node takes from its neighbours; neighbours: 20 in Liu et al.; width: of the Gaussian, sigma."""
+        """alpha: what a node takes from its neighbours; neighbours: 20 in Liu et al.; width: sigma of the Gaussian."""
         super().__init__(backbone, classes, variant)
         self.alpha, self.neighbours, self.width = alpha, neighbours, width
 

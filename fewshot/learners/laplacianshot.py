@@ -11,7 +11,7 @@ from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
 from fewshot.masks import class_means
 
-_EPSILON = 10.0  # of the rectification, see bd_cspn.py
+_SCALE = 1.0  # of the rectification, see bd_cspn.py
 
 
 @register("laplacianshot")
@@ -30,8 +30,9 @@ class LaplacianShot(CentredClassifier):
 
     and the scores are what the last softmax takes. The authors stop early when their bound has settled.
 
-    rectified  the prototypes and the shifted queries of `bd-cspn`, as the authors' code has them by default
-    plain      class means, and queries as they are
+    rectified  the prototypes of `bd-cspn`, as in easyfsl. The authors' code has them by default, too, in the form that
+               is told in `rectified` of bd_cspn.py, and shifts the queries
+    plain      class means
     """
 
     variants = dict.fromkeys(["rectified", "plain"], Traits(transductive=True, paper="Ziko et al. 2020"))
@@ -55,7 +56,7 @@ class LaplacianShot(CentredClassifier):
     def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
         support, query = self.directions(support), self.directions(query)
         if self.variant == "rectified":
-            prototypes, query = rectified(support, query, mask, _EPSILON)
+            prototypes = rectified(support, query, mask, _SCALE)
         else:
             prototypes = class_means(support, mask)
         unary = -squared_distances(query, prototypes)  # (E, Q, N)
