@@ -93,16 +93,15 @@ def alternated_prototypes(
     counted = labels.sum(2, keepdim=True)  # (E, S, 1)
     share = objective.cross / (1 + objective.conditional)
     importance = torch.cat([share * counted, (counted.sum(1, keepdim=True) / queries).expand(-1, queries, -1)], 1)
-    known = functional.pad(labels, (0, 0, 0, queries))
-    head = (known / known.sum(1, keepdim=True)).mT  # of which w = head @ images, (E, N, M)
+    labels, importance = labels.mT, importance.mT  # (E, N, S) and (E, 1, M): the long dimension is last
+    known = functional.pad(labels, (0, queries))
+    head = known / known.sum(2, keepdim=True)  # of which w = head @ images, (E, N, M)
     for _ in range(updates):
         inner = head @ products  # w_k . x_i, (E, N, M)
-        logits = temperature * (inner - (head * inner).sum(2, keepdim=True) / 2).mT
-        predicted = logits.log_softmax(2)
-        sure = (1 + objective.conditional) * predicted[:, labels.shape[1] :]
-        balance = objective.marginal / (1 + objective.marginal) * sure.logsumexp(1, keepdim=True)
-        targets = torch.cat([labels, (sure - balance).softmax(2)], 1)
+        predicted = (temperature * (inner - (head * inner).sum(2, keepdim=True) / 2)).log_softmax(1)
+        sure = (1 + objective.conditional) * predicted[..., labels.shape[2] :]
+        balance = objective.marginal / (1 + objective.marginal) * sure.logsumexp(2, keepdim=True)
         moved = importance * predicted.exp()
-        held = importance * targets
-        head = ((held - moved).mT + moved.sum(1)[..., None] * head) / held.sum(1)[..., None]
+        held = importance * torch.cat([labels, (sure - balance).softmax(1)], 2)
+        head = (held - moved + moved.sum(2, keepdim=True) * head) / held.sum(2, keepdim=True)
     return head @ images
