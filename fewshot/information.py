@@ -9,7 +9,6 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,37 +70,3 @@ def fitted_prototypes(
         place.grad = temperature * (slopes.mT @ images - slopes.sum(1)[..., None] * place)
         optimizer.step()
     return place
-
-
-def alternated_prototypes(
-    images: Tensor, labels: Tensor, objective: Objective, *, temperature: float, updates: int
-) -> Tensor:
-    """Prototypes (E, N, D) after `updates` alternating updates from the class means (Boudiaf et al. 2020, TIM-ADM).
-
-    images (E, M, D): support images and queries, in this order; labels (E, S, N) of the support: see Objective.slopes.
-    The assignments q of queries and the prototypes w take turns (propositions 1 and 2), with the objective's weights
-    cross, marginal and conditional as l, m and c, of entropies of Shannon:
-
-    q_ik ~ p_ik^(1 + c) / (sum_i p_ik^(1 + c))^(m / (1 + m)), with a sum of 1 over k
-    w_k = sum_i v_i (t_ik x_i + p_ik (w_k - x_i)) / sum_i v_i t_ik
-
-    over support images with t = y and v = l / (1 + c), and queries with t = q and v = S / Q. A prototype stays a sum of
-    images, so an update needs the inner products of the images alone.
-    """
-    queries = images.shape[1] - labels.shape[1]
-    products = images @ images.mT
-    counted = labels.sum(2, keepdim=True)  # (E, S, 1)
-    share = objective.cross / (1 + objective.conditional)
-    importance = torch.cat([share * counted, (counted.sum(1, keepdim=True) / queries).expand(-1, queries, -1)], 1)
-    labels, importance = labels.mT, importance.mT  # (E, N, S) and (E, 1, M): the long dimension is last
-    known = functional.pad(labels, (0, queries))
-    head = known / known.sum(2, keepdim=True)  # of which w = head @ images, (E, N, M)
-    for _ in range(updates):
-        inner = head @ products  # w_k . x_i, (E, N, M)
-        predicted = (temperature * (inner - (head * inner).sum(2, keepdim=True) / 2)).log_softmax(1)
-        sure = (1 + objective.conditional) * predicted[..., labels.shape[2] :]
-        balance = objective.marginal / (1 + objective.marginal) * sure.logsumexp(2, keepdim=True)
-        moved = importance * predicted.exp()
-        held = importance * torch.cat([labels, (sure - balance).softmax(1)], 2)
-        head = (held - moved + moved.sum(2, keepdim=True) * head) / held.sum(2, keepdim=True)
-    return head @ images

@@ -44,7 +44,7 @@ RECORDED = [
     *("prototypical:euclidean", "prototypical:cosine", "npair", "relation", "matching:basic", "imprinted:imprint"),
     *("imprinted:finetune", "baseline", "baseline:zero-start", "baseline++", "baseline++:mean-start"),
     *("bd-cspn", "label-propagation", "laplacianshot:rectified", "laplacianshot:plain", "pt-map", "query-clustering"),
-    *("soft-kmeans", "tim:adm", "tim:gd", "tim:alpha", "transductive-finetuning"),
+    *("soft-kmeans", "tim", "tim:alpha", "transductive-finetuning"),
     *("simpleshot:cl2n", "simpleshot:l2n", "simpleshot:un", "sklearn:LogisticRegression"),
 ]
 
