@@ -32,8 +32,8 @@ class InformationMaximisation(LinearClassifier):
     alpha  alpha-TIM: CE - H_a(Y) + H_a(Y | X) with alpha-entropies of a = 2, by the same descent. The authors take 2
            for 1 shot and 7 from 5 shots on
 
-    The descent is Adam, `steps` steps with the rate `rate`. The authors take 1000 steps with a rate of 1e-4, which reach
-    as far and cost ten times as much.
+    The descent is Adam, `steps` steps with the rate `rate`. The authors take 1000 steps with a rate of 1e-4, which
+    reach as far and cost ten times as much.
     """
 
     variants: ClassVar = {
