@@ -8,6 +8,7 @@ from fewshot.learners.base import Traits
 from fewshot.learners.linear_classifier import CentredClassifier
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
+from fewshot.masks import class_means
 
 
 @register("simpleshot")
@@ -31,8 +32,8 @@ class SimpleShot(CentredClassifier):
         if self.variant == "cl2n":
             super().begin_validation(base)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        centroids = self._transformed(support).mean(2)  # (E, N, D)
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        centroids = class_means(self._transformed(support), mask)  # (E, N, D)
         return -squared_distances(self._transformed(query), centroids)
 
     def _transformed(self, embeddings: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from fewshot.cli import main
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
     """An empty cache, so that images are prepared again."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "cache"))
 
 
 BAR = ("\r", "%|", "step/s", "it/s")  # what progress bars consist of
@@ -51,7 +51,7 @@ def test_a_learner_that_does_not_train_has_no_accuracy_on_validation_classes(cal
     assert "nan" not in said.err + said.out
 
 
-@pytest.mark.parametrize(("option", "named"), [("--protocol", "protocol"), ("--learner", "learner")])
+@pytest.mark.parametrize(("option", "named"), [("--protocol", "test protocol"), ("--learner", "learner")])
 def test_a_list_of_nothing_is_told_by_what_it_is_a_list_of(option, named, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["bench", option, ","])
