@@ -49,9 +49,9 @@ def declare(commands: arguments.Commands) -> None:
     show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     show.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
     show.add_argument(
-        "--shot", type=arguments.positive, default=1, metavar="K", help="support images a class (default: 1)"
+        "--shot", type=arguments.positive, default=1, metavar="K", help="support images per class (default: 1)"
     )
-    show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries a class (default: 5)")
+    show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries per class (default: 5)")
     show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
     show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
     show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")

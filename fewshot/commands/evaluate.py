@@ -36,11 +36,11 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
     )
-    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
+    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes per episode (default: 5)")
     parser.add_argument(
-        "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several)"
+        "--shot", type=int, metavar="K", help="support images per class (default: 1; generalised: several)"
     )
-    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
+    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries per class (default: 15)")
     parser.add_argument("--episodes", type=int, metavar="E", help="episodes (default: 10000; generalised: 2000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes or pairs (default: 0)")
     parser.add_argument("--dataset", metavar="NAME", help="default: the data set of the checkpoint's training")
