@@ -103,7 +103,7 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: Sampler, episode
 
 def _scored(learner: Learner, data: EmbeddedBank, parts: Iterable[Episodes]) -> Iterator[tuple[Episodes, Tensor]]:
     """The episodes of `parts`, with their scores. If a part exceeds the memory of a GPU, it is cut in halves, and no
-    later part has more episodes than a half; InputError if a single episode exceeds it."""
+    later part has more episodes than a half."""
     most: int | None = None
     for whole in parts:
         waiting = [whole]
@@ -114,12 +114,7 @@ def _scored(learner: Learner, data: EmbeddedBank, parts: Iterable[Episodes]) -> 
                 continue
             try:
                 scores = checked_scores(learner, data, part)
-            except torch.cuda.OutOfMemoryError as error:
-                if len(part) == 1:
-                    raise InputError(
-                        f"the memory of the GPU does not hold one episode of {_named(learner)}: take --device cpu, or"
-                        " fewer ways, shots or queries"
-                    ) from error
+            except torch.cuda.OutOfMemoryError:
                 most = len(part) // 2
                 waiting.insert(0, part)
             else:
@@ -127,13 +122,24 @@ def _scored(learner: Learner, data: EmbeddedBank, parts: Iterable[Episodes]) -> 
 
 
 def checked_scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
-    """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too."""
+    """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too.
+
+    InputError if the scores are invalid, or if a single episode exceeds the memory of a GPU.
+    """
     if episodes.mask is not None and not takes(learner, "mask"):
         raise InputError(
             f"{_named(learner)} takes the same number of support images of each class: it takes other numbers if its"
             f" {scoring(learner).__name__} has an argument mask"
         )
-    scores = scores_of_episodes(learner, data, episodes)
+    try:
+        scores = scores_of_episodes(learner, data, episodes)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(episodes) > 1:
+            raise
+        raise InputError(
+            f"the memory of the GPU does not hold one episode of {_named(learner)}: take --device cpu, or fewer ways,"
+            " shots or queries"
+        ) from error
     expected = len(episodes), episodes.query[0].numel(), episodes.support.shape[1]
     if not isinstance(scores, Tensor) or scores.shape != expected or not scores.is_floating_point():
         raise InputError(
