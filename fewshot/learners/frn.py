@@ -9,7 +9,7 @@ from torch.nn import functional
 from episodes import ClassBatches, InputError
 from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
-from fewshot.learners.episodic import in_query_parts
+from fewshot.learners.episodic import in_parts, in_query_parts
 from fewshot.learners.maps import MapLearner, place_mask
 from fewshot.learners.registry import register
 
@@ -62,6 +62,10 @@ class Frn(MapLearner):
 
     def _scores_of_pools(self, query: Tensor, pools: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores (E, Q, N) of query (E, Q, D) for pools (E, N, M, C); mask (E, N, M): the descriptors that count."""
+        _, way, _, channels = pools.shape
+        return in_parts(self._scores_of_few, way * channels**2, query, pools, mask)
+
+    def _scores_of_few(self, query: Tensor, pools: Tensor, mask: Tensor | None) -> Tensor:
         projections = self._projections(pools, mask)
         return in_query_parts(self._scores, projections.shape[1] * query.shape[2], query, projections)
 

@@ -24,6 +24,10 @@ class MapLearner(EpisodicLearner):
     def embed(self, images: Tensor) -> Tensor:
         return flat_maps(self.backbone, images)
 
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """The score of a for a class of the one image b; this is too slow to compare each image with all others."""
+        return self.scores(b[:, :, None], a)
+
     def descriptors(self, embeddings: Tensor) -> Tensor:
         """The local descriptors (..., P, C) of embeddings (..., D)."""
         return embeddings.unflatten(-1, (self.channels, self.places)).mT
