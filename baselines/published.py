@@ -1,4 +1,4 @@
-"""The accuracies that papers and repositories published, each with its protocol, its league and its source."""
+"""The accuracies that papers and repositories published, each with its split protocol, league and source."""
 
 import collections
 from pathlib import Path
@@ -26,7 +26,7 @@ FAMILIES = (
     "transfer",
 )
 LEAGUES = ("inductive", "transductive", "external-data", "class-names", "not-stated")
-# protocols of published numbers that the suite does not have, by data set and name, and why it does not
+# split protocols of published numbers that the suite does not have, by data set and name, and why it does not
 NOT_RUNNABLE = {
     ("cub", "feat"): "its birds are cut out and its classes split at random, and the suite has no list of them",
     ("cub", "not-stated"): "the source does not say how it splits the classes",
@@ -52,17 +52,18 @@ _CLOSED = {"dataset": "data set", "family": "family", "league": "league"}
 
 
 def published(dataset: str | None = None, protocol: str | None = None, **columns: Any) -> pd.DataFrame:
-    """The published numbers: a row for each data set, protocol, method, variant, backbone, way, shot and source.
+    """The published numbers: a row for each data set, split protocol, method, variant, backbone, way, shot and source.
 
     columns  the values to keep in any column, one or several: way=5, family=["siamese", "matching"], year=range(2019,
              2027)
 
-    protocol         how classes are split and episodes drawn; two numbers compare only within one. Those of the suite
-                     have its names. Others stand apart, and NOT_RUNNABLE says why the suite lacks them: koch (Omniglot,
-                     12 drawers of 30 alphabets for training, the last 10 alphabets for test), lake-oneshot-minimal
-                     (five background alphabets), lake-within-alphabet (the characters of an episode are of one
-                     alphabet), pooled (all alphabets pooled, split by chance), vinyals-80-20 (miniImageNet, 80 and 20
-                     other classes), feat (CUB, birds cut out, split by chance), not-stated
+    protocol         the split protocol: how classes are split and episodes drawn. Two numbers compare only if their
+                     split protocol is the same. A split protocol that the suite has is called by the suite's name for
+                     it. The suite lacks the others, and NOT_RUNNABLE says why: koch (Omniglot, 12 drawers of 30
+                     alphabets for training, the last 10 alphabets for test), lake-oneshot-minimal (five background
+                     alphabets), lake-within-alphabet (the characters of an episode are of one alphabet), pooled (all
+                     alphabets pooled, split by chance), vinyals-80-20 (miniImageNet, 80 and 20 other classes), feat
+                     (CUB, birds cut out, split by chance), not-stated
     variant          what tells rows of one method apart
     family           one of FAMILIES
     backbone         the suite's name if the suite has the backbone; 'none' for no network, '' if none is stated
@@ -74,7 +75,7 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
     method_in_suite  the suite's learner of the same method, '' if the suite has none
     paper, title     who printed the number; arxiv is its arXiv number, or another one with its kind before it
     read_from        where we read the number; the note says 'quoted by' if that source quotes the number
-    note             what is odd about the number, and which other source has another number
+    note             an oddity of the number, and which other source has another number
 
     These are other people's numbers, quoted; the suite's own come from runs alone. Raises InputError for an
     unknown column, and for a data set, family or league that no row has.

@@ -28,7 +28,7 @@ from episodes.errors import InputError
 Prepared = TypeVar("Prepared")  # what an image becomes
 
 _LARGEST = 64 * 2**20  # bytes of one (unpacked) file; a larger file is no image of these data sets but a zip bomb
-_MOST = 200  # a compressed tar may unpack to so many times its size; images hardly compress
+_MOST = 200  # the largest ratio of unpacked to compressed size of a tar; images hardly compress
 _PIECE = 2**20
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
 

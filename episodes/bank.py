@@ -37,8 +37,8 @@ class ImageBank:
     class_names  one a class
     group_names  one a class: what the class belongs to (an alphabet, a script, a superclass)
     turns        how many classes in a row show the same images, each turned: these classes are not independent
-    listed       whether the protocol lists its episodes instead of drawing them: each group is one episode; the first
-                 image of each class is the support, the other images are the queries
+    listed       whether the split protocol lists its episodes, instead of the suite drawing them: each group is one
+                 episode; the first image of each class is the support, the other images are the queries
     fit          how pictures became squares: 'crop' takes the middle, 'squash' scales the whole; '' if unknown
     inverted     whether dark became bright; None if unknown
     files        the name of each image's file relative to `source`, in the order of the images; () if unknown
@@ -190,12 +190,12 @@ class FileNames(Sequence[str]):
 
 
 def cache_folder() -> Path:
-    """Where prepared banks and downloads are kept: $FEWSHOT_CACHE, or the user's cache folder."""
+    """The folder of prepared banks and downloads: $FEWSHOT_CACHE, or the user's cache folder."""
     return Path(os.environ.get("FEWSHOT_CACHE") or platformdirs.user_cache_dir("fewshot"))
 
 
 class Contents(NamedTuple):
-    """What a bank is to hold.
+    """The contents of a bank that is to be built.
 
     shape                     of one image, (C, H, W)
     sizes                     images in each class
@@ -216,7 +216,7 @@ class Contents(NamedTuple):
 
 
 def bank_folder(key: str) -> Path:
-    """Where the bank with this key is, or will be."""
+    """The folder of the bank with this key, which may not exist yet."""
     return cache_folder() / "banks" / key
 
 
@@ -339,7 +339,7 @@ def _reserve(path: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file or a folder is on the disk; a folder is left to the system if it cannot do that, as Windows."""
+    """Wait until a file or a folder is on the disk; a folder is skipped on systems that cannot, such as Windows."""
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:

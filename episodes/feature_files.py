@@ -22,11 +22,12 @@ NAMES = {  # the names that people give to the arrays, in lower case
     "group_names": ("group_names", "groups"),
     "split": ("split", "splits"),
     "texts": ("texts", "text_features"),
+    "files": ("files",),
     "about": ("about",),
 }
 _NEED = (
     "a file of features needs the arrays embeddings (N, D), of float16 or float32, and labels (N,), numbers or names;"
-    " class_names, split and texts may stand beside them"
+    " class_names, split, texts and files may stand beside them"
 )
 _PART = 1 << 22  # numbers read at once
 _LARGEST = 1 << 32  # bytes of an array besides the embeddings
@@ -45,12 +46,12 @@ _SAFETENSORS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureFile:
-    """What a file of features holds.
+    """The contents of a file of features.
 
     shape   of the embeddings, (N, D); dtype: their numbers in the file
     offset  where they begin in the file, in bytes, if they lie there row after row as in memory; None if they do not
     parts   gives the embeddings in the order of the file, in parts (M, D)
-    arrays  the other arrays by their names in NAMES: labels (N,), and of the others those that are there
+    arrays  the other arrays by their names in NAMES: labels (N,), and those of the others that the file has
     """
 
     path: Path
@@ -124,24 +125,24 @@ def _npz(path: Path) -> FeatureFile:
 def _npy_header(
     path: Path, stream: IO[bytes], info: zipfile.ZipInfo, most: int | None = None
 ) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array in a zip archive; InputError for Python objects and an array that is not all there.
+    """Shape and dtype of an array in a zip archive; InputError for Python objects and an incomplete array.
 
     most: bytes of an array that is read as a whole
     """
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(stream)
-    where = f"the array {info.filename.removesuffix('.npy')} in {path}"
+    array = f"the array {info.filename.removesuffix('.npy')} in {path}"
     if dtype.hasobject:
         raise InputError(
-            f"{where} holds Python objects, which could run code and are never read: save plain numbers, and names as"
+            f"{array} holds Python objects, which could run code and are never read: save plain numbers, and names as"
             " numpy.array(names, dtype=str)"
         )
     if fortran and len(shape) > 1:
-        raise InputError(f"{where} is stored column by column: save numpy.ascontiguousarray of it")
+        raise InputError(f"{array} is stored column by column: save numpy.ascontiguousarray of it")
     size = math.prod(shape) * dtype.itemsize
     if size != info.file_size - stream.tell() or (most is not None and size > most):
-        raise InputError(f"{where} is not whole, or too large: write the file again")
+        raise InputError(f"{array} is not whole, or too large: write the file again")
     return shape, dtype
 
 
@@ -277,7 +278,7 @@ def _whole(
     parts: Callable[[], Iterator[np.ndarray]] | None,
     arrays: Mapping[str, np.ndarray],
 ) -> FeatureFile:
-    """The FeatureFile of a reader's findings; embeddings that lie in the file as they are need no `parts`."""
+    """The FeatureFile of a reader's findings; embeddings that lie in the file in their final order need no `parts`."""
     if len(shape) != 2 or not (shape[0] > 0 and 0 < shape[1] <= 100_000) or dtype.kind != "f" or dtype.itemsize > 8:
         raise InputError(f"the embeddings in {path} are {shape} of {dtype}: {_NEED}")
 

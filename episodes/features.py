@@ -14,7 +14,7 @@ UNKNOWN = "unknown"  # what an encoder was trained on, if its features do not sa
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureBank(ImageBank):
-    """The features of one split, sorted by class: whatever takes a bank of images takes these, one feature a channel.
+    """The features of one split, sorted by class: an image bank whose images have one pixel, one channel a feature.
 
     images      (N, D, 1, 1) float16 or float32; on the CPU a view of the memory-mapped file
     texts       (classes, D) float32, the features of a text about each class; None if there are none
@@ -50,7 +50,7 @@ class FeatureBank(ImageBank):
         return dataclasses.replace(self, images=self.images.to(device), offsets=self.offsets.to(device), texts=texts)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The features of `indices` (B,) as they are: (B, D, 1, 1) float32, on the device of `indices`."""
+        """The features of `indices` (B,), unchanged: (B, D, 1, 1) float32, on the device of `indices`."""
         return self.images.index_select(0, indices.to(self.device)).to(indices.device).float()
 
     def compute_checksum(self) -> str:

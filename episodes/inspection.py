@@ -1,4 +1,4 @@
-"""Checks of a data set: whether its images are intact, and what episodes show."""
+"""Checks of a data set: whether its images are intact, and a picture of an episode."""
 
 import warnings
 from pathlib import Path

@@ -31,15 +31,15 @@ def load(path: Path) -> Any:
         raise InputError(f"{path} is not a whole pickle ({reason}): copy or download it again") from error
 
 
-def read(file: IO[bytes], where: str) -> Any:
-    """As `load`, of an open file; `where` names it in errors."""
+def read(file: IO[bytes], name: str) -> Any:
+    """As `load`, of an open file; `name` names it in errors."""
     try:
         return _Unpickler(_WholeLines(file), encoding="latin1").load()
     except InputError as error:
-        raise InputError(f"{where} is refused: {error}") from error
+        raise InputError(f"{name} is refused: {error}") from error
     except Exception as error:  # the bytes decide what goes wrong inside the unpickler
         reason = (str(error) or type(error).__name__)[:200]
-        raise InputError(f"{where} is not a whole pickle ({reason}): copy or download it again") from error
+        raise InputError(f"{name} is not a whole pickle ({reason}): copy or download it again") from error
 
 
 class _Dtype:
@@ -77,7 +77,7 @@ def _scalar(dtype: _Dtype, data: bytes | str) -> Any:
 
 
 def _contents(data: bytes | str, dtype: _Dtype) -> bytes:
-    """The bytes of an array; InputError if they are to be text and are none, which NumPy would find out too late."""
+    """The bytes of an array; InputError for an array of text whose bytes are no text, which NumPy finds too late."""
     data = _bytes(data)
     if dtype.real.kind == "U":
         points = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.real.byteorder))
@@ -87,7 +87,7 @@ def _contents(data: bytes | str, dtype: _Dtype) -> bytes:
 
 
 def _bytes(data: bytes | str, encoding: str = "latin1") -> bytes:
-    """Python 2 wrote bytes as text, and protocols below 3 spell them so."""
+    """The bytes of text: Python 2, and pickle protocols below 3, write bytes as text."""
     if not isinstance(data, bytes | bytearray | str):
         raise InputError(f"it makes bytes of a {type(data).__name__}")
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
@@ -133,7 +133,7 @@ for _builtins in ("builtins", "__builtin__"):  # in Python 3 and 2
 
 
 class _Tuple(tuple):
-    """A tuple that can be no key, for tuples of one tuple again and again take for ever to hash, and nests a little."""
+    """A tuple that cannot be a key, since deeply shared tuples take endless time to hash, and has limited nesting."""
 
     __hash__ = None  # type: ignore[assignment]  # other tuples have a hash
     height: int
@@ -141,7 +141,7 @@ class _Tuple(tuple):
     def __init__(self, items: Iterable) -> None:
         self.height = 1 + max((item.height for item in items if isinstance(item, _Tuple)), default=0)
         if self.height > _DEEPEST:
-            raise InputError(f"it holds tuples in tuples, more than {_DEEPEST} deep, and images need no such thing")
+            raise InputError(f"it holds tuples in tuples, more than {_DEEPEST} deep, which no images need")
 
 
 def _watched(load_tuple: Callable, unpickler: "_Unpickler") -> None:
@@ -150,7 +150,7 @@ def _watched(load_tuple: Callable, unpickler: "_Unpickler") -> None:
 
 
 class _WholeLines:
-    """A file whose last line is not taken for whole if it was cut off; the unpickler in Python does not mind."""
+    """A file that raises EOFError if its last line was cut off, which the unpickler in Python accepts."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.read = file, file.read
@@ -171,7 +171,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python, since that in C lets 
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise InputError(f"it wants to load {f'{module}.{name}':.80}, and a file of images needs no such thing")
+            raise InputError(f"it wants to load {f'{module}.{name}':.80}, which no file of images needs")
         return _ALLOWED[module, name]
 
     def persistent_load(self, key: Any) -> Any:

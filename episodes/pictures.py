@@ -146,7 +146,7 @@ def contents(
 
 @contextlib.contextmanager
 def all_damage() -> Iterator[list[str]]:
-    """Inside, a bank with damaged images is refused after all of them were found; gives the list of what is wrong.
+    """Inside, a bank with damaged images is refused after all of them were found; gives the list of their faults.
 
     Without it, the first damaged image stops the decoding.
     """

@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class ReadingOptions:
-    """What is left out of a folder of images.
+    """The images and classes of a folder that are left out.
 
     min_images    classes with fewer images are left out; 0 to use every class
     skip_damaged  images that cannot be decoded are left out, instead of being an error

@@ -111,20 +111,20 @@ class EpisodeSampler(Sampler):
     ) -> None:
         bank = bank_or_sizes if isinstance(bank_or_sizes, ImageBank) else None
         sizes = torch.as_tensor(bank_or_sizes, dtype=torch.int64) if bank is None else bank.sizes
-        where = "the data set" if bank is None else bank.name
+        source = "the data set" if bank is None else bank.name
         for word, number, least in (("way", way, 1), ("shot", shot, 1), ("query", query, 0)):
             if number < least:
                 raise InputError(f"{word} must be at least {least}, not {number}")
         if way > len(sizes):
             raise InputError(
-                f"{way}-way episodes need {way} classes, but {where} has {len(sizes)}: ask for fewer ways with --way"
+                f"{way}-way episodes need {way} classes, but {source} has {len(sizes)}: ask for fewer ways with --way"
             )
         smallest = int(sizes.argmin())
         if shot + query > int(sizes[smallest]):
             name = str(smallest) if bank is None else f"'{bank.class_names[smallest]}'"
             raise InputError(
                 f"{shot} shots and {query} queries need {shot + query} images a class, but class {name} of"
-                f" {where} has {int(sizes[smallest])}: ask for fewer shots or queries with --shot or --query"
+                f" {source} has {int(sizes[smallest])}: ask for fewer shots or queries with --shot or --query"
             )
         self.way, self.shot, self.query, self.seed = way, shot, query, seed
         self._sizes = sizes
@@ -176,7 +176,7 @@ class EpisodeSampler(Sampler):
 
 
 class ListedEpisodes(EpisodeSampler):
-    """The episodes that the protocol of `bank` lists (see ImageBank.listed): one a group, `count` in all.
+    """The episodes that the split protocol of `bank` lists (see ImageBank.listed): one a group, `count` in all.
 
     The first image of each class is its support, the others are queries. Raises InputError if there are fewer than
     two groups, the groups differ in size, or a class has a single image.
@@ -209,5 +209,5 @@ class ListedEpisodes(EpisodeSampler):
 
 
 def sampler_of(bank: ImageBank, way: int, shot: int, query: int = 15, seed: int = 0) -> EpisodeSampler:
-    """The sampler of such episodes, or of the listed episodes if the protocol of `bank` lists its episodes."""
+    """The sampler that draws such episodes from `bank`; the sampler of the listed episodes if `bank` lists episodes."""
     return ListedEpisodes(bank) if bank.listed else EpisodeSampler(bank, way, shot, query, seed)

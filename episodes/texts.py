@@ -1,4 +1,4 @@
-"""What a person calls a class: words, from the name that a data set gives it."""
+"""The text of a class in a person's words, made from the name that a data set gives the class."""
 
 import functools
 import re
@@ -25,7 +25,7 @@ def class_text(name: str) -> str:
     """The text of a class called `name`: 'house finch' for 'n01532829', 'Black footed Albatross' for
     '001.Black_footed_Albatross'."""
     first, _, rest = name.rpartition("/")[2].partition(" ")
-    if _WORDNET.fullmatch(first):  # the id stays as it is if no list has it
+    if _WORDNET.fullmatch(first):  # the id stays if no list has it
         return rest or _words_of_wordnet().get(first, first)
     if character := _OMNIGLOT.fullmatch(name):
         alphabet, number, turn = character.groups()

@@ -13,7 +13,7 @@ from torch.nn import functional
 from episodes.bank import ImageBank
 from episodes.pictures import recoloured
 
-NEAR = 4  # of the 64 bits of their hashes, near-duplicates differ in so many at most
+NEAR = 4  # near-duplicates differ in at most this number of the 64 bits of their hashes
 _FLAT = 2.0  # grey levels: an image of a smaller standard deviation shows nothing that could be compared
 _BATCH = 1024  # images hashed at once
 
@@ -119,7 +119,8 @@ def _hashed(images: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
 def _near_pairs(values: np.ndarray) -> Iterator[tuple[int, int]]:
     """The positions of each two of the different `values` (V,) uint64 that differ in NEAR bits or fewer.
 
-    Of NEAR + 1 parts of the bits, such a pair has one in common, so that only values with a common part are compared.
+    If the bits are cut into NEAR + 1 parts, such a pair has at least one part in common, so only values with a common
+    part are compared.
     """
     bits = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1)
     for part in np.array_split(bits, NEAR + 1, axis=1):

@@ -46,10 +46,10 @@ def episode_key(seed: int, device: torch.device) -> Tensor:
 def scores(learner: Learner, support: ImageBank, queries: Tensor, seed: int = 0) -> Tensor:
     """Scores (Q, N) on the CPU of queries (Q, C, H, W) uint8 for the N classes of the support set.
 
-    They are those of an evaluation for an episode of these images: one call of `episode_scores`, or a call for every
-    few hundred queries if the learner is inductive, so that memory does not grow with Q. A transductive learner sees
-    all queries at once. Unequal shots are scored by `unequal_scores`. seed: of the numbers that a learner draws, which
-    are those of episode 0 of an evaluation with this seed.
+    The scores are those that an evaluation gives for an episode of these images: one call of `episode_scores`, or a
+    call for every few hundred queries if the learner is inductive, so that memory does not grow with Q. A transductive
+    learner sees all queries at once. `unequal_scores` scores unequal shots. seed: a learner that draws numbers draws
+    those of episode 0 of an evaluation with this seed.
     """
     if not len(queries):
         return torch.empty(0, support.classes)

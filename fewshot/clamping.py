@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from episodes import ImageBank, ListedEpisodes
+from episodes.datasets import ALL
 from fewshot.config import Config, Evaluation, Generalised, Training, Validation
 from fewshot.learners.registry import find_learner
 from fewshot.training import clamped
@@ -12,18 +13,23 @@ log = logging.getLogger("fewshot")
 
 
 def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
-    """The configuration with no more classes and images per batch or episode than the data have; changes are logged."""
+    """The configuration with no more classes and images per batch or episode than the data have; changes are logged.
+
+    If there is no base class, in a bank 'train', nothing is trained, and only the test episodes are clamped.
+    """
+    evaluation = _with_tests(config.evaluation, banks["test"]) if "test" in banks else config.evaluation
+    if "train" not in banks:
+        return config.model_copy(update={"evaluation": evaluation})
     learners = {}
     for spec, settings in config.learner.items():
         per_shot = {shot: _with_batches(spec, one, banks["train"]) for shot, one in settings.per_shot.items()}
         learners[spec] = _with_batches(spec, settings, banks["train"]).model_copy(update={"per_shot": per_shot})
     validation = _with_validation(config.validation, banks["validation"])
-    evaluation = _with_tests(config.evaluation, banks["test"]) if "test" in banks else config.evaluation
     return config.model_copy(update={"learner": learners, "validation": validation, "evaluation": evaluation})
 
 
 def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
-    """The shots that leave images for queries, or else the largest shot that does; with a single image the shots stay,
+    """The shots that leave images for queries, or the largest shot that does; with a single image the shots stay,
     and are refused later."""
     fewest = int(bank.sizes.min())
     if fewest < 2:
@@ -64,14 +70,14 @@ def _with_validation(validation: Validation, bank: ImageBank) -> Validation:
 
 def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     """The test protocols that the bank can fill: the ways and shots for which the bank has enough classes and images,
-    or else the most that it can fill. With a single class or image the settings stay, and are refused later.
+    or the most that it can fill. With a single class or image the settings stay, and are refused later.
 
     If the data set's protocol lists its episodes, the ways and shots are those of the list.
     """
     if bank.listed:
         listed = ListedEpisodes(bank)
         ways, shots, query, episodes = [listed.way], [listed.shot], listed.query, listed.count
-        log.info("test: the %d episodes that the protocol lists, %d-way %d-shot", episodes, listed.way, listed.shot)
+        log.info("test: the %d episodes that the data set lists, %d-way %d-shot", episodes, listed.way, listed.shot)
         found = {"ways": ways, "shots": shots, "query": query, "episodes": episodes, "seed": listed.seed}
         return evaluation.model_copy(update=found)
     if "generalised" in evaluation.protocols:
@@ -88,11 +94,16 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
 def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:
     """The settings with the clamped values; logs which values change."""
     smallest = int(bank.sizes.argmin())
+    used = "" if bank.split == ALL else f" for {bank.split}"
     there = (
-        f"there are {bank.classes} classes for {bank.split}, the smallest of {int(bank.sizes[smallest])} images,"
+        f"there are {bank.classes} classes{used}, the smallest of {int(bank.sizes[smallest])} images,"
         f" '{bank.class_names[smallest]}'"
     )
-    for name, value in clamped.items():
-        if value != getattr(settings, name):
-            log.warning("%s: %s = %s, not %s: %s", what, name, value, getattr(settings, name), there)
+    changes = [
+        f"{name} = {value}, not {getattr(settings, name)}"
+        for name, value in clamped.items()
+        if value != getattr(settings, name)
+    ]
+    if changes:
+        log.warning("%s: %s: %s", what, "; ".join(changes), there)
     return settings.model_copy(update=clamped)

@@ -21,7 +21,7 @@ _OWN = ("asked", "wrong", "pairs", "hardest")  # arrays of one model, way and sh
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassAnswers:
-    """The answers of one model with one way and shot, and the classes that they are of.
+    """The answers of one model with one way and shot, and their classes.
 
     names    (C,) of the classes
     sizes    (C,) images in each class; images are numbered class by class
@@ -94,26 +94,26 @@ def to_arrays(model: str, way: int, shot: int, counts: Counts, bank: ImageBank) 
 
 
 def is_count(name: str) -> bool:
-    """Whether an array of that name is of confusion.npz."""
+    """Whether confusion.npz has an array of that name."""
     return name in _SHARED or name.rpartition("/")[2] in _OWN
 
 
 def answers_of(row: pd.Series, arrays: Mapping[str, np.ndarray]) -> ClassAnswers | None:
-    """The answers that a row of the results is of; None if they were not kept. Damaged if they contradict the row."""
+    """The answers behind a row of the results; None if they were not kept. Damaged if they contradict the row."""
     cells = [array_name(model, row["way"], row["shot"]) for model in model_names(row)]
     cell = next((one for one in cells if any(f"{one}/{name}" in arrays for name in _OWN)), None)
     if cell is None:
         return None
-    where = f"{FILE} holds counts of {row['learner']}, {row['way']}-way {row['shot']}-shot, seed {row['seed']}, that"
+    told = f"{FILE} holds counts of {row['learner']}, {row['way']}-way {row['shot']}-shot, seed {row['seed']}, that"
     try:
         names, sizes, turns = (arrays[name] for name in _SHARED)
         asked, wrong, pairs, hardest = (arrays[f"{cell}/{name}"] for name in _OWN)
     except KeyError as error:
-        raise Damaged(f"{where} lack {error}") from error
+        raise Damaged(f"{told} lack {error}") from error
     if not (names.dtype.kind == hardest.dtype.kind == "U" and names.ndim == 1 and names.shape == hardest.shape):
-        raise Damaged(f"{where} lack names")
+        raise Damaged(f"{told} lack names")
     if any(one.dtype.kind != "u" for one in (sizes, turns, asked, wrong, pairs)):
-        raise Damaged(f"{where} are no counts")
+        raise Damaged(f"{told} are no counts")
     sizes, asked, wrong, pairs = (one.astype(np.int64) for one in (sizes, asked, wrong, pairs))
     if not (
         sizes.shape == names.shape
@@ -125,7 +125,7 @@ def answers_of(row: pd.Series, arrays: Mapping[str, np.ndarray]) -> ClassAnswers
         and len(pairs) == 3
         and ((pairs >= 0).all() and (pairs[:2] < len(names)).all())
     ):
-        raise Damaged(f"{where} do not fit the classes")
+        raise Damaged(f"{told} do not fit the classes")
     found = ClassAnswers(names, sizes, int(turns[0]), hardest, Counts(asked, wrong, pairs.T))
     said = np.bincount(pairs[0], weights=pairs[2], minlength=len(names))
     right = row["accuracy"] / 100 * asked.sum()
@@ -135,7 +135,7 @@ def answers_of(row: pd.Series, arrays: Mapping[str, np.ndarray]) -> ClassAnswers
         or (said != found.wrong).any()
         or abs(asked.sum() - wrong.sum() - right) > 1e-6 * asked.sum()  # rows hold four decimals of a percentage
     ):
-        raise Damaged(f"{where} contradict its accuracy")
+        raise Damaged(f"{told} contradict its accuracy")
     return found
 
 

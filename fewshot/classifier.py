@@ -18,7 +18,7 @@ from fewshot.preparation import Images, pixels_of
 
 
 class Classifier(ClassifierMixin, BaseEstimator):
-    """Answers pictures by a few pictures of each class; nothing is trained but what the learner fits to an episode.
+    """Answers pictures by a few pictures of each class, without training other than the learner's fit to an episode.
 
     model        best.pt of a run, or a backbone that comes with weights
     learner      see fewshot.load

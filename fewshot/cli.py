@@ -94,7 +94,7 @@ def _run(arguments: list[str] | None) -> int:
         print(f"fewshot: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "; the same command with --resume goes on where it was" if "resume" in options else ""
+        again = "; the same command with --resume continues the run" if "resume" in options else ""
         print(f"\nfewshot: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:

@@ -197,7 +197,7 @@ def _reasons(row: dict) -> list[str]:
 
 
 def _knowledge_reasons(row: dict) -> list[str]:
-    """What only one of the two was given, besides the base classes' images and a support set."""
+    """What only one of the two methods used, besides the base classes' images and a support set."""
     league = row["league"]
     theirs_external, theirs_text = league == "external-data", league == "class-names"
     return [

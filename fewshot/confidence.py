@@ -21,12 +21,12 @@ def confidence(
     """The temperature and the threshold for pictures that are answered by `support`.
 
     reject       the share of pictures of known classes that may be refused, in (0, 0.5]; None refuses none
-    temperature  if it is not to be chosen
+    temperature  a temperature to use instead of choosing one
     data         the folder of the data sets, for the validation classes
     left_out     leave_one_out of the support set, if it was computed before
 
-    They are chosen on the validation classes of the data set that the model was trained on. If there are none, or too
-    few for the threshold, the scores of the pictures that are left out of the support set take their place, and the
+    Both are chosen on the validation classes of the data set that the model was trained on. If there are none, or too
+    few for the threshold, both are chosen on the scores of the pictures that are left out of the support set, and the
     remark of the calibration says so. Raises InputError for numbers out of range, or if pictures shall be refused and
     there is nothing to choose the threshold on.
     """

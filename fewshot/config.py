@@ -28,7 +28,7 @@ def _different(values: list[int]) -> list[int]:
     return values
 
 
-# every number has bounds, so that a typing error is reported before it fills the memory or runs for ever
+# every number has bounds, so that a typing error is reported before it fills the memory or never ends
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Way = Annotated[int, Field(ge=2, le=10_000)]
 Episodes = Annotated[int, Field(ge=2, le=1_000_000)]
@@ -48,7 +48,10 @@ class _Settings(BaseModel):
 class Data(_Settings):
     """Which images a run is on.
 
-    dataset   NAME, NAME:PROTOCOL or a path; fallback: the data set to use if `dataset` is unavailable
+    dataset   NAME, NAME:PROTOCOL (a split protocol) or a path; fallback: the data set to use if `dataset` is
+              unavailable
+    test      the classes of the test: those of the split 'test', or 'all' classes of the data set. 'all' leaves no base
+              classes, so no learner of the run may train
     size      pixels, 0 for the data set's usual size
     held_out  the number of images of each base class, the last ones, kept from training as queries of base classes
     min_images, skip_damaged  what is left out of a folder of images: see episodes.ReadingOptions
@@ -56,6 +59,7 @@ class Data(_Settings):
 
     dataset: str = "omniglot"
     fallback: str = ""
+    test: Literal["test", "all"] = "test"
     size: Annotated[int, Field(ge=0, le=1024)] = 0
     held_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     min_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -84,10 +88,10 @@ class Generalised(_Settings):
 
 
 class Evaluation(_Settings):
-    """The test protocols, the same episodes and pairs for every learner and training seed.
+    """The test protocols and their settings: every learner and training seed gets the same episodes and pairs.
 
-    protocols: 'episodes', every way with every shot; 'verification', 'retrieval' (which has nothing to set) and
-    'generalised' beside it or alone. seed: of all that is drawn
+    protocols: the names of one or more test protocols. 'episodes' tests every way with every shot; 'verification' and
+    'generalised' have settings of their own; 'retrieval' has none. seed: the seed of all that is drawn
     """
 
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["episodes"]
@@ -110,7 +114,7 @@ class Validation(_Settings):
 
 
 class Training(_Settings):
-    """How one model trains. If steps is 0, the model does not train: its backbone stays as it is.
+    """How one model trains. If steps is 0, the model does not train and its backbone does not change.
 
     weights       a file of weights that the backbone starts from; weights_trained_on: the data set that these weights
                   were trained on, such as 'ImageNet-1k'; a file of this suite says that itself
@@ -199,15 +203,20 @@ def load_config(
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
-    learners, seeds, size, protocols, held_out: replace the preset's; the learner 'all' stands for every learner of the
-    suite that can run here; dataset: replaces the preset's, without a fallback; ways, shots, query, episodes: replace
-    those of the preset's test episodes and of its generalised episodes, whose way changes only if `ways` is a single
-    one; steps: of every model that trains; min_images, skip_damaged: what is left out of a folder of images.
+    learners, seeds, size, held_out     replace the preset's; the learner 'all' stands for every learner of the suite
+                                        that can run here
+    protocols                           the test protocols, in place of the preset's
+    dataset                             replaces the preset's, without a fallback
+    ways, shots, query, episodes        replace those of the preset's test episodes and of its generalised episodes;
+                                        the latter change their way only if `ways` has one number
+    steps                               of every model that trains
+    min_images, skip_damaged            what is left out of a folder of images: see episodes.ReadingOptions
+
     A named preset has one file for characters, one for photographs and, if need be, one for features; `dataset` decides
-    between them. On features, backbones, weights, augmentation and sizes do not count (see _on_features). A preset's
-    table [training] holds for every learner, [learner.NAME] for that learner and its variants,
-    [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone. Raises InputError for
-    unknown names and invalid values.
+    between them. A preset of one file is for every data set. On features, backbones, weights, augmentation and sizes do
+    not count (see _on_features). A preset's table [training] holds for every learner, [learner.NAME] for that learner
+    and its variants, [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone.
+    Raises InputError for unknown names and invalid values.
     """
     path = _preset_path(preset, dataset)
     table = _read_toml(path)
@@ -290,13 +299,30 @@ def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
 
 def _completed(config: Config, path: Path, steps: int | None) -> Config:
     """The configuration with the full names of data sets, and with every learner's batches, options and steps."""
+    if not config.data.dataset:
+        raise InputError(f"{path} names no data set: name one, or a folder of images, with --dataset")
     names = {"dataset": config.data.dataset, "fallback": config.data.fallback}
     data = config.data.model_copy(update={key: full_name(name) for key, name in names.items() if name})
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
     complete = config.model_copy(update={"data": data, "learner": settings})
+    if data.test == "all":
+        _check_untrained(complete, path)
     return _on_features(complete) if find_source(data.dataset)[0].features else complete
+
+
+def _check_untrained(config: Config, path: Path) -> None:
+    """InputError if the run would need base classes, which a run has none of if all classes are for the test."""
+    trained = [
+        spec for spec, one in config.learner.items() if any(part.steps for part in (one, *one.per_shot.values()))
+    ]
+    if trained:
+        raise InputError(
+            f"in {path}, test = 'all' leaves no classes to train {trained[0]} on: set steps = 0, or leave out test"
+        )
+    if config.data.held_out:
+        raise InputError(f"in {path}, test = 'all' leaves no base classes to hold images out of: leave out held_out")
 
 
 def _on_features(config: Config) -> Config:
@@ -347,7 +373,7 @@ def _settings_of_all(
 
 
 def _settings_of(spec: str, training: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The settings from all tables that hold for `spec`, the most specific last; per_shot is laid over the rest."""
+    """The settings of `spec` from all tables that name it, the most specific last; per_shot is laid over the rest."""
     learner, backbone = split_backbone(spec)
     _, variant = find_learner(learner)
     names = dict.fromkeys([learner.removesuffix(f":{variant}"), learner])
@@ -419,7 +445,10 @@ def _preset_path(preset: str, dataset: str | None) -> Path:
         raise unknown_name("preset", preset, known)
     source = find_source(dataset)[0] if dataset is not None else None
     kind = "natural" if source is not None and source.natural else "characters"
-    return known[preset]["features" if source is not None and source.features and "features" in known[preset] else kind]
+    files = known[preset]
+    if len(files) == 1:
+        return next(iter(files.values()))
+    return files["features" if source is not None and source.features and "features" in files else kind]
 
 
 def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:

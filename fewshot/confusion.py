@@ -29,8 +29,8 @@ def count_answers(sampler: Sampler, answers: np.ndarray) -> Counts:
 
     All queries are of classes of their episode.
 
-    The episodes are drawn again, since they depend on nothing but their numbers: so evaluation keeps a byte a query and
-    counts nothing, and only who wants the counts waits for them.
+    This function draws the episodes again, since they depend on nothing but their numbers. So an evaluation keeps one
+    byte a query and counts nothing, and only a caller that wants the counts waits for them.
     """
     asked, wrong = np.zeros((2, sampler.images), dtype=np.int64)
     waiting = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)

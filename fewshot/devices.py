@@ -35,7 +35,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def exact_device(device: torch.device) -> torch.device:
-    """Where to compute in float64 what is on `device`: on the CPU if that is a GPU of Apple, which has no float64."""
+    """The device for float64 arithmetic on values of `device`: the CPU for a GPU of Apple, which has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 

@@ -57,8 +57,8 @@ class EmbeddedBank:
     def rows(self, images: Tensor) -> Tensor:
         """The embeddings (M, D) of the images numbered `images` (M,), float32.
 
-        Embeddings of images are computed once for the whole split. Features are embedded already: they are looked up
-        in their file, and what the learner does to them is done each time, so that memory does not grow with the file.
+        Embeddings of images are computed once for the whole split. Features are looked up in their file, and the
+        learner embeds them again each time, so that memory does not grow with the file.
         """
         if "embeddings" not in vars(self) and isinstance(self.bank, FeatureBank):
             with _in_eval_mode(self._learner), torch.no_grad():
@@ -89,7 +89,7 @@ def in_batches(
 ) -> Iterator[Tensor]:
     """What `embed` makes of the images of `bank` (B, C, H, W), in order and in batches of `at_once`, on `device`.
 
-    The bits of an embedding may depend on its batch: whoever wants the same bits embeds the same batches.
+    The bits of an embedding may depend on its batch: only the same batches give the same bits.
     """
     # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
     exact = {"enabled": True, "deterministic": True, "allow_tf32": False}
@@ -99,7 +99,7 @@ def in_batches(
 
 
 def check_channels(wanted: int | None, there: int, name: str) -> None:
-    """InputError if images of `there` channels are not what a model takes, `wanted`; None if that is unknown."""
+    """InputError if images have `there` channels and a model takes `wanted`; None if the latter is unknown."""
     if wanted is None or wanted == there:
         return
     colours = {1: "grey", 3: "rgb"}

@@ -26,7 +26,7 @@ class Accuracies:
     """The share of right answers in each episode, (E,) float64 in [0, 1], in the order of the episodes.
 
     classes: the classes of each episode, (E, way); -1 behind those of an episode of fewer ways
-    seconds: the time of the evaluation, with the embedding of the split even if other protocols shared that embedding
+    seconds: the time of the evaluation, with the embedding of the split, even if other test protocols share it
     answers: the answer to each query, (E, queries): the position of a class in `classes`; (0, 0) if not kept. An
              episode of fewer queries has zeros behind its answers
     """
@@ -55,10 +55,10 @@ def evaluate(
 ) -> Accuracies:
     """The accuracy of `learner` in each of `episodes` episodes drawn from `bank` with `seed`.
 
-    sampler: of episodes of another kind from `bank`, in place of `way`, `shot`, `query` and `seed`
+    sampler: draws episodes of another kind from `bank`, in place of `way`, `shot`, `query` and `seed`
 
-    Images are embedded in eval mode and float32. If the bank's protocol lists its episodes, all listed episodes are
-    used, and `episodes` and `seed` are ignored. Raises InputError if the bank cannot fill such episodes.
+    The backbone embeds images in eval mode and float32. If the bank's split protocol lists its episodes, all of them
+    are used, and `episodes` and `seed` are ignored. Raises InputError if the bank cannot fill such episodes.
     """
     if not bank.listed and (episodes < 2 or query < 1):
         raise InputError(f"an accuracy needs at least 2 episodes and 1 query a class, not {episodes} and {query}")

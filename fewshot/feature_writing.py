@@ -19,7 +19,7 @@ _HEADER = 100_000_000  # bytes that the readers of safetensors accept as a heade
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """What is written.
+    """The contents of a file of features.
 
     shape, dtype  of the embeddings (N, D), float32 or float16
     parts         the embeddings in order, (M, D) each

@@ -1,4 +1,4 @@
-"""Which rows of a model a run's folder holds, and whether they are what would be run now."""
+"""Which rows of a model a run's folder holds, and whether a run of now would give the same rows."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +23,15 @@ _Said = Callable[[dict[str, Any] | None, dict[str, Any]], str]  # provenance.tol
 
 
 def rows_of(model: Planned, folder: RunFolder, protocol: str) -> pd.DataFrame | None:
-    """The rows of a model and a protocol; None if some are missing, or if the protocol tests another model."""
+    """The rows of a model by a test protocol; None if rows are missing, or if the protocol tests another model."""
     if not (model.first or PROTOCOLS[protocol].by_shot):
         return None
     return folder.rows(protocol, *model.spec.row, model.shots)
 
 
 def waiting(model: Planned, folder: RunFolder, wanted: Sequence[str], keep: bool) -> list[str]:
-    """The protocols that must still test a model: the wanted protocols whose rows are missing and, unless `keep`, all
-    protocols whose rows are marked."""
+    """The test protocols that must still test a model: the wanted ones whose rows are missing and, unless `keep`, all
+    whose rows are marked."""
     left = []
     for protocol in PROTOCOLS:
         rows = rows_of(model, folder, protocol)
@@ -47,7 +47,7 @@ def waiting(model: Planned, folder: RunFolder, wanted: Sequence[str], keep: bool
 def parts_of(
     model: Planned, spec: ModelSpec, protocol: str, evaluation: Evaluation, images: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the rows of a model and a protocol depend on.
+    """What the rows of a model by a test protocol depend on.
 
     spec: of the training, that of the model or an earlier one; images: the checksums of the images by split.
     """
@@ -80,10 +80,10 @@ def check_same(model: Planned, folder: RunFolder) -> None:
 
 
 def mark(folder: RunFolder, models: Sequence[Planned], images: Mapping[str, str]) -> None:
-    """Mark the rows whose parts differ from what would be run now, before anything is shown or run.
+    """Mark the rows whose parts differ from those of a run of now, before anything is shown or run.
 
-    For models that this run does not name, only the parts that all models share are compared: that runs no learner's
-    file.
+    For models that this run does not name, only the parts that all models share are compared, so that no learner's file
+    runs.
     """
     by_shot = {(*model.spec.row, shot): model for model in models for shot in model.shots}
     first = {model.spec.row: model for model in models if model.first}

@@ -20,12 +20,12 @@ from fewshot.models import ModelSpec
 from fewshot.preparation import Images, pixels_of
 
 HEAD = "simpleshot:l2n"  # of a backbone that comes without a learner: the nearest mean of directions, nothing to train
-_SIZE = 224  # pixels of the images that published weights were trained on
+SIZE = 224  # pixels of the images that published weights were trained on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A learner in eval mode on its device, and what it is.
+    """A learner in eval mode on its device, and its ModelSpec.
 
     has_validation: whether `spec.dataset` names a data set whose validation classes chose its checkpoint, as for all
     models that this suite trained; a backbone that comes with weights has none
@@ -66,8 +66,8 @@ def load(path: str | os.PathLike, device: str = "auto", learner: str = "") -> Lo
 def open_checkpoint(path: Path, learner: str = "", dataset: str = "") -> tuple[ModelSpec, Learner]:
     """What the checkpoint at `path` says of its model, and its learner with the trained weights, on the CPU.
 
-    learner: FILE.py:CLASS or NAME, if the checkpoint's own name is not to be trusted or not found. dataset: what the
-    model is for, if that is not its own data set: see ModelSpec.elsewhere. Raises InputError if the file is no
+    learner: FILE.py:CLASS or NAME, if the checkpoint's own name of it cannot be trusted or found. dataset: the data set
+    that the model is used on, if not its own: see ModelSpec.elsewhere. Raises InputError if the file is no
     checkpoint or its learner is another one or cannot be built.
     """
     content = checkpoints.load(path)
@@ -90,7 +90,7 @@ def validation_classes(spec: ModelSpec, data: str | os.PathLike | None = None) -
 
     data: the folder of the data sets. Raises InputError if they are not here or have changed since.
     """
-    bank = load_dataset(spec.dataset, "validation", data=data, size=spec.size)
+    bank = load_dataset(spec.dataset, "validation", data=data, size=spec.size, options=spec.reading)
     if spec.data and bank.checksum not in spec.data:
         raise InputError(f"the images of {bank.name} are not those that the model was trained with")
     check_channels(spec.channels, bank.images.shape[1], bank.name)
@@ -117,7 +117,7 @@ def _with_backbone(name: str, learner: str) -> tuple[ModelSpec, Learner]:
         dataset=recipe.trained_on,
         trained_on=recipe.trained_on,
         channels=3,
-        size=_SIZE,
+        size=SIZE,
         fit="crop",
         inverted=False,
         classes=1,

@@ -78,7 +78,7 @@ MINING = ("semi-hard", "hard", "margin", "random", "all")
 
 
 def mined(distances: Tensor, labels: Tensor, mining: str, margin: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The triplets of a batch that a rule chooses: anchors (P,), positives (P,), which negatives (P, B), all d- (P, B).
+    """The triplets that a rule chooses in a batch: anchors (P,), positives (P,), chosen negatives (P, B), d- (P, B).
 
     distances (B, B), squared or not, as the loss uses them; labels (B,). The rows are the P ordered positive pairs.
     With d+ the distance of a pair and d- the distance of its anchor to an image of another class, a rule chooses
@@ -171,8 +171,8 @@ def nca(embeddings: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
 def instance(embeddings: Tensor, own: Tensor, others: Tensor, temperature: float) -> Tensor:
     """The softmax in which each image is a class of its own (Wu et al. 2018, equation 2): a scalar.
 
-    embeddings (B, D), own (B, D) what stands for each image's own class, others (M, D) for other images, all of length
-    one: the mean over i of -log(exp(f_i . v_i / t) / (exp(f_i . v_i / t) + sum over m of exp(f_i . v_m / t))).
+    embeddings (B, D), own (B, D) the vectors of each image's own class, others (M, D) those of other images, all of
+    length one: the mean over i of -log(exp(f_i . v_i / t) / (exp(f_i . v_i / t) + sum over m of exp(f_i . v_m / t))).
     """
     logits = torch.cat([(embeddings * own).sum(1, keepdim=True), embeddings @ others.T], dim=1) / temperature
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
@@ -183,8 +183,8 @@ def image_text(images: Tensor, texts: Tensor, numbers: Tensor, scale: Tensor | f
 
     images (B, D) and texts (T, D), both of length one; numbers (B,): which text is that of each image; every text has
     an image. It is the mean of two cross-entropies of scale * cosine: of each image's text among the texts, and of each
-    text's image among the images. Of several images of a text the latter takes the mean (Yang et al. 2022, equation 3);
-    with one image a text this is the loss of Radford et al. 2021, figure 3.
+    text's image among the images. If a text has several images, the latter is their mean (Yang et al. 2022,
+    equation 3); with one image a text this is the loss of Radford et al. 2021, figure 3.
     """
     logits = scale * images @ texts.T
     own = functional.one_hot(numbers, len(texts)).to(logits.dtype)  # (B, T)

@@ -24,8 +24,8 @@ def seen(trained_on: str, classes: Collection[str], bank: ImageBank) -> str:
 
     trained_on: names of data sets, put together by `joined`, '' for none; classes: texts of the classes that they are
     known to have. The classes of ImageNet-1k need not be given. All classes of miniImageNet and tieredImageNet are
-    among those; other classes are found by their texts, and N is then the least that was seen, since one thing may have
-    two names. If none is found, '' needs a proof: the data are of the data set of `bank` itself, or photographs of
+    classes of ImageNet-1k; other classes are found by their texts, and N is then a lower bound, since one thing may
+    have two names. If none is found, '' needs a proof: the data are of the data set of `bank` itself, or photographs of
     ImageNet while `bank` has characters. Otherwise the answer is 'unknown'.
     """
     if not trained_on:

@@ -21,7 +21,7 @@ Images: TypeAlias = "Sequence[str | os.PathLike | Picture | Image.Image | np.nda
 
 
 def pixels_of(images: Images, spec: ModelSpec) -> Tensor:
-    """The pixels (B, C, H, W) uint8 of B pictures, prepared as those that the model was trained on.
+    """The pixels (B, C, H, W) uint8 of B pictures, prepared as the model's training images were.
 
     Pictures are resized, become grey or RGB and are inverted if the model's were:
 
@@ -29,7 +29,7 @@ def pixels_of(images: Images, spec: ModelSpec) -> Tensor:
     an array         (B, H, W) or (B, H, W, C) with C = 1, 3 or 4, uint8, or floats in [0, 1]
 
     A tensor (B, C, H, W), uint8 or floats in [0, 1], is taken as prepared already, as ImageBank.batch gives it. Floats
-    are rounded to the 256 levels of a bank. Raises InputError for what is none of these, or a file that cannot be read.
+    are rounded to the 256 levels of a bank. Raises InputError for anything else, or for a file that cannot be read.
     """
     if isinstance(images, Tensor):
         return _prepared_already(images, spec)
@@ -92,7 +92,7 @@ def _prepared_already(images: Tensor, spec: ModelSpec) -> Tensor:
 
 
 def _levels(values: Tensor) -> Tensor:
-    """uint8 as it is, and floats in [0, 1] in 256 levels."""
+    """uint8 unchanged, and floats in [0, 1] in 256 levels."""
     if values.dtype == torch.uint8:
         return values
     if not values.is_floating_point() or not bool(((values >= 0) & (values <= 1)).all()):

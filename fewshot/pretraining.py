@@ -1,4 +1,4 @@
-"""What a model has seen besides the base classes of its data set: decided by the weights that it starts from."""
+"""The data that a model has seen besides the base classes of its data set: its first weights tell."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def by_published_means(settings: Training) -> bool:
 
 
 def _spec_of(weights: Path) -> ModelSpec | None:
-    """What a checkpoint of this suite says of its model; None for weights of another kind."""
+    """The ModelSpec in a checkpoint of this suite; None for weights of another kind."""
     try:
         return ModelSpec.from_checkpoint(checkpoints.load(weights), weights)
     except InputError:

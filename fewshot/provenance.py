@@ -35,6 +35,7 @@ _CORE = (
     "fewshot/devices.py",
     "fewshot/embedding.py",
     "fewshot/evaluation.py",
+    "fewshot/frozen.py",
     "fewshot/learners/base.py",
     "fewshot/models.py",
     "fewshot/plan.py",
@@ -66,7 +67,7 @@ RENEWED = ("source", "code", "packages")  # parts that change under a training t
 _WORDS = {
     "source": "another state of its own code",
     "code": "another state of the suite's code",
-    "scoring": "another state of the protocol's code",
+    "scoring": "another state of the test protocol's code",
     "data": "other images to train on",
     "images": "other images to be tested on",
     "weights": "other weights to start from",
@@ -84,7 +85,7 @@ def suite_code() -> str:
 
 
 def protocol_code(protocol: str) -> str:
-    """A digest of the code of a protocol."""
+    """A digest of the code of a test protocol."""
     return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in ("base", "similarity", protocol)})
 
 
@@ -103,15 +104,15 @@ def packages(cls: type, backbone: str = "") -> dict[str, str]:
 
 
 def shared_packages(protocol: str = "") -> dict[str, str]:
-    """The versions that the numbers of every learner depend on, and those of `protocol`."""
+    """The versions that the numbers of every learner depend on, and those of a test protocol."""
     names = (*_PACKAGES, *_OF_PROTOCOL.get(protocol, ()))
     return {name: str(torch.__version__) if name == "torch" else _version(name) for name in names}
 
 
 def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between the parts of a row or a checkpoint and what would be run now.
+    """The names of the parts that differ between a row or a checkpoint and a run of now.
 
-    Of packages, those that differ. 'unknown code' if there is no record of the code at all.
+    For packages, the names of those with another version. 'unknown code' if there is no record of the code at all.
     """
     if before is None or not (before.get("code") and before.get("packages")):
         return ["unknown code"]

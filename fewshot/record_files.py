@@ -1,4 +1,4 @@
-"""The files of a run that hold records, read back: everything that the suite does not write so is refused."""
+"""The files of a run that hold records, read back; a file that differs from what the suite writes is refused."""
 
 import csv
 import io
@@ -17,14 +17,14 @@ _ROUNDED = 1e-4  # percent: rows hold four decimals
 
 
 class Damaged(ValueError):
-    """A file is not as the suite writes it; the text names the file and the place in it, and says what is wrong."""
+    """A file differs from what the suite writes; the text names the file, the place in it and the fault."""
 
 
 def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None = None) -> pd.DataFrame:
     """The tidy rows of a csv file, at least one: `columns`, each of its kind, in this order.
 
     later: columns that older files lack, and their values there. Raises Damaged if a cell is not of its column's kind,
-    a row is cut off, two rows are of one model, way and shot, or the rows are not of one data set and protocol.
+    a row is cut off, two rows are of one model, way and shot, or the rows are not of one data set and split.
     """
     table = _read_cells(path)
     missing = {name: value for name, value in (later or {}).items() if name not in table}

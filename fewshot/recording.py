@@ -50,9 +50,9 @@ def computed(learner: Learner, images: Tensor, labels: Tensor) -> Tensor:
     try:
         loss.backward()
     except RuntimeError as error:
-        if where := place_of(learner, "loss"):
+        if place := place_of(learner, "loss"):
             said = " ".join(str(error).split())
-            raise InputError(f"the loss of {learner.name}{where} cannot be differentiated: {said}") from error
+            raise InputError(f"the loss of {learner.name}{place} cannot be differentiated: {said}") from error
         raise
     return loss.detach()
 

@@ -1,6 +1,6 @@
-"""A record of a result: the columns of its row, what tells rows apart, what its model is called, and its array.
+"""A record of a result: the columns of its row, those that tell rows apart, the name of its model, and its array.
 
-Everything that writes, reads or shows rows takes these from here.
+Every module that writes, reads or shows rows takes these from here.
 """
 
 import math
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
-CELL = ["way", "shot"]  # what tells the rows of one model apart, of the protocols that have them
+CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
-ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]  # what the trainings of one learner share
+# the columns that the trainings of one learner share; the column `protocol` is the split protocol of the data set
+ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]
 RUN = ["dataset", "split", "protocol", "image_size", "query", "episodes"]  # what all rows of a file share
 LATER = {  # columns that older files lack, and their values there
     "collapsed": False,
@@ -143,10 +144,10 @@ def kind_of(column: str) -> Kind:
 
 
 def row_of(spec: "ModelSpec", learner: "Learner", test: "ImageBank") -> dict[str, Any]:
-    """What all rows of a model that is tested on `test` say of it; `learner`, which was built from `spec`, knows its
-    leagues and its device.
+    """The columns that all rows of a model tested on `test` share; `learner`, built from `spec`, knows the model's
+    leagues and device.
 
-    trained_on: the data from outside that it saw; seen: how many of the test classes these have (see outside.seen)
+    trained_on: the data from outside that the model saw; seen: how many test classes these data have (see outside.seen)
     """
     device = next((parameter.device for parameter in learner.parameters()), torch.device("cpu"))
     return {
@@ -163,12 +164,12 @@ def row_of(spec: "ModelSpec", learner: "Learner", test: "ImageBank") -> dict[str
 
 
 def image_form(size: int) -> str:
-    """What the images of a row are, for a reader; those of size 1 are features."""
+    """The images of a row in words, '28x28 pixels'; images of size 1 are features."""
     return "features" if size == 1 else f"{size}x{size} pixels"
 
 
 def array_name(model: str, way: int, shot: int) -> str:
-    """What the accuracies of a model's episodes are called in episodes.npz: 'npair-seed0/5way1shot'."""
+    """The name of the accuracies of a model's episodes in episodes.npz: 'npair-seed0/5way1shot'."""
     return f"{model}/{way}way{shot}shot"
 
 
@@ -227,7 +228,7 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
-    """What tables call each row: 'npair', 'siamese (koch)', with the seed, or the backbone, if there are several.
+    """The label of each row in tables: 'npair', 'siamese (koch)', with the seed, or the backbone, if there are several.
 
     A learner that knows more than a support set and one query is of another league and is marked: '[transductive]'. So
     are models whose weights saw test classes, trainings that collapsed, and rows that were kept though their code or
@@ -263,7 +264,7 @@ def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
-    """For each row what must be said of its model, all rows with one `model` together: 'collapsed', 'other torch'."""
+    """The marks of each row's model, all rows with one `model` together: 'collapsed', 'other torch'."""
     said: dict[Any, list[str]] = {}
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)

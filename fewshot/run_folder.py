@@ -1,4 +1,4 @@
-"""RunFolder: the files of one run, each written whole or not at all, and re-opened when a run goes on."""
+"""RunFolder: the files of one run, each written whole or not at all, and opened again when a run continues."""
 
 import contextlib
 import json
@@ -18,6 +18,7 @@ import torch
 from episodes import ImageBank, InputError
 from episodes.locks import locked
 from fewshot import tables
+from fewshot.advice import advice
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, write_arrays, writing
@@ -54,8 +55,8 @@ class RunFolder:
                     config = self._joined(config, environment["data"], resume)
             elif found := [one.table for one in PROTOCOLS.values() if (path / one.table).exists()]:
                 raise InputError(
-                    f"{path} holds {found[0]} without the config.toml that says of what settings: bring that back, or"
-                    " choose another folder with --output"
+                    f"{path} holds {found[0]} without the config.toml of its settings: bring that file back, or choose"
+                    " another folder with --output"
                 )
             with writing(path):
                 (path / "checkpoints").mkdir(exist_ok=True)
@@ -124,7 +125,8 @@ class RunFolder:
     def rows(
         self, protocol: str, learner: str, variant: str, backbone: str, seed: int, shots: Sequence[int]
     ) -> pd.DataFrame | None:
-        """The rows of a model and a protocol, of these shots if it tests by shot; None if some are missing."""
+        """The rows of a model by a test protocol, of these shots if the protocol tests by shot; None if rows are
+        missing."""
         rows = self._rows.get(protocol, pd.DataFrame())
         if not len(rows):
             return None
@@ -138,9 +140,10 @@ class RunFolder:
         return self._parts.get(key)
 
     def mark(self, judge: Callable[[str, pd.Series], str]) -> None:
-        """Mark each row with what `judge` says of its protocol and the row: what differs, or '' if the row is current.
+        """Mark each row with what `judge` says of its test protocol and the row: what differs, or '' if the row is
+        current.
 
-        If the marks of a protocol's rows change, its files are written again.
+        If the marks of a test protocol's rows change, its files are written again.
         """
         with self._alone():
             self._read()
@@ -163,7 +166,7 @@ class RunFolder:
         parts: Mapping[str, Any],
         kept: str = "",
     ) -> None:
-        """Add the rows of one model and protocol, in place of older ones, and bring all files up to date.
+        """Add the rows of one model by one test protocol, in place of older ones, and bring all files up to date.
 
         arrays: what the protocol keeps of each trial. model: the name of the model's folder. parts: what the rows
         depend on; the rows keep the key of these parts. kept: the mark of the rows.
@@ -190,10 +193,10 @@ class RunFolder:
         replace_text(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
 
     def _write(self, protocol: str) -> None:
-        """Write the files that hold the rows of `protocol`; the csv file last, since it says what is finished."""
+        """Write the files of a test protocol; the csv file last, since it says what is finished."""
         with writing(self.path):
             made = _sheets(self._rows, self._arrays)
-            replace_text(self.path / "results.md", tables.markdown(made))
+            replace_text(self.path / "results.md", "\n".join([tables.markdown(made), *self._advice()]))
             replace_text(self.path / "results.tex", tables.latex(made))
             kind, rows, arrays = PROTOCOLS[protocol], self._rows[protocol], self._arrays[protocol]
             for name, part in kind.archives(arrays).items():
@@ -202,8 +205,13 @@ class RunFolder:
                 replace_text(self.path / name, text)
             replace_text(self.path / kind.table, rows.to_csv(index=False))
 
+    def _advice(self) -> list[str]:
+        """The paragraphs that say which head to take, if this is a run that can tell."""
+        found = advice(self.results, self._arrays.get(_EPISODES.name, {}), self.config.data.dataset)
+        return [f"{line}\n" for line in found.lines] if found else []
+
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
-        """The configuration of the run in this folder, with the learners, seeds and protocols of `config` added."""
+        """The configuration of the run in this folder, with `config`'s learners, seeds and test protocols added."""
         check_free(self.path, resume)
         earlier = read_config(self.path / "config.toml")
         _check_continues(self.path, earlier, config)
@@ -227,7 +235,7 @@ def _check_continues(path: Path, earlier: Config, config: Config) -> None:
     """InputError if a run of `config` differs from the run of `earlier` in a setting that all of its rows share."""
     other = "choose another folder with --output"
     shared = set(earlier.evaluation.protocols) & set(config.evaluation.protocols)
-    ignored = {"protocols", *PROTOCOLS} - shared  # settings of protocols that only one of the runs has
+    ignored = {"protocols", *PROTOCOLS} - shared  # settings of test protocols that only one of the runs has
     for part in ("data", "evaluation", "validation"):
         before, now = (getattr(one, part).model_dump() for one in (earlier, config))
         for name in before:
@@ -244,7 +252,7 @@ def check_free(path: Path, resume: bool) -> None:
     """InputError if the folder `path` holds a run and `resume` is not set."""
     if not resume and (path / "config.toml").exists():
         raise InputError(
-            f"{path} already holds a run: add --resume to go on with it (finished learners stay as they are), or choose"
+            f"{path} already holds a run: add --resume to continue it (finished learners are not run again), or choose"
             " another folder with --output"
         )
 
@@ -258,7 +266,7 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
 
 
 def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
-    """The rows of the protocols besides episodes, of those that were run; InputError if damaged."""
+    """The rows of each test protocol that was run, except episodes; InputError if damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
         others = [one for one in PROTOCOLS.values() if one is not _EPISODES and (path / one.table).exists()]
         return {one.name: _read_exactly(one, path)[0] for one in others}
@@ -281,7 +289,7 @@ def find_runs(path: Path) -> list[Path]:
 
 
 def _read(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The rows and arrays of a protocol; a column that runs did not always have is filled if it is missing."""
+    """The rows and arrays of a test protocol; a column that older runs lack is filled."""
     rows = read_rows(path / protocol.table, protocol.columns, {**_LATER, **protocol.later})
     there = [name for name in protocol.archives({}) if name == protocol.arrays or (path / name).exists()]
     return rows, {name: array for file in there for name, array in read_arrays(path / file).items()}
@@ -311,7 +319,7 @@ def _whole(
 
 
 def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[tables.Sheet]:
-    """All tables of a run, by protocol."""
+    """All tables of a run, by test protocol."""
     there = [name for name in PROTOCOLS if len(rows.get(name, ()))]
     return [sheet for name in there for sheet in PROTOCOLS[name].sheets(rows[name], arrays.get(name, {}))]
 

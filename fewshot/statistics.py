@@ -135,7 +135,7 @@ def proportion(successes: int, trials: int) -> Interval:
 
 
 def proportions(successes: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the interval of `proportion` for many counts (M,): (M,) each; 0 and 1 where there were no trials."""
+    """The ends of the interval of `proportion` for many counts (M,): (M,) each; 0 and 1 if there were no trials."""
     failures = trials - successes
     with np.errstate(invalid="ignore"):  # of a beta distribution without failures or successes, replaced below
         low = scipy.special.betaincinv(successes, failures + 1, 0.025)

@@ -13,7 +13,7 @@ from rich.text import Text
 from fewshot.records import ALIKE, CELL, array_of, image_form, labels, marks_of, summarised
 from fewshot.statistics import all_pairs, proportion, ranks
 
-CHALLENGE = "lake-oneshot"  # the protocol whose trials are counted, one by one
+CHALLENGE = "lake-oneshot"  # the split protocol whose trials are counted, one by one
 INTERVAL = (
     "± is the 95 % interval over the episodes (1.96 standard errors): it covers which episodes are drawn from these"
     " images for this one trained model, and neither other classes nor another training run"
@@ -77,7 +77,7 @@ class Sheet(NamedTuple):
 
 
 def caption(results: pd.DataFrame) -> str:
-    """What the numbers are: data set, protocol, split, episodes."""
+    """What the numbers are: data set, split protocol, split, episodes."""
     row = results.iloc[0]
     queries = "1 query" if row["query"] == 1 else f"{row['query']} queries"
     return (
@@ -112,7 +112,7 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
 
 
 def markdown(made: Sequence[Sheet]) -> str:
-    """The tables as a Markdown page, with what is best in bold; a note that several share comes last."""
+    """The tables as a Markdown page, with the best cells in bold; a note that several tables share comes last."""
 
     def part(sheet: Sheet, note: str) -> str:
         bold = sheet.cells.where(~sheet.best, "**" + sheet.cells + "**")
@@ -124,7 +124,7 @@ def markdown(made: Sequence[Sheet]) -> str:
 
 
 def latex(made: Sequence[Sheet]) -> str:
-    """The tables for a paper (package booktabs), with what is best in bold."""
+    """The tables for a paper (package booktabs), with the best cells in bold."""
 
     def part(sheet: Sheet) -> str:
         cells = sheet.cells.reset_index().map(lambda cell: cell.translate(_LATEX))
@@ -143,7 +143,7 @@ def latex(made: Sequence[Sheet]) -> str:
 
 
 def show(made: Sequence[Sheet], console: Console) -> None:
-    """Print the tables to a terminal, with what is best in bold."""
+    """Print the tables to a terminal, with the best cells in bold."""
     for sheet, note in zip(made, _notes(made)):
         heads = enumerate([sheet.cells.index.name, *sheet.cells.columns])
         columns = [
@@ -193,7 +193,7 @@ def _notes(made: Sequence[Sheet]) -> list[str]:
 def _sheet(
     rows: pd.DataFrame, title: str, about: str, means: pd.Series, widths: pd.Series, note: str, arrays: _Arrays
 ) -> Sheet:
-    """One row a learner, one column a protocol, cells 'mean ± width'; arrays: by the labels of the rows."""
+    """One row a learner, one column for each way and shot, cells 'mean ± width'; arrays: by the labels of the rows."""
     leading, bold = _best(rows, means, arrays)
     rows = rows.assign(
         label=labels(rows),
@@ -220,12 +220,12 @@ def _best(rows: pd.DataFrame, means: pd.Series, arrays: _Arrays) -> tuple[pd.Ser
     told = [found.get((way, shot), {}).get(label) for way, shot, label in cells]
     if None not in told:
         return pd.Series(told, index=rows.index, dtype=bool), BOLD
-    printed = means.map(lambda mean: round(float(mean), 2))  # what is printed alike is equal
+    printed = means.map(lambda mean: round(float(mean), 2))  # cells that are printed alike are equal
     return printed == printed.groupby([rows["way"], rows["shot"]]).transform("max"), PRINTED
 
 
 def _told_apart(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> list[Sheet]:
-    """The learners in order, with letters for those that cannot be told apart; nothing if there is only one learner."""
+    """The learners in order, with the same letter if they cannot be told apart; nothing if there is one learner."""
     columns, places, best = {}, {}, {}
     for (way, shot), arrays in _by_protocol(results, accuracies).items():
         if len(arrays) > 1:

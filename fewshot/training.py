@@ -76,8 +76,8 @@ def train(
     folder    gets last.pt (everything, for `resume`) and, at the end, best.pt (the weights) and training.csv; None: no
               files are written
     spec      what the checkpoints say of the model, besides its weights
-    resume    go on from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the same
-              as without the interruption
+    resume    continue from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the
+              same as without the interruption
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. Training sees no test images: this function gets none.
@@ -119,7 +119,7 @@ def train(
 
 
 def enter_stage(learner: Learner, done: float) -> None:
-    """Bring the learner into the stage of its training that holds after a share `done` of the steps, in [0, 1)."""
+    """Bring the learner into its training stage after a share `done` of the steps, in [0, 1)."""
     stage = sum(done >= share for share in learner.stages)
     if stage != learner.stage:
         learner.stage = stage
@@ -186,7 +186,7 @@ def _augmented(
 
 
 def _validation_sampler(validation: Validation, bank: ImageBank) -> EpisodeSampler:
-    """The validation episodes, of at most as many classes as there are."""
+    """The validation episodes, with fewer classes if the bank has fewer."""
     return EpisodeSampler(bank, min(validation.way, bank.classes), validation.shot, validation.query, seed=0)
 
 
@@ -229,7 +229,7 @@ class _Run:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self) -> None:
-        """Go on from last.pt, if there is one; InputError if it is of another training."""
+        """Continue from last.pt, if there is one; InputError if it is of another training."""
         if self.folder is None or not (self.folder / "last.pt").exists():
             return
         path = self.folder / "last.pt"
@@ -255,7 +255,7 @@ class _Run:
             _set_random_state(state["random"])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path} is damaged and cannot be gone on with: remove it, and the training starts again"
+                f"{path} is damaged and cannot be continued: remove it, and the training starts again"
             ) from error
         self.step, seconds, self.history, self.best = progress.values()
         self.began = time.perf_counter() - seconds
@@ -276,7 +276,7 @@ class _Run:
         mean = float(self.total) / self.counted
         if not math.isfinite(mean):
             raise InputError(
-                f"the loss of {self.learner.name} is no number any more at step {step}: lower learning_rate"
+                f"the loss of {self.learner.name} became NaN or infinite at step {step}: lower learning_rate"
             )
         return mean
 
@@ -344,7 +344,7 @@ def _optimizer(learner: Learner, settings: Training) -> Optimizer:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, though it be empty
+    groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, even an empty one
     if settings.optimizer == "sgd":
         return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
     on_gpu = bool(parameters) and parameters[0].is_cuda

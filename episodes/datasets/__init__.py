@@ -35,8 +35,8 @@ ALL = "all"  # the split of all classes
 class Source(NamedTuple):
     """One data set: `load(split, protocol, size, folders)` gives the bank.
 
-    protocols  its ways to split classes, the first the default; a seed stands for all seeds
-    versions   by protocol, 1 if it is not named: raised whenever the protocol's images or classes change
+    protocols  its split protocols, the ways to split its classes; the first is the default; a seed stands for all seeds
+    versions   by split protocol, 1 if it is not named: raised whenever the protocol's images or classes change
     natural    whether its images are photographs, which want other presets than characters
     channels   of its images: 1 for grey, 3 for RGB
     own        whether it is a folder of the user's: `load` and `where` then take `options`, what to leave out, and
@@ -117,11 +117,11 @@ _SEED = r"seed\d{1,9}"
 
 
 def find_source(name: str) -> tuple[Source, str]:
-    """The data set that a name stands for, and the protocol; InputError for an unknown name.
+    """The data set that a name stands for, and the split protocol; InputError for an unknown name.
 
-    Behind any of these names, :grey, :rgb and :inverted say in which colour form its images are to be.
+    Behind any of these names, :grey, :rgb and :inverted choose the colour form of the images.
 
-    omniglot, omniglot:lake                a data set of the suite, and its protocol if that is not the default one
+    omniglot, omniglot:lake                a data set of the suite, with its split protocol if that is not the default
     torchvision:CIFAR10, the same:seed7    one of torchvision's, its classes split by a seed
     path/to/images, the same:seed7         a folder or an archive of images (see episodes/datasets/folder.py)
     features.npz, the same:seed7           a file of features (see episodes/datasets/features.py)
@@ -141,7 +141,7 @@ def find_source(name: str) -> tuple[Source, str]:
     if dataset in SOURCES:
         source = SOURCES[dataset]
         if protocol and protocol not in source.protocols:
-            raise unknown_name(f"protocol of {dataset}", protocol, source.protocols)
+            raise unknown_name(f"split protocol of {dataset}", protocol, source.protocols)
         return source, protocol or source.protocols[0]
     path, seed = _path_and_seed(name)
     if name and (path.is_dir() or is_archive(path)):
@@ -162,12 +162,12 @@ def find_source(name: str) -> tuple[Source, str]:
 
 
 def data_version(dataset: str, protocol: str) -> int:
-    """The version of the images and classes of a protocol of `dataset`, the name that its banks have."""
+    """The version of the images and classes of a split protocol of `dataset`, the name that its banks have."""
     return SOURCES[dataset].versions.get(protocol, 1) if dataset in SOURCES else 1
 
 
 def full_name(name: str) -> str:
-    """The name with its protocol spelled out, as 'omniglot:vinyals'; of a path, all of it."""
+    """The name with its split protocol, as 'omniglot:vinyals'; a path becomes absolute."""
     _, protocol = find_source(name)
     name, words = forms.split_name(name)
     dataset = name.removesuffix(f":{protocol}") if protocol else name
@@ -177,7 +177,7 @@ def full_name(name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """A name for folders: without the default protocol, and of a path its last part."""
+    """A name for folders: without the default split protocol; of a path, its last part."""
     source, protocol = find_source(name)
     usual = protocol == source.protocols[0]
     name, words = forms.split_name(name)
@@ -190,7 +190,7 @@ def short_name(name: str) -> str:
 
 
 def data_folders(data: str | os.PathLike | None = None) -> list[Path]:
-    """Where data sets are looked for, in this order: `data` or else $FEWSHOT_DATA, then the cache folder."""
+    """The folders that are searched for data sets, in this order: `data`, otherwise $FEWSHOT_DATA; the cache folder."""
     chosen = data or os.environ.get("FEWSHOT_DATA")
     if chosen and not Path(chosen).is_dir():
         raise InputError(f"the data folder {chosen} ({'--data' if data else 'FEWSHOT_DATA'}) does not exist")
@@ -207,7 +207,7 @@ def load_dataset(
 ) -> ImageBank:
     """One split of a data set as a memory-mapped ImageBank, prepared in the cache folder on first use.
 
-    name   a data set, with its protocol if that is not the default one, or a folder of images: see find_source
+    name   a data set, with its split protocol if that is not the default one, or a folder of images: see find_source
     split  'train', 'validation' or 'test': disjoint classes; 'all' for the classes of all three
     data   the folder that holds the data sets; by default $FEWSHOT_DATA
     size   height and width in pixels; by default the customary one

@@ -46,7 +46,7 @@ Classes = dict[str, list[Picture]]
 
 
 class Form(NamedTuple):
-    """Where CIFAR-100 is, in which form if that is known without opening an archive, and what gives its images."""
+    """The place of CIFAR-100, its form if that is known without opening an archive, and the function for its images."""
 
     about: str
     files: ImageFiles

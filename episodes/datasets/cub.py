@@ -25,7 +25,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     path = _located(folders)
     if path is None:
         raise MissingData(
-            f"CUB-200-2011 is not in {', '.join(map(str, folders))}: put CUB_200_2011.tgz, or what is in it, there;"
+            f"CUB-200-2011 is not in {', '.join(map(str, folders))}: put CUB_200_2011.tgz, or the files in it, there;"
             " https://www.vision.caltech.edu/datasets/cub_200_2011/ has it"
         )
     files = ImageFiles(path, _PATTERN, lambda name: name != "segmentations")
@@ -46,7 +46,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
 
 def where(folders: list[Path]) -> str:
-    """Where CUB-200-2011 is, in words."""
+    """The place of CUB-200-2011, in words."""
     return str(_located(folders) or "not found")
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger("episodes")
 
 
 class Layout(NamedTuple):
-    """The classes of each split that there is, all classes, the protocol that split them, why other splits are missing,
+    """The classes of each split, all classes, the split protocol that made the splits, why other splits are missing,
     and remarks about what was left out or split anew."""
 
     splits: dict[str, Classes]
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
 
 
 def load(path: Path, split: str, protocol: str, size: int, options: ReadingOptions = EVERYTHING) -> ImageBank:
-    """The bank of one split of the images at `path`; `protocol` is '' for the splits as they are, or seedN."""
+    """The bank of one split of the images at `path`; `protocol` is '' for the splits of the user, or seedN."""
     files = image_files(path)
 
     def whole() -> Contents:
@@ -63,7 +63,7 @@ def load(path: Path, split: str, protocol: str, size: int, options: ReadingOptio
 
 
 def where(path: Path, protocol: str = "", options: ReadingOptions = EVERYTHING) -> str:
-    """What is at `path`, in words."""
+    """The contents of `path`, in words."""
     layout = look(image_files(path), protocol, options)
     if not layout.splits:
         return "; ".join([f"{path}: {len(layout.every)} classes, too few for splits", *layout.remarks])

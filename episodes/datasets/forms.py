@@ -31,9 +31,9 @@ def channels_of(words: tuple[str, ...], channels: int) -> int:
 
 
 def in_form(bank: ImageBank, words: tuple[str, ...]) -> ImageBank:
-    """The images of a bank in another colour form, as a bank of its own; its protocol names the form.
+    """The images of a bank in another colour form, as a bank of its own, whose split protocol names the form too.
 
-    A bank that has this form already stays as it is.
+    A bank that has this form already is returned unchanged.
     """
     if words and isinstance(bank, FeatureBank):
         raise InputError(f"{bank.source} holds features, which have no colours: leave out :{' and :'.join(words)}")

@@ -86,7 +86,7 @@ _LETTER = 57  # pixels of the letter's longer side in the square
 
 def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     """The bank of one split: letters bright on dark, `size` x `size` pixels; no two splits share a script."""
-    chosen = [(script, letter) for script, (where, letters) in SCRIPTS.items() if where == split for letter in letters]
+    chosen = [(script, letter) for script, (of, letters) in SCRIPTS.items() if of == split for letter in letters]
 
     def fill(images: np.ndarray) -> None:
         fonts = [_Font(name) for name in _FONTS]

@@ -1,4 +1,4 @@
-"""What the files of a folder or archive say themselves: the class of each image, and the splits that the user made."""
+"""The class of each image of a folder or archive, and the user's splits, as folders or csv files give them."""
 
 import collections
 from collections.abc import Iterable
@@ -72,7 +72,7 @@ def _left_out(
 def _inside(names: Iterable[str]) -> dict[str, str]:
     """Each path without its first folder, if that folder contains all files, as in many archives and downloads.
 
-    A folder called test is no such folder: it says that all images are for test.
+    A folder called test is kept: it says that all images are for test.
     """
     names = list(names)
     tops = {name.partition("/")[0] for name in names}
@@ -152,14 +152,14 @@ def _from_csv(files: ImageFiles, images: dict[str, Picture], used: list[str]) ->
     splits: dict[str, Classes] = {}
     remarks, named = [], set()
     for path in used:
-        where = f"{path} in {files.path}"
-        rows, unused = listings.read(files.read(path), where)
+        source = f"{path} in {files.path}"
+        rows, unused = listings.read(files.read(path), source)
         if unused:
             column = "columns" if len(unused) > 1 else "column"
             remarks.append(f"the {column} {', '.join(unused)} of {path} {'are' if len(unused) > 1 else 'is'} not used")
-        for row, name in zip(rows, finder.find(rows, where)):
+        for row, name in zip(rows, finder.find(rows, source)):
             if name in named:
-                raise InputError(f"{where} lists the image {row.file} a second time: leave one line of it")
+                raise InputError(f"{source} lists the image {row.file} a second time: leave one line of it")
             named.add(name)
             split = (_split_of_file(path) or "") if of_splits else row.split
             splits.setdefault(split, {}).setdefault(row.label, []).append(images[name])

@@ -1,4 +1,4 @@
-"""csv files that say the class, and perhaps the split, of each image: as people have them."""
+"""csv files, in their usual forms, that say the class and perhaps the split of each image."""
 
 import csv
 import io
@@ -30,8 +30,8 @@ class Listing(NamedTuple):
     unused: list[str]
 
 
-def read(data: bytes, where: str) -> Listing:
-    """What the csv file of these bytes says; InputError, which names `where`, if it says nothing or in part.
+def read(data: bytes, source: str) -> Listing:
+    """The rows of a csv file with these bytes; InputError, which names `source`, if the file lacks any of them.
 
     The header decides whether commas, semicolons or tabs separate the columns. Text is UTF-8 or UTF-16. A column called
     split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if it
@@ -43,18 +43,18 @@ def read(data: bytes, where: str) -> Listing:
         file, label = _position(header, _FILE_COLUMNS), _position(header, _LABEL_COLUMNS)
         if file is None or label is None:
             raise InputError(
-                f"{where} needs a header with the columns filename and label, not"
+                f"{source} needs a header with the columns filename and label, not"
                 f" {', '.join(header) or 'an empty file'}: mend it, or move it away"
             )
     except (UnicodeError, csv.Error) as error:
-        raise InputError(f"{where} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
+        raise InputError(f"{source} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
     split = _split_column(header, [cells for _, cells in table[1:]])
     rows = []
     for line, cells in table[1:]:
         cells = [*map(str.strip, cells), *[""] * (len(header) - len(cells))]
         if not (cells[file] and cells[label]):
-            raise InputError(f"line {line} of {where} lacks a file name or a label")
-        word = "" if split is None else _split(cells[split], cells[file], where)
+            raise InputError(f"line {line} of {source} lacks a file name or a label")
+        word = "" if split is None else _split(cells[split], cells[file], source)
         rows.append(Row(cells[file].replace("\\", "/"), cells[label], word))
     unused = [name for place, name in enumerate(header) if name and place not in (file, label, split)]
     return Listing(rows, unused)
@@ -96,10 +96,10 @@ def _split_column(header: list[str], lines: list[list[str]]) -> int | None:
     return None
 
 
-def _split(word: str, file: str, where: str) -> str:
+def _split(word: str, file: str, source: str) -> str:
     split = places.word_for_split(word)
     if split is None:
-        raise InputError(f"{where} has '{word}' as the split of {file}: write train, val or test into each line")
+        raise InputError(f"{source} has '{word}' as the split of {file}: write train, val or test into each line")
     return split
 
 
@@ -119,7 +119,7 @@ class Finder:
                 self._by_end.setdefault(end, []).append(name)
                 self._by_stem.setdefault(_stem(end), []).append(name)
 
-    def find(self, rows: Sequence[Row], where: str) -> list[str]:
+    def find(self, rows: Sequence[Row], source: str) -> list[str]:
         """The image of each row; InputError if a row has no image or several images."""
         found = [self._matches(row.file.removeprefix("./")) for row in rows]
         roots = {root for root, _ in found if root is not None}
@@ -130,12 +130,12 @@ class Finder:
             if len(matches) != 1 or root in absent:
                 missing = root in absent or not matches
                 fault = "is not there" if missing else f"is there {len(matches)} times, as in {matches[0]}"
-                raise InputError(f"{where} lists the image {row.file}, which {fault}")
+                raise InputError(f"{source} lists the image {row.file}, which {fault}")
             images.append(matches[0])
         return images
 
     def _matches(self, file: str) -> tuple[str | None, list[str]]:
-        """What is in front of the longest end that `file` shares with images, and these images."""
+        """The part of `file` before the longest end that it shares with images, and these images."""
         if file in self._images:
             return "", [file]
         for end in _ends(file):

@@ -102,7 +102,7 @@ def find(split: str, folders: list[Path]) -> Form | None:
 
 
 def _key(name: str, split: str, path: Path) -> str:
-    """The WordNet id of a class from its id or its human name; a label stays as it is; InputError for other names."""
+    """The WordNet id of a class from its id or its human name; a label stays unchanged; InputError for other names."""
     if name.startswith(NUMBERED):
         return name
     human = places.squashed(name.partition(",")[0])

@@ -1,6 +1,6 @@
 """Omniglot (Lake et al. 2015): 1,623 handwritten characters of 50 alphabets, 20 drawings each.
 
-Three protocols, never to be put in one column:
+Three split protocols, never to be put in one column:
 vinyals       characters of all alphabets pooled: the first 1,200 for training, five whole alphabets of them for
               validation, the last 423 for test; each rotation by 0, 90, 180 and 270 degrees is a class of its own
               (Vinyals et al. 2016, listed by Snell et al. 2017: 4,112 / 688 / 1,692 classes).
@@ -28,7 +28,7 @@ PROTOCOLS = ("vinyals", "lake", "lake-oneshot")
 SIZE = 28
 DRAWERS = 20
 VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
-_TRAIN_AND_VALIDATION = 1200  # characters, of the vinyals protocol
+_TRAIN_AND_VALIDATION = 1200  # characters, of the split protocol vinyals
 
 # characters of each alphabet in the official release
 # fmt: off

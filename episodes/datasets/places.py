@@ -19,8 +19,8 @@ def squashed(name: str) -> str:
 
 
 def homes(folders: list[Path], *names: str) -> Iterator[Path]:
-    """Where a data set with one of these (squashed) names may be: first the folders and archives whose names begin with
-    one of `names`, then `folders` themselves."""
+    """The possible places of a data set with one of these (squashed) names: first the folders and archives whose names
+    begin with one of `names`, then `folders` themselves."""
     existing = [folder for folder in folders if folder.is_dir()]
     for folder in existing:
         for path in sorted(folder.iterdir()):

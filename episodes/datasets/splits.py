@@ -1,4 +1,4 @@
-"""Which classes are for training, validation and test: as the user gives it, and by a seed for what is not given."""
+"""Which classes are for training, validation and test: the user's splits, and splits by a seed for those not given."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,7 @@ _FEWEST = 2  # classes of a split: an episode needs two
 
 
 class Division(NamedTuple):
-    """The splits that there are, the protocol that made them, why other splits are missing, and remarks."""
+    """The splits, the split protocol that made them, why other splits are missing, and remarks."""
 
     splits: dict[str, Classes]
     protocol: str
@@ -23,21 +23,24 @@ class Division(NamedTuple):
     remarks: list[str]
 
 
-def divide(found: Mapping[str, Classes], protocol: str, where: str) -> Division:
+def divide(found: Mapping[str, Classes], protocol: str, source: str) -> Division:
     """The splits of the classes `found` in each split that the user made ('' if they made none).
 
     protocol: '' to keep the user's splits and to make only what they do not give, or seedN to make all splits anew
     """
-    shared = sum(map(len, found.values())) - len(pooled(found))
+    shared = [name for name in pooled(found) if sum(name in classes for classes in found.values()) > 1]
     if not protocol and not shared and ("test" in found or found.keys() == {"train", "validation"}):
-        return _completed({split: dict(found[split]) for split in SPLITS if split in found}, where)
+        return _completed({split: dict(found[split]) for split in SPLITS if split in found}, source)
     remarks = []
     if shared and not protocol:
-        remarks.append("the splits that are given share classes: they are pooled and made anew")
+        remarks.append(
+            f"the splits that are given share classes, whose images a training would see ({listed(shared)}): all"
+            " splits are pooled and made anew by class"
+        )
     protocol, classes = protocol or "seed0", pooled(found)
-    _check_bare(classes, where)
+    _check_bare(classes, source)
     try:
-        return Division(shared_out(classes, protocol, where), protocol, "", remarks)
+        return Division(shared_out(classes, protocol, source), protocol, "", remarks)
     except InputError as error:
         return Division({}, protocol, f"{error}; to evaluate on all classes, take --split all", remarks)
 
@@ -51,25 +54,25 @@ def pooled(found: Mapping[str, Classes]) -> Classes:
     return {name: together[name] for name in sorted(together)}
 
 
-def shared_out(classes: Mapping[str, _Images], protocol: str, where: str) -> dict[str, dict[str, _Images]]:
+def shared_out(classes: Mapping[str, _Images], protocol: str, source: str) -> dict[str, dict[str, _Images]]:
     """The classes shuffled with the seed of `protocol` ('seed7') and dealt out to the splits."""
     names = list(classes)
     # small data sets give more to the test, so that fifteen classes are enough for its five ways
     test, validation = (max(2, min(5, len(names) // 3), round(share * len(names))) for share in (0.20, 0.16))
     validation = min(validation, max(2, len(names) // 5))
     if len(names) - test - validation < _FEWEST:
-        raise InputError(f"{where} has {len(names)} classes: three splits of two classes or more need six")
+        raise InputError(f"{source} has {len(names)} classes: three splits of two classes or more need six")
     order = _shuffled(len(names), int(protocol.removeprefix("seed")))
     ends = {"test": order[:test], "validation": order[test : test + validation], "train": order[test + validation :]}
     return {split: {names[i]: classes[names[i]] for i in sorted(ends[split])} for split in SPLITS}
 
 
-def _completed(given: dict[str, Classes], where: str) -> Division:
+def _completed(given: dict[str, Classes], source: str) -> Division:
     """The given splits, with a fifth of the training classes for validation, or for test, if that is not given."""
     absent = next((split for split in ("validation", "test") if split not in given), None)
     if "train" not in given:
         missing = (
-            f"{where} gives classes for {' and '.join(given)} alone: take --split test or all, or add a folder train"
+            f"{source} gives classes for {' and '.join(given)} alone: take --split test or all, or add a folder train"
         )
         return Division(given, "given", missing, [])
     if absent is None:
@@ -77,7 +80,9 @@ def _completed(given: dict[str, Classes], where: str) -> Division:
     names = list(given["train"])
     count = max(_FEWEST, round(0.2 * len(names)))
     if len(names) - count < _FEWEST:
-        missing = f"{where} gives {len(names)} classes for train, too few to take two of them for {absent}: add classes"
+        missing = (
+            f"{source} gives {len(names)} classes for train, too few to take two of them for {absent}: add classes"
+        )
         return Division(given, "given", missing, [])
     taken = {names[i] for i in _shuffled(len(names), 0)[:count]}
     made = {
@@ -88,25 +93,27 @@ def _completed(given: dict[str, Classes], where: str) -> Division:
     return Division({split: splits[split] for split in SPLITS}, "given", "", [])
 
 
-def check(classes: Classes, split: str, where: str) -> None:
+def check(classes: Classes, split: str, source: str) -> None:
     """InputError if no episode can be drawn from the classes of a split; all classes at fault are named."""
-    _check_bare(classes, where)
+    _check_bare(classes, source)
     if len(classes) < _FEWEST:
         told = f"one class for {split}, '{min(classes)}'" if classes else f"no class for {split}"
-        raise InputError(f"{where} has {told}, and an episode needs two")
+        raise InputError(f"{source} has {told}, and an episode needs two")
     single = [f"'{name}'" for name, pictures in classes.items() if len(pictures) < 2]
     if single:
-        told = f"class {single[0]} in {where} has" if len(single) == 1 else f"classes {listed(single)} in {where} have"
+        told = (
+            f"class {single[0]} in {source} has" if len(single) == 1 else f"classes {listed(single)} in {source} have"
+        )
         raise InputError(
             f"the {told} one image, but an episode needs one to learn from and one to ask: add images, or leave such"
             " classes out with --min-images 2"
         )
 
 
-def _check_bare(classes: Classes, where: str) -> None:
+def _check_bare(classes: Classes, source: str) -> None:
     if BARE in classes:
         raise InputError(
-            f"the image {classes[BARE][0].key} in {where} is in a folder of a split, but in no class folder: move it"
+            f"the image {classes[BARE][0].key} in {source} is in a folder of a split, but in no class folder: move it"
             " into one or away"
         )
 

@@ -75,7 +75,7 @@ def find(name: str) -> "type[VisionDataset]":
 
 
 def _parts(cls: "type[VisionDataset]", name: str, folders: list[Path]) -> "list[VisionDataset]":
-    """All parts (training, test ...) of the data set, from the first folder that has it, or else downloaded."""
+    """All parts (training, test ...) of the data set, from the first folder that has it, otherwise downloaded."""
     for root in [*folders, *(folder / "torchvision" for folder in folders)]:
         if root.is_dir() and (parts := _opened(cls, name, root)):
             return parts

@@ -67,7 +67,7 @@ class ConvBlock(nn.Module):
             return means, variances
 
     def _folded(self, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution that gives what the norm makes of it by these statistics."""
+        """Weight and bias of one convolution that equals the convolution followed by the norm with these statistics."""
         norm, weight, bias = self.norm, self.convolution.weight, self.convolution.bias
         assert bias is not None
         with _in_full_precision(weight.device):

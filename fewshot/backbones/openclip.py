@@ -56,7 +56,7 @@ class OpenClipBackbone(Backbone):
 def openclip_network(network: str) -> Callable[[int, int], OpenClipBackbone]:
     """A function that makes a model of open_clip with random weights; network: MODEL, or MODEL:WEIGHTS.
 
-    WEIGHTS is what open_clip calls the published weights that a file is to bring; it decides how images are prepared.
+    WEIGHTS is open_clip's name for the published weights in the file; this name decides how images are prepared.
     Nothing is ever downloaded. Raises InputError for an unknown name, for a model whose published weights differ in
     the preparation if WEIGHTS is not given, and for a model with parts that would have to be downloaded.
     """

@@ -1,4 +1,4 @@
-"""Files of weights in the forms that people have: read without trusting them, or refused with the way out."""
+"""Files of weights in the usual forms: read without trusting them, or refused with a sentence on what to do."""
 
 import argparse
 import zipfile
@@ -46,8 +46,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a file without weights can fail anywhere in the readers
         if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):
             fault = (
-                "holds more than tensors and plain data, as a whole pickled module does: open it where you trust it,"
-                f" and save its weights with {_SAVE}"
+                "holds more than tensors and plain data, as a whole pickled module does: load it yourself if you trust"
+                f" it, and save its weights with {_SAVE}"
             )
         else:
             fault = f"cannot be read as weights: it is damaged, or of a kind that is not known; save them with {_SAVE}"
@@ -71,7 +71,7 @@ def _tensors(content: Any, inside: int = 2) -> dict[str, Tensor]:
 
 
 def _check_kind(path: Path) -> None:
-    """InputError for what is no file of torch.save or safetensors, as far as its beginning and its name show."""
+    """InputError if the beginning or the name of a file shows that it is not of torch.save or safetensors."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: name the file of weights in it, or save one with {_SAVE}")
     if not path.is_file():

@@ -10,13 +10,13 @@ from episodes.errors import unknown_name
 from fewshot.config import PROTOCOLS
 
 DATASET = (
-    "a data set ('fewshot data list' has them), with :PROTOCOL or without, or a folder of images; with :grey, :rgb or"
-    " :inverted behind it for images in that form"
+    "a data set of 'fewshot data list', with :PROTOCOL for another split protocol than its usual one, or a folder of"
+    " images; with :grey, :rgb or :inverted behind it for images in that form"
 )
 EVERY = "'all' for every learner of the suite that can run here"
 LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
 SPLIT = "train, validation, test, or all for every class"
-PROTOCOL = f"of {', '.join(PROTOCOLS)}"
+PROTOCOL = f"test protocol: {', '.join(PROTOCOLS)}"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what a command adds its parser to
 
@@ -37,9 +37,9 @@ def reading() -> argparse.ArgumentParser:
     """The arguments that say which images of a folder are left out."""
     left_out = argparse.ArgumentParser(add_help=False)
     left_out.add_argument(
-        "--min-images", type=number, default=0, metavar="K", help="leave out a folder's classes of fewer images"
+        "--min-images", type=number, default=0, metavar="K", help="in a folder: leave out classes of fewer images"
     )
-    left_out.add_argument("--skip-damaged", action="store_true", help="leave out a folder's damaged images")
+    left_out.add_argument("--skip-damaged", action="store_true", help="in a folder: leave out damaged images")
     return left_out
 
 
@@ -47,7 +47,7 @@ def run_settings() -> argparse.ArgumentParser:
     """The arguments of every command that trains: the data, the settings and the output folder."""
     run = argparse.ArgumentParser(add_help=False, parents=[data_folder(), reading()])
     run.add_argument(
-        "--preset", default="quick", metavar="NAME|FILE.toml", help="how learners are run (default: quick)"
+        "--preset", default="quick", metavar="NAME|FILE.toml", help="the settings of the run (default: quick)"
     )
     run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
     add_device(run)
@@ -60,7 +60,7 @@ def run_settings() -> argparse.ArgumentParser:
         metavar="K",
         help="images of each base class withheld from training (default: the preset's)",
     )
-    run.add_argument("--resume", action="store_true", help="go on with the folder's run: finished rows stay")
+    run.add_argument("--resume", action="store_true", help="continue the run in the folder; finished rows stay")
     return run
 
 
@@ -123,9 +123,9 @@ def path(text: str) -> Path:
 
 
 def check_protocol(name: str) -> None:
-    """InputError if there is no protocol of that name."""
+    """InputError if there is no test protocol of that name."""
     if name not in PROTOCOLS:
-        raise unknown_name("protocol", name, PROTOCOLS)
+        raise unknown_name("test protocol", name, PROTOCOLS)
 
 
 def default_folder(preset: str, dataset: str) -> Path:

@@ -6,11 +6,12 @@ import shlex
 from rich.console import Console
 
 from fewshot import comparison, tables
+from fewshot.advice import advice
 from fewshot.benchmark import open_data, run_benchmark
 from fewshot.commands import arguments
 from fewshot.commands.compare import show_comparison
 from fewshot.config import PROTOCOLS, load_config
-from fewshot.run_folder import check_free, read_sheets
+from fewshot.run_folder import check_free, read_results, read_sheets
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -26,7 +27,7 @@ def declare(commands: arguments.Commands) -> None:
     )
     parser.add_argument(
         "--protocol",
-        type=arguments.names_of("protocol"),
+        type=arguments.names_of("test protocol"),
         metavar="NAME[,NAME]",
         help=f"{arguments.PROTOCOL}; several with commas (default: episodes)",
     )
@@ -37,9 +38,9 @@ def declare(commands: arguments.Commands) -> None:
         "--shot", type=arguments.counts, metavar="N[,N]", help="support images per class (default: the preset's)"
     )
     parser.add_argument("--query", type=arguments.count, metavar="Q", help="queries per class (default: the preset's)")
-    parser.add_argument("--episodes", type=arguments.several, metavar="E", help="how many (default: the preset's)")
+    parser.add_argument("--episodes", type=arguments.several, metavar="E", help="test episodes (default: the preset's)")
     parser.add_argument(
-        "--steps", type=arguments.count, metavar="S", help="steps of each training (default: the preset's)"
+        "--steps", type=arguments.count, metavar="S", help="training steps of each model (default: the preset's)"
     )
     parser.add_argument(
         "--keep",
@@ -82,3 +83,5 @@ def run(options: argparse.Namespace, console: Console) -> None:
     files = ", ".join(["results.csv, .md and .tex", *more, "comparison.md", "episodes.npz", "classes.csv"])
     print(f"Written to {folder}: {files} and the rest of the run")
     print(f"Next: fewshot report {shlex.quote(str(folder))}")
+    if found := advice(*read_results(folder), config.data.dataset):
+        print("\n".join(found.lines))

@@ -1,4 +1,4 @@
-"""fewshot compare: put runs beside the published numbers of their protocol."""
+"""fewshot compare: put runs beside the published numbers of their data set and split protocol."""
 
 import argparse
 from collections import Counter
@@ -15,11 +15,11 @@ from fewshot.run_folder import find_runs, read_results
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot compare`."""
-    parser = commands.add_parser("compare", help="put runs beside the published numbers of their protocol")
+    parser = commands.add_parser("compare", help="put runs beside the published numbers of the same data set")
     parser.add_argument(
         "runs", nargs="+", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of such folders"
     )
-    parser.add_argument("--all", action="store_true", help="also what is not comparable, with the reason")
+    parser.add_argument("--all", action="store_true", help="also numbers that are not comparable, with the reason")
     parser.add_argument(
         "--output",
         type=arguments.path,

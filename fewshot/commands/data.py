@@ -30,18 +30,20 @@ def declare(commands: arguments.Commands) -> None:
     parser = commands.add_parser("data", help="list, prepare, check or show data sets")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser(
-        "list", parents=[arguments.data_folder()], help="the data sets there are, and where they were found"
+        "list", parents=[arguments.data_folder()], help="list the data sets, and where they were found"
     )
     listing.set_defaults(command=_list)
     prepare = actions.add_parser("prepare", parents=[one_set], help="decode a data set into the cache folder")
     _add_splits(prepare)
     prepare.set_defaults(command=_prepare)
     check = actions.add_parser(
-        "check", parents=[one_set], help="what is there, missing or damaged, and which images occur twice"
+        "check", parents=[one_set], help="find missing or damaged files, and images that occur twice"
     )
     _add_splits(check)
-    check.add_argument("--against", metavar="NAME|DIR", help="a data set: which images are in both")
-    check.add_argument("--output", type=arguments.path, metavar="FILE.csv", help="name all images that occur again")
+    check.add_argument("--against", metavar="NAME|DIR", help="another data set; find images that are in both")
+    check.add_argument(
+        "--output", type=arguments.path, metavar="FILE.csv", help="a file that names all repeated images"
+    )
     check.set_defaults(command=_check)
     show = actions.add_parser("show", parents=[one_set], help="write a picture of an episode")
     show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
@@ -50,8 +52,8 @@ def declare(commands: arguments.Commands) -> None:
         "--shot", type=arguments.positive, default=1, metavar="K", help="support images a class (default: 1)"
     )
     show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries a class (default: 5)")
-    show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="of the episodes (default: 0)")
-    show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="which of them (default: 0)")
+    show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
+    show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
     show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")
     show.set_defaults(command=_show)
 
@@ -68,7 +70,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 def _list(options: argparse.Namespace, console: Console) -> None:
     place = Column("where", overflow="fold")
-    table = Table("data set", "protocols", "what it is", place, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("data set", "split protocols", "what it is", place, box=box.SIMPLE_HEAD, pad_edge=False)
     for name, source in SOURCES.items():
         cells = name, ", ".join(source.protocols), source.about, where(source, options.data)
         table.add_row(*(Text(cell) for cell in cells))
@@ -108,7 +110,7 @@ def _check(options: argparse.Namespace, console: Console) -> None:
 
 
 def _opened(options: argparse.Namespace) -> tuple[dict[str, ImageBank], list[str]]:
-    """The splits that can be opened, and what is wrong with the others; each damaged image is printed."""
+    """The splits that can be opened, and the faults of the others; each damaged image is printed."""
     banks, faults = {}, []
     for split in options.split:
         with all_damage() as damage:

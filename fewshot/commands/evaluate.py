@@ -1,4 +1,4 @@
-"""fewshot evaluate: evaluate a checkpoint on one protocol."""
+"""fewshot evaluate: evaluate a checkpoint by one test protocol."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,8 @@ import pandas as pd
 from rich.console import Console
 
 from episodes import ImageBank, InputError, ListedEpisodes, ReadingOptions, load_dataset
-from episodes.datasets import find_source
+from episodes.datasets import find_source, full_name
+from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
 from fewshot.clamping import clamped_generalised, with_held_out
@@ -30,7 +31,7 @@ from fewshot.records import row_of
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot evaluate`."""
     parents = [arguments.data_folder(), arguments.reading()]
-    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint on one protocol")
+    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint")
     parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
     parser.add_argument(
         "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
@@ -40,13 +41,13 @@ def declare(commands: arguments.Commands) -> None:
         "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several)"
     )
     parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
-    parser.add_argument("--episodes", type=int, metavar="E", help="how many (default: 10000; generalised: 2000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the episodes or pairs (default: 0)")
-    parser.add_argument("--dataset", metavar="NAME", help="default: the one it was trained on")
+    parser.add_argument("--episodes", type=int, metavar="E", help="episodes (default: 10000; generalised: 2000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes or pairs (default: 0)")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the data set of the checkpoint's training")
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
-    parser.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
+    parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")
     parser.add_argument(
-        "--output", type=arguments.path, metavar="DIR", help="where to write classes.csv and confusion.npz"
+        "--output", type=arguments.path, metavar="DIR", help="the folder for classes.csv and confusion.npz"
     )
     arguments.add_device(parser)
     parser.set_defaults(command=run)
@@ -102,7 +103,7 @@ def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Le
 
 
 def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
-    """The rows of a checkpoint of another protocol than episodes."""
+    """The rows of a checkpoint by a test protocol other than episodes."""
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
     trained = options.split == "train" or (options.split == "all" and not options.dataset)
@@ -134,4 +135,6 @@ def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str
     if not source.features:
         check_channels(spec.channels, source.channels, name)  # before any image is decoded
     reading = ReadingOptions(options.min_images, options.skip_damaged)
+    if reading == EVERYTHING and full_name(name) == spec.dataset:
+        reading = spec.reading  # as in the training
     return load_dataset(name, split, data=options.data, size=spec.size, options=reading)

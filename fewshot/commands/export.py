@@ -15,7 +15,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
     parser.add_argument("--to", required=True, choices=KINDS, help="the weights alone, or the network with its weights")
     parser.add_argument("--output", required=True, type=arguments.path, metavar="FILE", help="a new file")
-    parser.add_argument("--learner", metavar="FILE.py:CLASS", help="where a learner that is not installed comes from")
+    parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")
     parser.set_defaults(command=run)
 
 

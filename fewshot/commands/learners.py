@@ -24,14 +24,14 @@ def declare(commands: arguments.Commands) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Print a table of all learners, then what some lack here, then which packages bring none that works."""
+    """Print a table of all learners, then what some of them lack here, then which packages bring no working learner."""
     rows, needs, faults = [], {}, []
     for name in learner_names():
         try:
             cls, _ = find_learner(name)
             if why := missing(cls, {}):
                 needs[name] = why
-        except InputError as error:  # of one package; the others are there all the same
+        except InputError as error:  # of one package; the other packages are listed
             faults.append(str(error))
             continue
         about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]

@@ -20,11 +20,11 @@ def declare(commands: arguments.Commands) -> None:
         help="sampling, evaluation, training, growth, profile, target (default: all but target, which trains on"
         " Omniglot for a quarter of an hour)",
     )
-    parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="a little of everything, to see whether it works")
     parser.add_argument(
         "--output", type=arguments.path, default=Path("results/perf"), metavar="DIR", help="(default: results/perf)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the measurements that the folder holds")
+    parser.add_argument("--resume", action="store_true", help="continue the measurements in the folder")
     parser.set_defaults(command=run)
 
 

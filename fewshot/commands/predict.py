@@ -36,7 +36,7 @@ def declare(commands: arguments.Commands) -> None:
         type=arguments.path,
         default=Path("answers.csv"),
         metavar="FILE.csv",
-        help="file, answer, a probability of each class, error (default: answers.csv)",
+        help="a table of file, answer, a probability of each class, error (default: answers.csv)",
     )
     parser.add_argument(
         "--reject",
@@ -55,7 +55,7 @@ def declare(commands: arguments.Commands) -> None:
         "--learner",
         default="",
         metavar="NAME",
-        help="with a backbone, what scores (default: simpleshot:l2n); of a checkpoint, FILE.py:CLASS",
+        help="for a backbone, the learner that scores (default: simpleshot:l2n); for a checkpoint, FILE.py:CLASS",
     )
     arguments.add_device(parser)
     parser.set_defaults(command=run)
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def quality_lines(support: ImageBank, left_out: "LeftOut | None") -> list[str]:
-    """What is known of the support set before any query is answered."""
+    """The lines about the support set, known before any query is answered."""
     shots = sorted({*support.sizes.tolist()})
     counts = str(shots[0]) if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
     lines = [f"support set: {support.classes} classes of {counts} pictures"]
@@ -112,6 +112,10 @@ def confidence_lines(sure: "Calibration", reject: float | None) -> list[str]:
             f"temperature {sure.temperature:.3g}: expected calibration error {100 * sure.error_before:.1f} % before,"
             f" {100 * sure.error_after:.1f} % after"
         )
+    if reject is not None and not math.isnan(sure.known_refused):
+        interval = "" if math.isnan(sure.known_ci95) else f" ± {100 * sure.known_ci95:.1f}"
+        known = f"of pictures of known validation classes, {100 * sure.known_refused:.1f}{interval} % are refused"
+        lines.append(f"{known} (95 % interval over classes)" if interval else known)
     if reject is not None and not math.isnan(sure.unknown_refused):
         lines.append(f"of pictures of unknown validation classes, {100 * sure.unknown_refused:.0f} % are refused")
     return lines

@@ -14,7 +14,7 @@ def declare(commands: arguments.Commands) -> None:
     )
     parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder")
     parser.add_argument(
-        "--output", type=arguments.path, metavar="DIR", help="where to (default: into the run's folder)"
+        "--output", type=arguments.path, metavar="DIR", help="the folder to write to (default: the run's)"
     )
     parser.set_defaults(command=run)
 

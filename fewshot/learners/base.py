@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What the suite must be told about a method, or about one variant of it, because it cannot find out.
+    """What an author declares about a method, or about one variant of it, because the suite cannot find it out.
 
     The columns `transductive`, `text` and `external` of a row are the traits of those names, and tables show them.
 
@@ -111,8 +111,8 @@ class Learner(nn.Module):
 
         On a GPU the suite records a training step as a CUDA graph and replays it, if `loss` does the same operations on
         every batch and none of them synchronises with the CPU (`item()`, `nonzero` and boolean masks in brackets do).
-        Otherwise each step runs as it is. A replay runs no Python code: state that changes from batch to batch must be
-        tensors that change in place. See fewshot/recording.py.
+        Otherwise each step runs without a recording. A replay runs no Python code: state that changes from batch to
+        batch must be tensors that change in place. See fewshot/recording.py.
         """
         raise NotImplementedError
 

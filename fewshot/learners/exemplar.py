@@ -16,7 +16,7 @@ from fewshot.losses import instance
 
 @register("exemplar")
 class Exemplar(DirectionLearner):
-    """Each training image a class of its own, seen again through augmentation.
+    """Each training image is a class of its own, seen again through augmentation.
 
     The network learns to tell an image from `others`, which are drawn anew for each batch. A vector stands for the
     class of each image:

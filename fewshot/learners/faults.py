@@ -39,7 +39,8 @@ def fault_of(error: Exception, suite: bool = False) -> str:
 
 
 def place_of(learner: Learner, method: str) -> str:
-    """' (mine.py, line 12)', where a learner from outside the suite defines `method`; '' for others."""
+    """The file and line in which a learner from outside the suite defines `method`, ' (mine.py, line 12)'; '' for
+    learners of the suite."""
     function = getattr(type(learner), method)
     if function.__module__ not in _modules(type(learner)):
         return ""

@@ -1,4 +1,4 @@
-"""What a backbone costs: its size, and the images a second that it trains on and embeds on this machine."""
+"""The cost of a backbone: its size, and the images a second that it trains on and embeds on this machine."""
 
 import time
 from collections.abc import Callable

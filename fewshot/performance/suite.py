@@ -1,4 +1,4 @@
-"""The measurements one after the other, each in a fresh process of its own, written down as soon as it is finished."""
+"""All measurements in turn, each in a fresh process; each result is written as soon as it is there."""
 
 import dataclasses
 import json

@@ -127,7 +127,7 @@ def _agreements(rows: pd.DataFrame) -> str:
         return ""
     worst = found["agreement"].astype(float).max()
     return f"Accuracies of single episodes, ours and a peer's on the same episodes, differ by {worst:.1g} at most" + (
-        ", where rounding decides between two classes that are equally near." if worst > 1e-6 else "."
+        ", because rounding decides between two classes that are equally near." if worst > 1e-6 else "."
     )
 
 

@@ -1,4 +1,4 @@
-"""What is measured: each function does one contender's work and returns what it found, and runs in a fresh process."""
+"""The measurements: each function does one contender's work in a fresh process, and returns its samples."""
 
 import dataclasses
 import functools
@@ -306,15 +306,14 @@ def grow(what: str, amount: int, effort: Effort) -> Found:
 
 
 def _embedding_and_scoring(images: int) -> Callable[[], object]:
-    """The evaluation of 1,000 episodes from so many small images, by a small network."""
+    """The evaluation of 1,000 episodes from `images` small images, by a small network."""
     shape = Shape("", images // 20, 20, 1, 16)
     learner, bank = _learner("conv4-32", shape), generated_bank(shape)
     return functools.partial(evaluate, learner, bank, 5, 1, QUERY, 1000, device="cpu")
 
 
 def _scoring(what: str, amount: int) -> Callable[[], object]:
-    """The scoring of episodes from cached embeddings, of which `what` is `amount`: episodes, classes, or else the size
-    of an embedding."""
+    """The scoring of episodes from cached embeddings; `amount`: how many episodes, classes, or numbers an embedding."""
     images = CHARACTERS.images
     if what == "episodes":
         classes, size, episodes = CHARACTERS.classes, 64, amount
@@ -343,7 +342,7 @@ def time_to(data: str | None, steps: int, effort: Effort) -> Found:
 
 
 def profile_work(what: str, shape: Shape, effort: Effort) -> Found:
-    """What takes the time of a training step, of embedding or of scoring, and how far that is from the machine's bound.
+    """The operations that take the time of training, embedding or scoring, and their distance from the machine's bound.
 
     flop_rate, traffic_rate   floating point operations a second of a large product of matrices, and bytes a second of
                               copying a large tensor: what the machine can do

@@ -1,4 +1,4 @@
-"""The ways to test trained models, one module each, all with the interface of base.py.
+"""The test protocols, which are ways to test trained models: one module each, with the interface of base.py.
 
 episodes      N-way K-shot: which of N classes does this image show, given K images of each?
 verification  do two images show the same class?

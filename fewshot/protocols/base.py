@@ -1,4 +1,8 @@
-"""Protocol: the interface of a way to test trained models; each has one file, and a name in fewshot/config.py."""
+"""Protocol: the interface of a test protocol, a way to test trained models.
+
+Each test protocol has one file in this folder, and a name in fewshot/config.py. The column `protocol` of a row is
+another thing: the split protocol, the way in which the classes of the data set are split.
+"""
 
 import abc
 import dataclasses
@@ -16,7 +20,7 @@ from fewshot.records import LATER, LEAGUE, MODEL
 from fewshot.statistics import Estimate
 from fewshot.tables import Sheet
 
-FIRST = ["dataset", "split", *MODEL]  # columns of the rows of protocols, before their own
+FIRST = ["dataset", "split", *MODEL]  # columns of the rows of every test protocol, before its own
 LAST = ["eval_seconds", "protocol", "image_size", *LEAGUE, "device", "precision", "torch", *LATER]  # and after these
 
 Row = dict[str, Any]
@@ -24,7 +28,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class NotComparable(InputError):
-    """A protocol cannot compare the scores of this learner; the protocol can test other learners."""
+    """A test protocol cannot compare the scores of this learner; the protocol can test other learners."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Task:
 
     data           banks by split: 'test', which is measured, 'validation', 'train', and 'held_out', the images of base
                    classes that training did not use
-    wanted         the settings of all protocols
+    wanted         the settings of all test protocols
     shots          the shots that the model is for
     columns        the other columns of its rows: records.row_of, and how the model was trained
     label          the name of the model in messages
@@ -48,13 +52,14 @@ class Task:
 
 
 class Protocol(abc.ABC):
-    """A way to test trained models.
+    """A test protocol: a way to test trained models.
 
     name     the name for `--protocol` and in presets; the protocol is PROTOCOL in fewshot/protocols/NAME.py
     columns  the columns of its rows
     table    the file of its rows in a run's folder
     later    columns that the files of older versions lack, and their values there
     arrays   the file of the arrays that it keeps for each trial, '' for none
+    needs_base  whether it needs base classes or validation classes beside the test classes
     by_shot  whether it tests each model with the shots that the model is for; otherwise it tests the model of the
              fewest shots alone
     """
@@ -63,6 +68,7 @@ class Protocol(abc.ABC):
     columns: ClassVar[tuple[str, ...]]
     later: ClassVar[Row] = {}
     arrays: ClassVar[str] = ""
+    needs_base: ClassVar[bool] = False
     by_shot: ClassVar[bool] = False
 
     @property
@@ -75,9 +81,11 @@ class Protocol(abc.ABC):
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
         """Raise InputError if the banks have too few images for the trials; called before any training."""
+        if self.needs_base and "train" not in banks:
+            raise InputError(f"{self.name} needs classes besides those of the test, and all classes are for the test")
         if banks["test"].listed:
             name = banks["test"].name
-            raise InputError(f"{name} lists its episodes, and gives no other protocol: leave out {self.name}")
+            raise InputError(f"{name} lists its episodes, and gives no other test protocol: leave out {self.name}")
 
     @abc.abstractmethod
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:

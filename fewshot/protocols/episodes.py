@@ -90,7 +90,7 @@ PROTOCOL = EpisodeProtocol()
 
 
 def open_interval(result: Accuracies, test: ImageBank) -> Estimate:
-    """The interval for another test set, in percent; nan if the data set lists its episodes instead of drawing them.
+    """The interval for another test set, in percent; nan if the data set lists its episodes.
 
     Turned copies of one class count as one class.
     """

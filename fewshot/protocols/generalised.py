@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from episodes import EpisodeSampler, ImageBank, InputError
-from fewshot.config import Evaluation
+from fewshot.config import Evaluation, Generalised
 from fewshot.devices import exact, exact_device
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, scores_of
@@ -70,7 +70,7 @@ class Rivals(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joint:
-    """Shares of right answers among base and novel classes together, (E,) in [0, 1], with so many shots.
+    """Shares of right answers among base and novel classes together, (E,) in [0, 1], with `shot` shots.
 
     novel, base: of the queries of novel classes, and of as many queries of base classes
     """
@@ -100,10 +100,10 @@ def check_generalised(learner: Learner, embeddings: Tensor) -> None:
     embeddings (M, D): of any images
     """
     if not scores_embeddings(learner):
-        raise NotComparable(f"{learner.name} scores whole episodes, which base classes are no part of")
+        raise NotComparable(f"{learner.name} scores whole episodes, and an episode has no base classes")
     if learner.traits.transductive:
         raise NotComparable(
-            f"{learner.name} scores queries together, and those of base classes are no part of an episode"
+            f"{learner.name} scores the queries of an episode together, and an episode has no queries of base classes"
         )
     if not _has_base_logits(learner) and not scores_apart(learner, embeddings):
         raise NotComparable(
@@ -113,24 +113,16 @@ def check_generalised(learner: Learner, embeddings: Tensor) -> None:
 
 
 def generalise(
-    learner: Learner,
-    novel: EmbeddedBank,
-    train: EmbeddedBank,
-    held_out: EmbeddedBank,
-    *,
-    way: int,
-    shots: list[int],
-    query: int,
-    episodes: int,
-    seed: int,
+    learner: Learner, novel: EmbeddedBank, train: EmbeddedBank, held_out: EmbeddedBank, wanted: Generalised, seed: int
 ) -> tuple[list[Joint], str]:
-    """How well `learner` tells all base classes and `way` novel ones apart, for each number of shots; and `known` of
-    BaseScores.
+    """How well `learner` tells all base classes and `wanted.way` novel ones apart, for each number of shots; and
+    `known` of BaseScores.
 
-    novel     the bank that episodes are drawn from, as the suite's sampler does: way * query queries each
+    novel     the bank from which the suite's sampler draws episodes of way * query queries
     train     the images that the learner was trained on
     held_out  other images of the same classes; every episode gets way * query queries from these images, drawn
               uniformly from all classes, with repeats
+    wanted    way, shots and query of the episodes, and their number
     A query goes to the class with the highest score of all. If several classes share that score, the query counts
     as a random choice among them: 1 / their number if the query's own class is one of them, else 0. Scores that
     rounding alone may have separated are equal. Raises NotComparable if the learner cannot score base and novel classes
@@ -138,14 +130,14 @@ def generalise(
     """
     with measuring(learner, seed):
         check_generalised(learner, novel.embeddings)
-        samplers = [EpisodeSampler(novel.bank, way, shot, query, seed) for shot in shots]
+        samplers = [EpisodeSampler(novel.bank, wanted.way, shot, wanted.query, seed) for shot in wanted.shots]
         base = _base_scores(learner, train)
         rounding = rounding_of(lambda a, b: learner.scores(b[:, :, None], a), novel.embeddings)
         rivals = (
             _rivals(learner, base, novel.embeddings, None, rounding),
             _rivals(learner, base, held_out.embeddings, held_out.bank.labels.to(novel.device), rounding),
         )
-        found = [_joint(learner, novel, held_out, rivals, rounding, sampler, episodes) for sampler in samplers]
+        found = [_joint(learner, novel, held_out, rivals, rounding, sampler, wanted.episodes) for sampler in samplers]
     return found, base.known
 
 
@@ -237,6 +229,7 @@ class GeneralisedProtocol(Protocol):
     """Episodes of novel classes beside all base classes."""
 
     name = "generalised"
+    needs_base = True
     columns = (
         *FIRST,
         *("way", "shot", "query", "episodes", "base_classes", "base_known"),
@@ -255,10 +248,10 @@ class GeneralisedProtocol(Protocol):
             EpisodeSampler(banks["test"], wanted.generalised.way, shot, wanted.generalised.query, wanted.seed)
 
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
-        settings = task.wanted.generalised.model_dump()
+        wanted = task.wanted.generalised
         test, train, held_out = (task.data[split] for split in _SPLITS)
-        found, known = generalise(task.learner, test, train, held_out, **settings, seed=task.wanted.seed)
-        about = {**settings, "base_classes": train.bank.classes, "base_known": known}
+        found, known = generalise(task.learner, test, train, held_out, wanted, task.wanted.seed)
+        about = {**wanted.model_dump(), "base_classes": train.bank.classes, "base_known": known}
         return [{**about, "shot": joint.shot, **in_columns(joint.percent)} for joint in found], {}
 
     def sheets(self, rows: pd.DataFrame, arrays: Arrays) -> list[Sheet]:

@@ -1,4 +1,4 @@
-"""All protocols by name: a new one is one file, and its name in fewshot/config.py."""
+"""All test protocols by name: a new one is one file, and its name in fewshot/config.py."""
 
 import importlib
 import time
@@ -18,9 +18,9 @@ PROTOCOLS: dict[str, Protocol] = {name: importlib.import_module(f"fewshot.protoc
 
 
 def measure(name: str, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
-    """The rows of a protocol, with its columns, and its arrays; measures in percent, NAME_ci95 their half-width.
+    """The rows of a test protocol, with its columns, and its arrays; measures in percent, NAME_ci95 their half-width.
 
-    InputError if the learner or the images cannot do it.
+    InputError if the learner or the images cannot be tested so.
     """
     began = time.perf_counter()
     protocol, bank = PROTOCOLS[name], task.data["test"].bank
@@ -38,12 +38,13 @@ def measure(name: str, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
 
 
 def check_protocols(wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
-    """Raise InputError if the images cannot give one of the protocols, so that it is told before any training."""
+    """Raise InputError if one of the test protocols cannot draw its trials from the images; called before any
+    training."""
     for name in PROTOCOLS:
         if name in wanted.protocols:
             PROTOCOLS[name].check(wanted, dict(banks))
 
 
 def protocol_sheets(name: str, rows: pd.DataFrame) -> list[Sheet]:
-    """The tables of one protocol, from its rows alone."""
+    """The tables of one test protocol, from its rows alone."""
     return PROTOCOLS[name].sheets(rows, {})

@@ -45,8 +45,7 @@ class Retrieval:
     nmi         normalised mutual information of the classes and as many clusters of k-means; it has no interval
     nmi_std     the standard deviation of NMI over the starts of k-means, nan for one start: see mutual_information
 
-    The intervals are over the queries' classes: what the classes of another test set would give among the images of
-    this one.
+    The intervals are over the queries' classes: they cover queries of other classes among the images of this test set.
     """
 
     recall: dict[int, Estimate]
@@ -199,7 +198,7 @@ def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) ->
 
 
 class RetrievalProtocol(Protocol):
-    """Every test image is a query among all others; this protocol has no settings."""
+    """Every test image is a query among all others; this test protocol has no settings."""
 
     name = "retrieval"
     columns = (*FIRST, "images", "similarity", *with_widths(*_RECALLS, "map_at_r"), "nmi", "nmi_std", *LAST)

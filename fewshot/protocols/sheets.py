@@ -1,4 +1,4 @@
-"""What the tables of protocols share: layout, captions, and means over training seeds."""
+"""What the tables of test protocols share: layout, captions, and means over training seeds."""
 
 from collections.abc import Callable, Sequence
 

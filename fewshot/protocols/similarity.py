@@ -76,7 +76,7 @@ def scores_apart(learner: Learner, embeddings: Tensor) -> bool:
 
 
 def scores_embeddings(learner: Learner) -> bool:
-    """Whether the learner defines `scores` and leaves `episode_scores` as it is."""
+    """Whether the learner defines `scores` and does not override `episode_scores`."""
     cls = type(learner)
     return cls.scores is not Learner.scores and cls.episode_scores is Learner.episode_scores
 

@@ -154,8 +154,10 @@ def _scores(similarity: Similarity, data: EmbeddedBank, pairs: Pairs) -> tuple[n
 
 
 def _without_rounding(scores: tuple[np.ndarray, np.ndarray], rounding: float) -> list[np.ndarray]:
-    """The scores of either kind of pair, (P,) each, with those that rounding alone may have parted made equal: those
-    that are at most `rounding` more than the lowest one get its score, and so on from the next one."""
+    """The scores of either kind of pair, (P,) each; scores that rounding alone may have separated become equal.
+
+    The lowest score replaces all scores that are at most `rounding` higher, and so on from the next higher score.
+    """
     values, places = np.unique(np.concatenate(scores), return_inverse=True)
     firsts = values.copy()
     start = 0
@@ -211,6 +213,7 @@ class VerificationProtocol(Protocol):
     """The same balanced pairs for every learner."""
 
     name = "verification"
+    needs_base = True
     columns = (*FIRST, "pairs", "similarity", *with_widths(*_HEADINGS), "threshold", *LAST)
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:

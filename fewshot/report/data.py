@@ -38,7 +38,7 @@ class Run:
 
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
-    protocols   the rows of verification, retrieval and generalised, of those that were run
+    protocols   the rows by test protocol, of each one that was run except episodes
     """
 
     folder: Path
@@ -92,7 +92,7 @@ def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
 def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
     """For each learner the trained model of its first seed that was tested with this way and shot.
 
-    Also a few words for each learner that has no such model: the report does not run the file of a learner from outside
+    Also a few words for each learner that has no such model. The report does not run the file of a learner from outside
     the suite. LeftOut if no learner has a model.
     """
     models: dict[tuple[str, ...], Model] = {}

@@ -73,7 +73,7 @@ class Answers(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a gallery: images (C, H, W) uint8, and beside them two names and what is said of them."""
+    """A line of a gallery: images (C, H, W) uint8, and beside them two names and a text about them."""
 
     images: Sequence[torch.Tensor]
     first: str
@@ -321,7 +321,7 @@ def drawn(figure: Figure, form: str) -> bytes:
 
 
 def _axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    """A figure of so many points with axes and a title."""
+    """A figure of `width` x `height` points with axes and a title."""
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", pad=8)
@@ -329,7 +329,7 @@ def _axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of so many points, and a margin, whose axes count points from the upper left corner."""
+    """A figure of `width` x `height` points, and a margin, whose axes count points from the upper left corner."""
     margin = 4
     figure = Figure(figsize=((width + 2 * margin) / 72, (height + 2 * margin) / 72))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-margin, width + margin), ylim=(height + margin, -margin))
@@ -424,7 +424,7 @@ def _letter(number: int) -> str:
 
 
 def _shown(name: str, length: int) -> str:
-    """A name as it is written: without its WordNet number, printable, not too long."""
+    """A name for readers: without its WordNet number, printable, not too long."""
     name = re.sub(r"^n\d{8} (?=\S)", "", name)
     name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
     return name if len(name) <= length else f"{name[: length - 1]}…"

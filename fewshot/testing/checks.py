@@ -1,4 +1,4 @@
-"""The promises of a learner, each one small check on tiny banks; what is shared of them is `specimen.py` beside it.
+"""The promises of a learner, each one small check on tiny banks; `specimen.py` has what the checks share.
 
 Every check goes through the public contract alone (`loss`, `embed`, `episode_scores`), so that learners of every kind
 are checked the same way. Scores are compared to within half a percent of their range, which is what solvers in float32
@@ -19,12 +19,13 @@ import numpy as np
 import tomli_w
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from episodes import Episodes, InputError
 from episodes.batches import Batches
 from fewshot import checkpoints
 from fewshot.embedding import EmbeddedBank, computing_in, described
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, takes
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options
 from fewshot.testing.specimen import (
@@ -103,7 +104,7 @@ class Check:
         return Result(self, HOLDS)
 
     def _obstacle(self, specimen: Specimen) -> "Check | None":
-        """The first broken promise among those that this one builds on."""
+        """The first broken promise of those in `after`."""
         for earlier in self.after:
             if earlier(specimen).outcome == BROKEN:
                 return earlier
@@ -132,7 +133,7 @@ class _Broken(Exception):
 
 
 class _Remark(Exception):
-    """The promise holds, but the text says what is odd about it."""
+    """The promise holds, and the text names something odd about the learner."""
 
 
 class _LeftOut(Exception):
@@ -190,7 +191,7 @@ def check_loss(specimen: Specimen) -> None:
 def check_loss_of_images(specimen: Specimen) -> None:
     """The loss depends on the images."""
     images, labels = specimen.batch()
-    for make in (specimen.build, specimen.ready):  # what starts from nothing has to be trained a little first
+    for make in (specimen.build, specimen.ready):  # if its loss starts constant, train it a little first
         losses = [_loss(specimen, make(), pixels, labels) for pixels in (images, images.flip(0).square())]
         if not torch.equal(*losses):
             return
@@ -216,7 +217,7 @@ def check_every_parameter(specimen: Specimen) -> None:
         reached |= _gradients(specimen, learner, done).keys()
         trainable |= {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
     if lacking := sorted(trainable - reached):
-        raise _Broken(f"no gradient reaches {_few(lacking)}: what is not trained had better be a buffer")
+        raise _Broken(f"no gradient reaches {_few(lacking)}: make a parameter that is not trained a buffer")
 
 
 @_promise(after=[check_finite_gradients], training=True)
@@ -377,6 +378,42 @@ def check_support_order(specimen: Specimen) -> None:
 
 
 @_promise(after=_COMPARABLE)
+def check_full_mask(specimen: Specimen) -> None:
+    """A mask of which all support images count changes nothing."""
+    _takes_mask(specimen)
+    whole = specimen.episodes()
+    other = dataclasses.replace(whole, mask=torch.ones_like(whole.support, dtype=torch.bool))
+    _same_scores(specimen.scores(specimen.ready(), other), specimen.expected, "when a mask says that all images count")
+
+
+@_promise(after=[check_full_mask])
+def check_masked_images(specimen: Specimen) -> None:
+    """Support images that do not count do not matter, and neither does their number."""
+    _takes_mask(specimen)
+    whole = specimen.episodes()
+    mask = _first(torch.tensor([[SHOT, 1, 2, 2, 1], [1, 1, 1, 1, 2], [2, SHOT, 1, 2, 2]]))
+    filled = whole.support.where(mask, whole.support[..., :1])
+    more = dataclasses.replace(whole, support=filled.repeat(1, 1, 2), mask=functional.pad(mask, (0, SHOT)))
+    expected = specimen.scores(specimen.ready(), dataclasses.replace(whole, mask=mask))
+    said = "when support images that the mask leaves out are others, or more: see fewshot.masks"
+    _same_scores(specimen.scores(specimen.ready(), more), expected, said)
+
+
+@_promise(after=[check_masked_images])
+def check_masked_episodes(specimen: Specimen) -> None:
+    """An episode with a mask scores as the episode alone without the images that do not count."""
+    _takes_mask(specimen)
+    whole, shots = specimen.episodes(), torch.arange(1, SHOT + 1)  # one an episode
+    masked = dataclasses.replace(whole, mask=_first(shots[:, None].expand(-1, WAY)))
+    alone = [
+        specimen.scores(specimen.ready(), dataclasses.replace(one, support=one.support[..., :shot]))
+        for one, shot in zip(one_by_one(whole), shots)
+    ]
+    said = "when a mask leaves out support images that are not there otherwise: see fewshot.masks"
+    _same_scores(specimen.scores(specimen.ready(), masked), torch.cat(alone), said)
+
+
+@_promise(after=_COMPARABLE)
 def check_batched_episodes(specimen: Specimen) -> None:
     """Many episodes at once give the scores that each gives by itself."""
     alone = torch.cat([specimen.scores(specimen.ready(), one) for one in one_by_one(specimen.episodes())])
@@ -458,7 +495,7 @@ def check_higher_is_better(specimen: Specimen) -> None:
     right = float((specimen.scores(specimen.ready(), same).argmax(2) == same.targets).float().mean())
     # a learner that learns to adapt may still guess after so few steps; with the wrong sign it would do worse
     if right <= (0.75 if specimen.traits.fits_episodes else 1.25) / WAY:
-        raise _Broken(f"{right:.0%} do, where guessing gets {1 / WAY:.0%}: is a higher score a better one?")
+        raise _Broken(f"{right:.0%} do, and guessing gets {1 / WAY:.0%}: is a higher score a better one?")
 
 
 @_promise(after=_COMPARABLE)
@@ -572,6 +609,16 @@ def _for_one_shot_or_several(specimen: Specimen, judge: Callable[[Any, Episodes]
         except Exception as error:
             errors.append(error)
     raise errors[0]
+
+
+def _takes_mask(specimen: Specimen) -> None:
+    if not takes(specimen.ready(), "mask"):
+        raise _LeftOut("it has no argument mask, so all classes of its episodes need the same number of support images")
+
+
+def _first(shots: Tensor) -> Tensor:
+    """The mask (E, N, SHOT) of which the first `shots` (E, N) images of each class count."""
+    return shots[..., None] > torch.arange(SHOT)
 
 
 def _same_scores(found: Tensor, expected: Tensor, said: str, of: str = "a query") -> None:

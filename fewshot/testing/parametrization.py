@@ -28,7 +28,7 @@ def parametrize_with_checks(
         def test_promises(learner, check):
             check(learner)
 
-    The tests are then called test_promises[SoftNeighbours-class_order] and so on. A promise that cannot be looked at
+    The tests are then called test_promises[SoftNeighbours-class_order] and so on. A promise that cannot be checked
     here (no GPU) is skipped with its reason. All tests of a learner share its training, in one process.
     """
     import pytest

@@ -108,8 +108,8 @@ class Specimen:
     def train(self, learner: Learner, steps: int = _STEPS, seed: int = 0, bank: ImageBank | None = None) -> Learner:
         """The learner after `steps` steps on changing batches; the same for one seed, if the learner keeps its promise.
 
-        The suite's trainer is not used, because it scores validation episodes in between: wrong scores are to fail the
-        checks of the scores alone.
+        This method does not use the suite's trainer, which scores validation episodes in between: wrong scores must
+        fail the checks of the scores alone.
         """
         seed_all(seed)
         self.begin(learner)
@@ -137,7 +137,7 @@ class Specimen:
             return None
         try:
             weights = copy.deepcopy(self.train(self.build()).state_dict())
-        except Exception:  # the checks of the loss tell what is wrong with it
+        except Exception:  # the checks of the loss tell what is wrong with the loss
             return None
         return weights if all(value.isfinite().all() for value in weights.values()) else None
 

@@ -67,8 +67,8 @@ def test_a_data_set_of_the_suite_comes_before_a_folder_of_its_name(tmp_path, mon
         ("Glyphs", "unknown data set 'Glyphs': did you mean 'glyphs'?"),
         ("zebra", f"unknown data set 'zebra': choose one of {', '.join(sorted(SOURCES))}"),
         ("", "unknown data set '': choose one of"),
-        ("omniglot:vinals", "unknown protocol of omniglot 'vinals': did you mean 'vinyals'?"),
-        ("glyphs:lake", "unknown protocol of glyphs 'lake': choose one of scripts"),
+        ("omniglot:vinals", "unknown split protocol of omniglot 'vinals': did you mean 'vinyals'?"),
+        ("glyphs:lake", "unknown split protocol of glyphs 'lake': choose one of scripts"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(name, message):
@@ -85,7 +85,7 @@ def test_unknown_names_are_refused_with_the_nearest(name, message):
         ("torchvision:MINST", "unknown data set of torchvision 'MINST': did you mean 'MNIST'"),
         ("torchvision:", "unknown data set of torchvision ''"),
         ("torchvision:MNIST:seven", "'seven' in torchvision:MNIST:seven is no seed: write seed0, seed1"),
-        ("omniglot:seed3", "unknown protocol of omniglot 'seed3'"),
+        ("omniglot:seed3", "unknown split protocol of omniglot 'seed3'"),
     ],
 )
 def test_names_that_lead_nowhere_are_refused(tmp_path, monkeypatch, name, message):

@@ -490,7 +490,7 @@ def test_what_a_small_data_set_cannot_fill_is_fitted_and_told(monkeypatch, prese
     assert (config.validation.way, config.validation.query) == (4, 5)
     said = " ".join(record.getMessage() for record in caplog.records)
     assert "test: ways = [5], not [5, 20]" in said
-    assert "test: query = 2, not 15" in said
+    assert "; query = 2, not 15: " in said
 
 
 @pytest.fixture

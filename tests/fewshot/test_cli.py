@@ -214,7 +214,7 @@ def test_several_seeds_by_the_command_line(call, preset, tmp_path):
         (["--preset", "quik"], "unknown preset 'quik': did you mean 'quick'"),
         (["--preset", "nowhere.toml"], "there is no preset file nowhere.toml"),
         (["--dataset", "omniglto"], "unknown data set 'omniglto': did you mean 'omniglot'"),
-        (["--dataset", "omniglot:lak"], "unknown protocol of omniglot 'lak': did you mean 'lake'"),
+        (["--dataset", "omniglot:lak"], "unknown split protocol of omniglot 'lak': did you mean 'lake'"),
         (["--device", "cude"], "unknown device 'cude': did you mean 'cuda'"),
         (["--device", "cuda"], "CUDA was asked for"),
         (["--output", "/proc/x"], "the output folder /proc/x cannot be written"),
@@ -251,7 +251,10 @@ def test_wrong_presets_are_told_in_one_line_before_any_training(call, tmp_path, 
     ("text", "message"),
     [
         ("ways = [31]\nquery = 3\n", "test: ways = [30], not [31]: there are 30 classes for test"),
-        ("shots = [24]\nquery = 3\n", "test: shots = [23], not [24]: there are 30 classes for test, the small"),
+        (
+            "shots = [24]\nquery = 3\n",
+            "test: shots = [23], not [24]; query = 1, not 3: there are 30 classes for test, the small",
+        ),
     ],
 )
 def test_ways_and_shots_that_the_images_cannot_fill_are_told_and_fitted(call, tmp_path, text, message):

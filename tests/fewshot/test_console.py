@@ -51,7 +51,7 @@ def test_a_learner_that_does_not_train_has_no_accuracy_on_validation_classes(cal
     assert "nan" not in said.err + said.out
 
 
-@pytest.mark.parametrize(("option", "named"), [("--protocol", "protocol"), ("--learner", "learner")])
+@pytest.mark.parametrize(("option", "named"), [("--protocol", "test protocol"), ("--learner", "learner")])
 def test_a_list_of_nothing_is_told_by_what_it_is_a_list_of(option, named, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["bench", option, ","])

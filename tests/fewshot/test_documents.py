@@ -15,6 +15,8 @@ from fewshot.config import Training
 from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.learners.registry import LEARNERS, traits_of
 from fewshot.models import ModelSpec
+from fewshot.testing.checks import CHECKS, HOLDS
+from fewshot.testing.specimen import specimens
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -27,6 +29,7 @@ BLOCKS = {text for page in PAGES.values() for text in re.findall(r"```python\n(.
 RUN = (
     "MyIdea(Learner)",
     "SoftNeighbours(Learner)",
+    "AnyShots(SoftNeighbours)",
     "EpisodeSampler",
     "train(learner",
     "InferenceSession",
@@ -71,6 +74,13 @@ def test_the_learner_keeps_the_promises(call, tmp_path):
     (tmp_path / "my_idea.py").write_text(block("SoftNeighbours(Learner)"))
     said = call("check", f"{tmp_path}/my_idea.py:SoftNeighbours")
     assert (said.code, said.err) == (0, "")
+
+
+def test_the_learner_that_takes_a_mask_keeps_the_promises_of_masks(tmp_path):
+    (tmp_path / "my_idea.py").write_text(block("SoftNeighbours(Learner)") + block("AnyShots(SoftNeighbours)"))
+    (specimen,) = specimens(f"{tmp_path}/my_idea.py:AnyShots")
+    results = [check(specimen) for check in CHECKS if "mask" in check.name]
+    assert {result.outcome for result in results} == {HOLDS}, results
 
 
 def test_episodes_come_in_the_shapes_it_says(real_data):

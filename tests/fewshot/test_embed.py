@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import refusal
+from conftest import encoded, refusal, write_files
 
 from episodes import load_dataset
 from fewshot.cli import main
@@ -139,6 +140,42 @@ def test_what_only_images_have_is_refused_in_one_sentence(tmp_path, capsys):
     }.items():  # fmt: skip
         assert main(list(command)) == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "parquet"])
+def test_the_names_of_the_files_are_read_back(suffix, tmp_path, capsys):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (6, 3, 9, 9), dtype=np.uint8)
+    pixels[5, 2] = pixels[4, 1]  # a picture that occurs again
+    files = {f"kind {c}/é{i}.png": encoded(pixels[c, i]) for c in range(6) for i in range(3)}
+    folder, path = write_files(tmp_path / "pics", files), tmp_path / f"features.{suffix}"
+    assert main(["embed", "pixels", str(folder), "--size", "9", "--output", str(path)]) == 0
+    for split in ("train", "test", "all"):
+        bank = load_dataset(str(path), split)
+        assert set(bank.files) <= set(files)
+        for name, label in zip(bank.files, bank.labels.tolist(), strict=True):
+            assert name.startswith(bank.class_names[label] + "/")
+    capsys.readouterr()
+    assert main(["data", "check", str(path), "--split", "all"]) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("the same: "))
+    assert set(said.removeprefix("the same: ").split(" = ")) == {"kind 4/é1.png (all)", "kind 5/é2.png (all)"}
+
+
+def test_names_of_files_are_not_read_before_they_are_asked_for(tmp_path, monkeypatch):
+    path = tmp_path / "named.npz"
+    names = np.array([f"{row}.png" for row in range(40)])
+    np.savez(path, x=np.random.default_rng(0).normal(size=(40, 3)), y=np.repeat(np.arange(20)[::-1], 2), files=names)
+    load_dataset(str(path), "test")  # prepares it
+    read = []
+    text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read.append(self.name) or text(self, *a, **k))
+    bank = load_dataset(str(path), "all")
+    bank = load_dataset(str(path), "all")
+    assert "files.json" not in read
+    assert list(bank.files) == names.reshape(20, 2)[::-1].ravel().tolist()
+    assert "files.json" in read
 
 
 MEASURE = """

@@ -10,16 +10,17 @@ from conftest import refusal
 from embedded import Given, Plain, clustered, learner_of
 
 from fewshot import Traits
+from fewshot.config import Generalised
 from fewshot.learners.npair import NPair
 from fewshot.learners.prototypical import Prototypical
 from fewshot.protocols.generalised import Joint, NotComparable, generalise
 from fewshot.statistics import over_episodes
 
-USUAL = {"way": 2, "shots": [1], "query": 2, "episodes": 50, "seed": 0}
+USUAL = {"way": 2, "shots": [1], "query": 2, "episodes": 50}
 
 
 def measured(learner, novel, train, held_out, **wanted):
-    return generalise(learner, novel, train, held_out, **{**USUAL, **wanted})
+    return generalise(learner, novel, train, held_out, Generalised(**{**USUAL, **wanted}), seed=0)
 
 
 def on_a_line(points: list[float], sizes: list[int], split: str = "test") -> Given:
@@ -173,7 +174,7 @@ class Softmax(Prototypical):
     [
         (Softmax, "by the other classes of an episode, and keeps nothing of its base classes"),
         (Whole, "scores whole episodes"),
-        (Together, "scores queries together"),
+        (Together, "scores the queries of an episode together"),
     ],
 )
 def test_scores_that_do_not_compare_are_refused(cls, reason):

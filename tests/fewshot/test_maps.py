@@ -10,7 +10,7 @@ from torch.nn import functional
 
 import fewshot.learners.episodic
 from episodes import ClassBatches
-from fewshot.backbones import BACKBONES, PRETRAINED, make_backbone
+from fewshot.backbones import BACKBONES, PRETRAINED, gives_maps, make_backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.deepemd import transport
 from fewshot.learners.registry import LEARNERS, missing, suite_learners, traits_of
@@ -96,10 +96,18 @@ def test_a_network_without_maps_says_so(name):
     assert said.startswith("dn4 compares feature maps, and this backbone gives no feature maps: take")
 
 
-def test_a_learner_of_maps_is_left_out_on_features():
+@pytest.mark.parametrize("backbone", ["features", "pixels", "timm:resnet18"])
+def test_a_learner_of_maps_is_left_out_where_there_are_none(backbone):
     for name in suite_learners():
-        why = missing(LEARNERS[name], {"backbone": "features"})
-        assert ("feature maps" in why) == traits_of(LEARNERS[name]).maps
+        why = missing(LEARNERS[name], {"backbone": backbone, "weights": "file.pt"})
+        assert (why == f"it compares feature maps, and the backbone {backbone} gives none") == traits_of(
+            LEARNERS[name]
+        ).maps
+
+
+def test_the_backbones_that_give_maps_are_known_by_name():
+    for name in BACKBONES:
+        assert gives_maps(name) == (make_backbone(name, 1, 16).map_shape is not None)
 
 
 @pytest.mark.parametrize("spec", WITH_MAPS)

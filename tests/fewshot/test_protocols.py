@@ -247,7 +247,7 @@ def test_listed_episodes_have_no_other_protocol(path, toy_banks, tmp_path, worke
     listed = dataclasses.replace(toy_bank(12, 3, seed=3, split="test"), group_names=tuple("aaabbbcccddd"), listed=True)
     banks = {**toy_banks, "test": listed}
     said = refusal(lambda: bench(path, banks, tmp_path, protocols=["retrieval"]))
-    assert "lists its episodes, and gives no other protocol: leave out retrieval" in said
+    assert "lists its episodes, and gives no other test protocol: leave out retrieval" in said
 
 
 def test_a_learner_that_cannot_is_left_out_and_the_others_are_not(path, toy_banks, tmp_path, caplog):
@@ -386,7 +386,7 @@ def test_held_out_by_the_command_line(call, path, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocol", "retrievel"], "unknown protocol 'retrievel': did you mean 'retrieval'"),
+        (["--protocol", "retrievel"], "unknown test protocol 'retrievel': did you mean 'retrieval'"),
         (["--protocol", "verification", "--split", "validation"], "chooses its threshold on validation classes"),
         (["--protocol", "generalised", "--split", "train"], "generalised needs classes that are not trained on"),
         (["--protocol", "generalised", "--shot", "24"], "24 shots and 15 queries need 39 images a class"),
@@ -402,7 +402,7 @@ def test_wrong_wishes_are_told_in_one_line(call, finished, arguments, message):
 
 def test_an_unknown_protocol_of_a_run_is_told_in_one_line(call, path, tmp_path):
     said = call("bench", "--preset", path, "--protocol", "verfication", "--output", tmp_path / "run")
-    assert "unknown protocol 'verfication': did you mean 'verification'" in said.err
+    assert "unknown test protocol 'verfication': did you mean 'verification'" in said.err
     preset = tmp_path / "own.toml"
     preset.write_text(PRESET.replace("[evaluation.generalised]\nway", "[evaluation.generalised]\nways"))
     said = call("bench", "--preset", preset, "--output", tmp_path / "run")

@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_is_an_input_error(banks, monkeypatch):
     learner = make()
     loss = learner.loss
     monkeypatch.setattr(learner, "loss", lambda *batch: loss(*batch) * math.nan)
-    with pytest.raises(InputError, match="the loss of prototypical is no number any more at step 2: lower"):
+    with pytest.raises(InputError, match="the loss of prototypical became NaN or infinite at step 2: lower"):
         run(learner, banks)
 
 

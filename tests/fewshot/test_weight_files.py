@@ -97,7 +97,7 @@ def test_a_torchscript_archive(tmp_path):
 def test_a_whole_pickled_module(tmp_path, zipped):
     torch.save(nn.Linear(2, 2), tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
     said = refusal(tmp_path / "model.pt")
-    assert "as a whole pickled module does: open it where you trust it" in said
+    assert "as a whole pickled module does: load it yourself if you trust it" in said
     assert said.endswith(SAVE)
 
 
