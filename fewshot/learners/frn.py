@@ -25,7 +25,7 @@ class Frn(MapLearner):
 
     and the score is minus the squared error of a place, times gamma: -gamma / P |Q - Q_c|^2. alpha, beta
     and gamma are learned. Descriptors are divided by the square root of C, as the authors' code divides those of its
-    ResNet-12.
+    ResNet-12; it leaves those of its Conv-4 as they are, which is a gamma of C and a smaller lambda.
 
     With `pretraining` the first stage of the training is the authors' pre-training: the same scores, for all base
     classes, from a learned pool of P descriptors in the place of each class's support (section 3.6). The paper's
@@ -36,14 +36,24 @@ class Frn(MapLearner):
     batches = ClassBatches(classes=20, images=10)
 
     def __init__(
-        self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, pretraining: float = 0.0
+        self,
+        backbone: Backbone,
+        classes: int,
+        variant: str = "",
+        shot: int = 1,
+        scale: float = 1.0,
+        pretraining: float = 0.0,
     ) -> None:
-        """pretraining: the share of the pre-training in the training steps, 0 for none; shot: as of EpisodicLearner."""
+        """scale: the initial value of gamma, 1 in the paper; a fresh Conv-4 needs more, because its maps are so small
+        that the softmax of the scores is nearly uniform.
+
+        pretraining: the share of the pre-training in the training steps, 0 for none; shot: as of EpisodicLearner.
+        """
         super().__init__(backbone, classes, variant, shot)
         if not 0 <= pretraining < 1:
             raise InputError(f"frn needs pretraining of at least 0 and less than 1, not {pretraining}")
         self.alpha, self.beta = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(0.0))
-        self.gamma = nn.Parameter(torch.tensor(1.0))
+        self.gamma = nn.Parameter(torch.tensor(scale))
         if pretraining:
             self.stages = (pretraining,)
             self.pools = nn.Parameter(torch.randn(classes, self.places, self.channels) / self.channels**0.5)
