@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodes import Episodes, ImageBank, InputError, ListedEpisodes, Sampler
+from episodes import Episodes, ImageBank, InputError, Sampler
 from episodes.sampler import sampler_of
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank, described
@@ -63,7 +63,7 @@ def evaluate(
     if not bank.listed and (episodes < 2 or query < 1):
         raise InputError(f"an accuracy needs at least 2 episodes and 1 query a class, not {episodes} and {query}")
     sampler = sampler or sampler_of(bank, way, shot, query, seed)
-    if isinstance(sampler, ListedEpisodes):
+    if sampler.count is not None:
         episodes = sampler.count
     chosen = choose_device(device)
     prepare(chosen)
@@ -83,7 +83,7 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: Sampler, episode
         torch.manual_seed(sampler.seed)
         _check_inductive(learner, data, sampler)
         images = _CHUNK[data.device.type] * _WIDTH // max(_WIDTH, data.width)
-        chunk = max(1, images // (sampler.way * sampler.shot + sampler.queries))
+        chunk = max(1, images // (sampler.places + sampler.queries))
         # made at once, and small: nothing else grows with the number of episodes
         right, asked = torch.zeros((2, episodes), dtype=torch.int32, device=data.device)
         classes = torch.full((episodes, sampler.way), -1, dtype=torch.int32, device=data.device)

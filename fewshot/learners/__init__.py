@@ -2,6 +2,7 @@
 
 from fewshot.learners import (  # noqa: F401  registers them
     baseline,
+    bd_cspn,
     clip,
     closed_form,
     deepemd,
@@ -12,6 +13,8 @@ from fewshot.learners import (  # noqa: F401  registers them
     frn,
     histogram,
     imprinted,
+    label_propagation,
+    laplacianshot,
     maml,
     matching,
     meta_baseline,
@@ -21,10 +24,15 @@ from fewshot.learners import (  # noqa: F401  registers them
     npair,
     openclip,
     prototypical,
+    pt_map,
+    query_clustering,
     relation,
     scikit_learn,
     siamese,
     simpleshot,
+    soft_kmeans,
+    tim,
+    transductive_finetuning,
     triplet,
 )
 from fewshot.learners.base import Learner, Traits

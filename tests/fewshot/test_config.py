@@ -296,9 +296,9 @@ VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
     ("pretrained", "images", 1): "df882bc814ee",
-    ("quick", "characters", 2): "b29439dfaaf1",
-    ("quick", "features", 1): "4068afeda7f0",
-    ("quick", "natural", 2): "ee500793091f",
+    ("quick", "characters", 2): "f0e98d79999f",
+    ("quick", "features", 2): "1d4ddd9cd9fc",
+    ("quick", "natural", 2): "7a5eff9ba9aa",
 }
 
 

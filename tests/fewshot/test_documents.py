@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import toy_bank
 
 from fewshot import checkpoints
@@ -32,6 +33,7 @@ RUN = (
     "AnyShots(SoftNeighbours)",
     "EpisodeSampler",
     "train(learner",
+    "kind_sampler",
     "InferenceSession",
     "published(",
     "Classifier(",
@@ -98,6 +100,14 @@ def test_a_learner_trains_and_is_evaluated_from_python():
     }
     source = block("train(learner").replace("steps=500", "steps=2").replace("10_000", "20")
     *lines, last = source.strip().splitlines()
+    exec("\n".join(lines), names)
+    assert 50 < eval(last, names).mean <= 100
+
+
+def test_episodes_of_a_kind_are_evaluated_from_python():
+    bank = toy_bank(30, 20)
+    names = {"bank": bank, "learner": NearestPixel(torch.nn.Flatten(), bank.classes)}
+    *lines, last = block("kind_sampler").replace("1000", "20").strip().splitlines()
     exec("\n".join(lines), names)
     assert 50 < eval(last, names).mean <= 100
 
