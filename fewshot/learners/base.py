@@ -35,6 +35,7 @@ class Traits:
     transductive   True if the scores of one query depend on other queries
     text           True if it reads the names of classes, in training or in episodes
     external       True if it starts from weights that were trained on other data
+    maps           True if it compares feature maps, which the backbone must give (see Backbone.maps)
     paper          authors and year of the publication, for listings
     needs          Python packages that it imports and the suite does not require
     """
@@ -46,6 +47,7 @@ class Traits:
     transductive: bool = False
     text: bool = False
     external: bool = False
+    maps: bool = False
     paper: str = ""
     needs: tuple[str, ...] = ()
 
