@@ -25,7 +25,7 @@ from fewshot.protocols.base import Protocol
 from fewshot.protocols.registry import PROTOCOLS
 from fewshot.provenance import key_of
 from fewshot.record_files import Damaged, read_arrays, read_environment, read_object, read_rows
-from fewshot.records import CELL, LATER, LEARNER, MODEL
+from fewshot.records import LATER, LEARNER, MODEL, ROW
 
 # columns that older runs lack, and their values there
 _LATER = {"text": False, "external": False, **LATER}
@@ -319,8 +319,8 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of the same model, way and shot; learners keep their order."""
-    cell = [*(name for name in CELL if name in new)]
+    """All rows, new ones in place of older ones of the same model, way, shot and kind; learners keep their order."""
+    cell = [*(name for name in ROW if name in new)]
     together = pd.concat([before, new]) if len(before) else new
     together = together.drop_duplicates([*MODEL, *cell], keep="last")
     place = together.groupby(LEARNER, sort=False).ngroup()
