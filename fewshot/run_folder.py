@@ -266,6 +266,12 @@ def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
         return {one.name: _read_exactly(one, path)[0] for one in others}
 
 
+def read_kept(path: Path, protocol: str) -> dict[str, np.ndarray]:
+    """What a test protocol of the run keeps of each trial; InputError if damaged."""
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
+        return _read_exactly(PROTOCOLS[protocol], path)[1]
+
+
 def read_sheets(path: Path) -> list[tables.Sheet]:
     """The tables of the run in `path`, those of results.md; InputError if the run is damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):

@@ -24,7 +24,7 @@ from fewshot.tables import Sheet
 
 log = logging.getLogger("fewshot")
 UNIFORM = "uniform"
-SEPARATION = "separation"  # the name before those of the arrays of separations, in the place of a model's
+SEPARATED = (UNIFORM, "within")  # kinds whose episodes are sorted by difficulty
 _DIRICHLET = "dirichlet:2"  # as Veilleux et al. 2021 have it
 _OWN_SHAPE = ("any", "listed")  # kinds that have ways and shots of their own
 _PART = 4096  # episodes drawn at once, to look at what they hold
@@ -75,6 +75,11 @@ def trials(wanted: Evaluation, bank: ImageBank, kinds: Iterable[str]) -> list[Tr
 def has_own_shape(kind: str) -> bool:
     """Whether episodes of this kind have ways and shots of their own, whatever is asked for."""
     return kind.partition(":")[0] in _OWN_SHAPE
+
+
+def separation_name(kind: str, way: int, shot: int) -> str:
+    """The name of the separations of episodes in kinds.npz: 'separation/within/5way1shot'."""
+    return array_name("separation", way, shot, kind)
 
 
 def compare(result: Accuracies, uniform: Accuracies) -> Row:
@@ -139,8 +144,8 @@ class KindsProtocol(Protocol):
             log.info("%s: %s, %d-way %d-shot %.2f ± %.2f", task.label, *trial[:3], *result.percent)
             cell = trial.way, trial.shot
             arrays[array_name(model, *cell, trial.kind)] = result.values
-            if trial.kind in (UNIFORM, "within"):
-                arrays[array_name(SEPARATION, *cell, trial.kind)] = separations(data.bank, result.classes)
+            if trial.kind in SEPARATED:
+                arrays[separation_name(trial.kind, *cell)] = separations(data.bank, result.classes)
             if trial.kind == UNIFORM:
                 uniform[cell] = result
             rows.append(_row(trial, result, data.bank, unlabelled))
@@ -152,7 +157,8 @@ class KindsProtocol(Protocol):
         return with_seeds(rows, _NOTE, _sheets)
 
     def unlike(self, rows: pd.DataFrame, arrays: Arrays) -> list[str]:
-        return unlike_episodes(rows, dict(arrays), (self.table, self.arrays))
+        found = unlike_episodes(rows, dict(arrays), (self.table, self.arrays))
+        return [why or _unlike_separations(row, arrays) for why, (_, row) in zip(found, rows.iterrows())]
 
 
 PROTOCOL = KindsProtocol()
@@ -175,6 +181,17 @@ def _row(trial: Trial, result: Accuracies, bank: ImageBank, unlabelled: bool) ->
     }
 
 
+def _unlike_separations(row: pd.Series, arrays: Arrays) -> str:
+    """Why the separations of a row's episodes are not what the protocol writes, '' if they are."""
+    if row["kind"] not in SEPARATED:
+        return ""
+    name = separation_name(row["kind"], row["way"], row["shot"])
+    found = arrays.get(name)
+    if found is None or found.shape != (row["episodes"],) or found.dtype.kind != "f" or not (found >= 0).all():
+        return f"kinds.npz does not hold {row['episodes']:,} separations as {name}"
+    return ""
+
+
 def _check_takes(learner: Learner, trial: Trial) -> bool:
     """Whether the learner uses unlabelled images of the episodes; NotComparable if it cannot take their shots."""
     masked = unlabelled = False
@@ -183,8 +200,8 @@ def _check_takes(learner: Learner, trial: Trial) -> bool:
         unlabelled |= part.unlabelled is not None
     if masked and not takes(learner, "mask"):
         raise NotComparable(
-            f"its classes have different numbers of support images, and {scoring(learner).__name__} of {learner.name}"
-            " has no argument mask"
+            "the classes of an episode have different numbers of support images, and"
+            f" {scoring(learner).__name__} of {learner.name} has no argument mask"
         )
     return unlabelled and takes(learner, "unlabelled")
 
@@ -215,7 +232,7 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
         if len(differences):
             headings = differences["kind"] + " (" + differences["pairing"] + ")"
             text = text.replace("accuracy in percent", "accuracy less that in uniform episodes, in points,")
-            title = f"Kinds of episodes less uniform, {what}"
+            title = f"Kinds of episodes, difference from uniform, {what}"
             columns = "difference", "difference_ci95"
             sheet = _beside(differences.assign(kind=headings), title, text, columns, note)
             made.append(sheet._replace(best=sheet.best & False))
