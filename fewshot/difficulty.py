@@ -10,6 +10,7 @@ from torch import Tensor
 from episodes import ImageBank
 
 _BATCH, _EPISODES = 256, 1 << 12  # images and episodes at once
+_NOTHING = 1e-6  # of the distance between classes: a smaller spread comes from rounding alone
 
 
 def separations(bank: ImageBank, classes: np.ndarray) -> np.ndarray:
@@ -23,8 +24,9 @@ def separations(bank: ImageBank, classes: np.ndarray) -> np.ndarray:
     drawn = torch.as_tensor(classes, dtype=torch.int64)
     way = drawn.shape[1]
     distances = torch.cdist(means, means).fill_diagonal_(0)
-    between = [distances[part[:, :, None], part[:, None]].sum((1, 2)) for part in drawn.split(_EPISODES)]
-    return (torch.cat(between) / (way * (way - 1)) / spreads[drawn].mean(1)).numpy()
+    parts = [distances[part[:, :, None], part[:, None]].sum((1, 2)) for part in drawn.split(_EPISODES)]
+    between, spread = torch.cat(parts) / (way * (way - 1)), spreads[drawn].mean(1)
+    return torch.where(spread > _NOTHING * between, between / spread, torch.inf).numpy()
 
 
 def _classes(bank: ImageBank) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from fewshot.learners.base import Learner
 from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task, in_columns, with_widths
 from fewshot.protocols.sheets import images_text, measure_sheet, with_seeds
 from fewshot.protocols.similarity import ROUNDING, measuring, rounding_of, scores_embeddings
-from fewshot.protocols.ties import TiedRanks, expected_precisions, tied_ranks
+from fewshot.protocols.ties import TiedRanks, expected_precisions, tie_levels, tied_ranks
 from fewshot.statistics import Estimate, over_classes
 from fewshot.tables import Sheet
 
@@ -78,10 +78,10 @@ def measures(scores: Tensor, labels: Tensor, rounding: Tensor) -> tuple[Tensor, 
 
     Each episode has the same number of known queries. rounding (E,): how far apart equal scores may be
     """
-    labels, rounding = labels.to(scores.device), rounding.to(scores.device)[:, None].clamp_min(1e-300)
+    labels, rounding = labels.to(scores.device), rounding.to(scores.device)
     known, best = labels < scores.shape[2], scores.amax(2)
-    levels = -((best.amax(1, keepdim=True) - best) / rounding).floor()  # equal scores have one level
-    tied = scores >= (best - rounding)[..., None]
+    levels = tie_levels(best, rounding)
+    tied = scores >= (best - rounding[:, None])[..., None]
     own = tied.gather(2, labels.clamp_max(scores.shape[2] - 1)[..., None])[..., 0]
     right = (own.double() / tied.sum(2))[known].view(len(scores), -1)  # a random choice among the tied classes
     above = _above(levels[known].view(len(scores), -1), levels[~known].view(len(scores), -1))

@@ -44,6 +44,22 @@ def tied_ranks(near: Tensor, alike: Tensor, depth: int, rounding: float) -> Tied
     return TiedRanks(size.gather(1, group), hits.gather(1, group), (ranks - start + 1).double(), before.double())
 
 
+def tie_levels(scores: Tensor, rounding: Tensor) -> Tensor:
+    """Whole numbers (queries, N) in place of scores (queries, N), in their order, the same for scores that are tied.
+
+    The highest score is tied with all that are at most `rounding` (queries,) lower, and so on from the next lower one.
+    So scores that are further apart than `rounding` never share a level.
+    """
+    values, found = scores.sort(1, descending=True)
+    levels, level, highest = torch.zeros_like(values), torch.zeros_like(values[:, 0]), values[:, 0]
+    for place in range(1, values.shape[1]):
+        lower = highest - values[:, place] > rounding
+        highest = torch.where(lower, values[:, place], highest)
+        level = level - lower.to(level.dtype)
+        levels[:, place] = level
+    return torch.empty_like(levels).scatter_(1, found, levels)
+
+
 def expected_precisions(ranks: TiedRanks) -> Tensor:
     """For each rank, the expected precision of the images up to it if the image there is of the query's class, else 0:
     (queries, depth).
