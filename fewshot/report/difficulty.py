@@ -72,6 +72,6 @@ def _lines(
         kept = [array for _, row in own.iterrows() if (array := array_of(row, arrays)) is not None]
         if kept:
             values = 100 * np.mean(kept, axis=0)
-            estimates = [over_episodes(values[part]) for part in parts]
-            found.append((style, *(np.array(column) for column in zip(*estimates))))
+            means, widths = np.transpose([over_episodes(values[part]) for part in parts])
+            found.append((style, means, widths))
     return found
