@@ -11,6 +11,6 @@ _FOLDER = Path(__file__).parent
 
 def presets() -> dict[str, dict[str, Path]]:
     """The presets by name; each is a file for data sets of characters, one for natural images, and in some presets
-    one for features."""
+    one for features, or one file for every data set."""
     folders = sorted(path for path in (_FOLDER / "presets").iterdir() if path.is_dir())
     return {folder.name: {path.stem: path for path in sorted(folder.glob("*.toml"))} for folder in folders}

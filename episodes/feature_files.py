@@ -22,11 +22,12 @@ NAMES = {  # the names that people give to the arrays, in lower case
     "group_names": ("group_names", "groups"),
     "split": ("split", "splits"),
     "texts": ("texts", "text_features"),
+    "files": ("files",),
     "about": ("about",),
 }
 _NEED = (
     "a file of features needs the arrays embeddings (N, D), of float16 or float32, and labels (N,), numbers or names;"
-    " class_names, split and texts may stand beside them"
+    " class_names, split, texts and files may stand beside them"
 )
 _PART = 1 << 22  # numbers read at once
 _LARGEST = 1 << 32  # bytes of an array besides the embeddings

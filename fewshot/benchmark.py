@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from episodes import ImageBank, InputError, MissingData, load_dataset
-from episodes.datasets import SPLITS, full_name
+from episodes.datasets import ALL, SPLITS, full_name
 from episodes.locks import locked
 from fewshot import checkpoints, provenance
 from fewshot.clamping import clamped_config, with_held_out
@@ -20,6 +20,7 @@ from fewshot.devices import choose_device, describe, placed, prepare
 from fewshot.embedding import EmbeddedBank
 from fewshot.files import writing
 from fewshot.freshness import check_same, mark, parts_of, tell_stale, waiting
+from fewshot.frozen import SharedOutputs, one_thread
 from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec, model_name
@@ -28,7 +29,7 @@ from fewshot.protocols.base import NotComparable, Task
 from fewshot.protocols.registry import check_protocols, measure
 from fewshot.records import row_of
 from fewshot.run_folder import RunFolder
-from fewshot.training import train, trainable
+from fewshot.training import give_weights, train, trainable
 
 log = logging.getLogger("fewshot")
 
@@ -38,10 +39,12 @@ def open_data(
 ) -> tuple[Config, dict[str, ImageBank]]:
     """The banks of `splits`, and the configuration clamped to them; held-out images are a bank of their own.
 
-    If the configured data set is unavailable and has a fallback, the fallback is opened. If the data set has fewer
+    If all classes are for the test, 'test' is the only bank, with the images of the split 'all'. If the configured data
+    set is unavailable and has a fallback, the fallback is opened. If the data set has fewer
     classes or images than a learner's batches or the validation episodes need, those get fewer. Each change is logged.
     """
     name = config.data.dataset
+    splits = (ALL,) if config.data.test == ALL else splits
     try:
         banks = _banks(config, name, data, splits)
     except MissingData as error:
@@ -77,9 +80,9 @@ def run_benchmark(
     wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
     # all models are planned before any training, so that an impossible request fails at once
     check_protocols(wanted, banks)
-    models = plan(config, banks["train"], banks["validation"])
+    models = plan(config, banks)
     folder = RunFolder(path, config, banks, chosen, resume)
-    with folder.logged():
+    with folder.running():
         test = placed(banks["test"], chosen)
         counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]
         log.info("%s (%s): %s; on %s", test.dataset, test.protocol, ", ".join(counts), describe(chosen))
@@ -89,6 +92,8 @@ def run_benchmark(
         mark(folder, models, images)
         tell_stale(folder, models, images, keep)
         data = {**banks, "test": test}
+        # the outputs of an encoder that nothing trains are the same for all learners
+        embed = EmbeddedBank if "train" in banks else SharedOutputs().embedded
         worked = False
         for model in models:
             if not waiting(model, folder, wanted.protocols, keep):
@@ -99,7 +104,8 @@ def run_benchmark(
                 if protocols:
                     home = folder.checkpoints(model.spec.name)
                     trained = _obtain(model, banks, home, chosen, resume=resume, keep=keep, progress=progress)
-                    _measure(model, trained, protocols, data, folder)
+                    embedded = {split: embed(trained.learner, bank) for split, bank in data.items()}
+                    _measure(model, trained, protocols, embedded, folder)
                     worked = True
         if not worked:
             log.info("All of it was finished earlier: remove %s to run it again", path)
@@ -107,14 +113,13 @@ def run_benchmark(
 
 
 def _measure(
-    model: Planned, trained: "_Trained", protocols: Sequence[str], banks: dict[str, ImageBank], folder: RunFolder
+    model: Planned, trained: "_Trained", protocols: Sequence[str], data: dict[str, EmbeddedBank], folder: RunFolder
 ) -> None:
     """Measure a trained model by each of the test protocols, and add its rows to the folder after each protocol."""
     learner, spec, wanted = trained.learner, model.spec, folder.config.evaluation
-    images = {split: bank.checksum for split, bank in banks.items()}
-    data = {split: EmbeddedBank(learner, bank) for split, bank in banks.items()}
+    images = {split: embedded.bank.checksum for split, embedded in data.items()}
     columns = {
-        **row_of(spec, learner, banks["test"]),
+        **row_of(spec, learner, data["test"].bank),
         "collapsed": trained.collapsed,
         "preset": folder.config.preset,
         "train_seconds": round(trained.seconds, 2),
@@ -122,7 +127,8 @@ def _measure(
     task = Task(learner, data, wanted, model.shots, columns, spec.label)
     for protocol in protocols:
         try:
-            rows, arrays = measure(protocol, task)
+            with contextlib.nullcontext() if "train" in data else one_thread():
+                rows, arrays = measure(protocol, task)
         except NotComparable as error:
             log.warning("%s is left out of %s: %s", spec.label, protocol, error)
             continue
@@ -138,7 +144,9 @@ def train_learner(
     """Train the learners of `config`; the paths of their best checkpoints, each in a folder of its name in `folder`."""
     prepare(choose_device(device))
     banks = with_held_out(banks, config.data.held_out)
-    models = plan(config, banks["train"], banks["validation"])
+    if config.data.test == ALL:
+        raise InputError(f"the preset {config.preset} trains nothing: take 'fewshot bench', or another preset")
+    models = plan(config, banks)
     check_trainings_free(folder, config, resume)
     for model in models:
         home = folder / model.spec.name
@@ -183,8 +191,14 @@ def _obtain(
     progress: bool = True,
 ) -> _Trained:
     """The trained learner of a model: with `resume` from the best checkpoint in `folder`, if that is of this model or,
-    with `keep`, of other code or packages; otherwise trained, with checkpoints in `folder`. It gets no test images."""
+    with `keep`, of other code or packages; otherwise trained, with checkpoints in `folder`. It gets no test images.
+
+    Without base classes, the learner is taken as it is, and there is nothing that a checkpoint would have to keep."""
     spec, path = model.spec, folder / "best.pt"
+    if "train" not in banks:
+        learner = spec.build(model.cls)
+        give_weights(learner, spec.settings, banks["test"])
+        return _Trained(learner.to(device), 0.0, False, spec)
     if resume and path.exists():
         content = checkpoints.load(path)
         before = ModelSpec.from_checkpoint(content, path)
@@ -236,4 +250,7 @@ def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: 
 
 def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -> dict[str, ImageBank]:
     size, reading = config.data.size or None, config.data.reading
-    return {split: load_dataset(name, split, data=data, size=size, options=reading) for split in splits}
+    return {
+        "test" if split == ALL else split: load_dataset(name, split, data=data, size=size, options=reading)
+        for split in splits
+    }

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from episodes import EpisodeSampler, ImageBank, InputError
 from fewshot.embedding import embedded
 from fewshot.learners.base import Learner
+from fewshot.statistics import over_classes
 from fewshot.unequal import unequal_scores
 
 BINS = 15  # of the expected calibration error
@@ -30,14 +31,21 @@ class ValidationScores:
     known (Q, N)    of queries of the N classes of their episode; targets (Q,): their right answers
     unknown (U, N)  of queries of other classes; U is 0 if there are no other classes
     shots           of the classes, in their order
-    classes         how many independent classes the episodes are drawn from: turned copies of a class count once
+    drawn (E, N)    the known classes of each episode; its queries are the next Q / E rows of `known`
+    clusters (C,)   of each class of the bank, the independent class that it is of: turned copies of a class are one
     """
 
     known: np.ndarray
     targets: np.ndarray
     unknown: np.ndarray
     shots: tuple[int, ...]
-    classes: int
+    drawn: np.ndarray
+    clusters: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """How many independent classes the episodes are drawn from."""
+        return len(np.unique(self.clusters))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +55,8 @@ class Calibration:
     temperature      scores are divided by it before the softmax
     error_before, error_after   expected calibration error with a temperature of 1, and with this one; nan if unknown
     threshold        a picture whose highest score is lower is refused; -inf refuses none
+    known_refused    share of pictures of known validation classes that the threshold refuses, nan if unknown
+    known_ci95       half-width of its 95 % interval over classes: see statistics.over_classes; nan if unknown
     unknown_refused  share of pictures of unknown validation classes that the threshold refuses, nan if unknown
     shots            that it was chosen for, one a class
     remark           a sentence if no temperature could be chosen, or not for the shots of the task; else ''
@@ -56,6 +66,8 @@ class Calibration:
     error_before: float = math.nan
     error_after: float = math.nan
     threshold: float = -math.inf
+    known_refused: float = math.nan
+    known_ci95: float = math.nan
     unknown_refused: float = math.nan
     shots: tuple[int, ...] = ()
     remark: str = ""
@@ -138,9 +150,17 @@ def calibrated(
     """
     found = validation_scores(learner, bank, shots)
     made = from_scores(found.known, found.targets, reject, temperature, found.classes)
-    refused = float(made.refused(found.unknown).mean()) if reject and len(found.unknown) else math.nan
     remark = " ".join(filter(None, [_remark(bank, shots, found.shots), made.remark]))
-    return dataclasses.replace(made, unknown_refused=refused, shots=found.shots, remark=remark)
+    made = dataclasses.replace(made, shots=found.shots, remark=remark)
+    return _with_refusals(made, found) if made.threshold > -math.inf else made
+
+
+def _with_refusals(made: Calibration, found: ValidationScores) -> Calibration:
+    """The calibration with the shares of the validation pictures that it refuses."""
+    by_episode = made.refused(found.known).reshape(len(found.drawn), -1).mean(axis=1)
+    known = over_classes(by_episode, found.drawn, found.clusters)
+    unknown = float(made.refused(found.unknown).mean()) if len(found.unknown) else math.nan
+    return dataclasses.replace(made, known_refused=known.mean, known_ci95=known.ci95, unknown_refused=unknown)
 
 
 def from_scores(
@@ -186,6 +206,7 @@ def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], s
     count = min(max(_QUERIES // (way * query), _LEAST), _MOST)
     known: list[Tensor] = []
     unknown: list[Tensor] = []
+    drawn: list[Tensor] = []
     bar = tqdm(total=count, desc="validation episodes", unit="episode", disable=None, leave=False)
     with bar, torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -195,10 +216,11 @@ def validation_scores(learner: Learner, bank: ImageBank, shots: Sequence[int], s
                 if queries.numel():
                     given = queries.flatten(1), part.keys, part.classes[:, :way]
                     kept.append(unequal_scores(learner, data, support, *given).flatten(0, 1).float().cpu())
+            drawn.append(part.classes[:, :way].cpu())
             bar.update(len(part))
     targets = torch.arange(way).repeat_interleave(query).repeat(count)
     rows = torch.cat(known).numpy(), targets.numpy(), torch.cat(unknown).numpy() if unknown else np.empty((0, way))
-    return ValidationScores(*rows, shots, bank.classes // bank.turns)
+    return ValidationScores(*rows, shots, torch.cat(drawn).numpy(), np.arange(bank.classes) // bank.turns)
 
 
 def _thinned(bank: ImageBank, least: int) -> ImageBank:

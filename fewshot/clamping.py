@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from episodes import ImageBank, ListedEpisodes
+from episodes.datasets import ALL
 from fewshot.config import Config, Evaluation, Generalised, Kinds, OpenSet, Training, Validation
 from fewshot.learners.registry import find_learner
 from fewshot.training import clamped
@@ -13,13 +14,18 @@ log = logging.getLogger("fewshot")
 
 
 def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
-    """The configuration with no more classes and images per batch or episode than the data have; changes are logged."""
+    """The configuration with no more classes and images per batch or episode than the data have; changes are logged.
+
+    If there is no base class, in a bank 'train', nothing is trained, and only the test episodes are clamped.
+    """
+    evaluation = _with_tests(config.evaluation, banks["test"]) if "test" in banks else config.evaluation
+    if "train" not in banks:
+        return config.model_copy(update={"evaluation": evaluation})
     learners = {}
     for spec, settings in config.learner.items():
         per_shot = {shot: _with_batches(spec, one, banks["train"]) for shot, one in settings.per_shot.items()}
         learners[spec] = _with_batches(spec, settings, banks["train"]).model_copy(update={"per_shot": per_shot})
     validation = _with_validation(config.validation, banks["validation"])
-    evaluation = _with_tests(config.evaluation, banks["test"]) if "test" in banks else config.evaluation
     return config.model_copy(update={"learner": learners, "validation": validation, "evaluation": evaluation})
 
 
@@ -113,11 +119,16 @@ def _images(settings: Evaluation | Generalised | Kinds | OpenSet, bank: ImageBan
 def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:
     """The settings with the clamped values; logs which values change."""
     smallest = int(bank.sizes.argmin())
+    used = "" if bank.split == ALL else f" for {bank.split}"
     there = (
-        f"there are {bank.classes} classes for {bank.split}, the smallest of {int(bank.sizes[smallest])} images,"
+        f"there are {bank.classes} classes{used}, the smallest of {int(bank.sizes[smallest])} images,"
         f" '{bank.class_names[smallest]}'"
     )
-    for name, value in clamped.items():
-        if value != getattr(settings, name):
-            log.warning("%s: %s = %s, not %s: %s", what, name, value, getattr(settings, name), there)
+    changes = [
+        f"{name} = {value}, not {getattr(settings, name)}"
+        for name, value in clamped.items()
+        if value != getattr(settings, name)
+    ]
+    if changes:
+        log.warning("%s: %s: %s", what, "; ".join(changes), there)
     return settings.model_copy(update=clamped)

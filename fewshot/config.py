@@ -51,6 +51,8 @@ class Data(_Settings):
 
     dataset   NAME, NAME:PROTOCOL (a split protocol) or a path; fallback: the data set to use if `dataset` is
               unavailable
+    test      the classes of the test: those of the split 'test', or 'all' classes of the data set. 'all' leaves no base
+              classes, so no learner of the run may train
     size      pixels, 0 for the data set's usual size
     held_out  the number of images of each base class, the last ones, kept from training as queries of base classes
     min_images, skip_damaged  what is left out of a folder of images: see episodes.ReadingOptions
@@ -58,6 +60,7 @@ class Data(_Settings):
 
     dataset: str = "omniglot"
     fallback: str = ""
+    test: Literal["test", "all"] = "test"
     size: Annotated[int, Field(ge=0, le=1024)] = 0
     held_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     min_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -236,10 +239,10 @@ def load_config(
     min_images, skip_damaged            what is left out of a folder of images: see episodes.ReadingOptions
 
     A named preset has one file for characters, one for photographs and, if need be, one for features; `dataset` decides
-    between them. On features, backbones, weights, augmentation and sizes do not count (see _on_features). A preset's
-    table [training] holds for every learner, [learner.NAME] for that learner and its variants,
-    [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone. Raises InputError for
-    unknown names and invalid values.
+    between them. A preset of one file is for every data set. On features, backbones, weights, augmentation and sizes do
+    not count (see _on_features). A preset's table [training] holds for every learner, [learner.NAME] for that learner
+    and its variants, [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone.
+    Raises InputError for unknown names and invalid values.
     """
     path = _preset_path(preset, dataset)
     table = _read_toml(path)
@@ -327,13 +330,30 @@ def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbe
 
 def _completed(config: Config, path: Path, steps: int | None) -> Config:
     """The configuration with the full names of data sets, and with every learner's batches, options and steps."""
+    if not config.data.dataset:
+        raise InputError(f"{path} names no data set: name one, or a folder of images, with --dataset")
     names = {"dataset": config.data.dataset, "fallback": config.data.fallback}
     data = config.data.model_copy(update={key: full_name(name) for key, name in names.items() if name})
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
     complete = config.model_copy(update={"data": data, "learner": settings})
+    if data.test == "all":
+        _check_untrained(complete, path)
     return _on_features(complete) if find_source(data.dataset)[0].features else complete
+
+
+def _check_untrained(config: Config, path: Path) -> None:
+    """InputError if the run would need base classes, which a run has none of if all classes are for the test."""
+    trained = [
+        spec for spec, one in config.learner.items() if any(part.steps for part in (one, *one.per_shot.values()))
+    ]
+    if trained:
+        raise InputError(
+            f"in {path}, test = 'all' leaves no classes to train {trained[0]} on: set steps = 0, or leave out test"
+        )
+    if config.data.held_out:
+        raise InputError(f"in {path}, test = 'all' leaves no base classes to hold images out of: leave out held_out")
 
 
 def _on_features(config: Config) -> Config:
@@ -456,7 +476,10 @@ def _preset_path(preset: str, dataset: str | None) -> Path:
         raise unknown_name("preset", preset, known)
     source = find_source(dataset)[0] if dataset is not None else None
     kind = "natural" if source is not None and source.natural else "characters"
-    return known[preset]["features" if source is not None and source.features and "features" in known[preset] else kind]
+    files = known[preset]
+    if len(files) == 1:
+        return next(iter(files.values()))
+    return files["features" if source is not None and source.features and "features" in files else kind]
 
 
 def _checked(model: type[BaseModel], table: dict[str, Any], where: str) -> Any:

@@ -20,7 +20,7 @@ from fewshot.models import ModelSpec
 from fewshot.preparation import Images, pixels_of
 
 HEAD = "simpleshot:l2n"  # of a backbone that comes without a learner: the nearest mean of directions, nothing to train
-_SIZE = 224  # pixels of the images that published weights were trained on
+SIZE = 224  # pixels of the images that published weights were trained on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def validation_classes(spec: ModelSpec, data: str | os.PathLike | None = None) -
 
     data: the folder of the data sets. Raises InputError if they are not here or have changed since.
     """
-    bank = load_dataset(spec.dataset, "validation", data=data, size=spec.size)
+    bank = load_dataset(spec.dataset, "validation", data=data, size=spec.size, options=spec.reading)
     if spec.data and bank.checksum not in spec.data:
         raise InputError(f"the images of {bank.name} are not those that the model was trained with")
     check_channels(spec.channels, bank.images.shape[1], bank.name)
@@ -117,7 +117,7 @@ def _with_backbone(name: str, learner: str) -> tuple[ModelSpec, Learner]:
         dataset=recipe.trained_on,
         trained_on=recipe.trained_on,
         channels=3,
-        size=_SIZE,
+        size=SIZE,
         fit="crop",
         inverted=False,
         classes=1,

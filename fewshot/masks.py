@@ -1,4 +1,4 @@
-"""Means over the support images that count, for classes with different numbers of them (see Learner.scores)."""
+"""The support images that count, for classes with different numbers of them (see Learner.scores)."""
 
 from torch import Tensor
 
@@ -12,5 +12,10 @@ def class_means(support: Tensor, mask: Tensor | None) -> Tensor:
 
 def shares(mask: Tensor, like: Tensor) -> Tensor:
     """The share (E, N, K) of each support image in the mean of its class: zero if it does not count."""
-    counted = mask.to(like.dtype)
-    return counted / counted.sum(2, keepdim=True)
+    counts = mask.to(like.dtype)
+    return counts / counts.sum(2, keepdim=True)
+
+
+def counted(pairs: Tensor, mask: Tensor | None, otherwise: float) -> Tensor:
+    """The numbers `pairs` (E, Q, N * K) of queries and support images, `otherwise` for images that do not count."""
+    return pairs if mask is None else pairs.masked_fill(~mask.flatten(1)[:, None], otherwise)

@@ -8,7 +8,7 @@ import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from episodes import FeatureBank, ImageBank, class_texts
+from episodes import FeatureBank, ImageBank, ReadingOptions, class_texts
 from episodes.errors import InputError
 from fewshot import outside
 from fewshot.backbones import find_backbone, make_backbone
@@ -18,7 +18,7 @@ from fewshot.learners.registry import checked_options, split_backbone, traits_of
 
 _IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call by other names
 # by other fields: the checksums of the images, the settings, the digest of the weights
-_COVERED = {"class_names", "fit", "inverted", "shot", "trained_on", "outside_classes"}
+_COVERED = {"class_names", "fit", "inverted", "min_images", "skip_damaged", "shot", "trained_on", "outside_classes"}
 
 
 class ModelSpec(BaseModel):
@@ -31,6 +31,7 @@ class ModelSpec(BaseModel):
     held_out      images of each base class that were kept from training
     data          the checksums of the images that it was trained and validated on
     channels, size, fit, inverted   how its images were prepared: see ImageBank, which has the last two
+    min_images, skip_damaged   what was left out of its folder of images: see episodes.ReadingOptions
     classes       how many base classes it was made for, or base images if it learns without labels
     class_names   the texts of the base classes (episodes.class_texts); empty in checkpoints of older versions
     settings      of its training; validation: the episodes that chose its checkpoint
@@ -58,6 +59,8 @@ class ModelSpec(BaseModel):
     size: Annotated[int, Field(ge=1, le=1024)]
     fit: str = ""
     inverted: bool | None = None
+    min_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    skip_damaged: bool = False
     classes: Annotated[int, Field(ge=1, le=2_000_000)]
     class_names: tuple[str, ...] = ()
     settings: Training
@@ -119,6 +122,11 @@ class ModelSpec(BaseModel):
     @property
     def backbone(self) -> str:
         return self.settings.backbone
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """What was left out of the folder of images that the model was trained on."""
+        return ReadingOptions(self.min_images, self.skip_damaged)
 
     @property
     def row(self) -> tuple[str, str, str, int]:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from episodes import ImageBank, InputError
 from episodes.batches import batches_from
 from fewshot import provenance
-from fewshot.config import Config
+from fewshot.config import Config, Training
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec
@@ -31,13 +33,13 @@ class Planned:
     first: bool
 
 
-def plan(config: Config, train_bank: ImageBank, validation_bank: ImageBank) -> list[Planned]:
-    """All models of a run; InputError if two have one name, or if one cannot train on its batches or has no weights."""
+def plan(config: Config, banks: Mapping[str, ImageBank]) -> list[Planned]:
+    """All models of a run; InputError if two have one name, or if one cannot train on its batches or has no weights.
+
+    banks: by split; without 'train' and 'validation' the models are for the images of 'test' and train on nothing.
+    """
     models = [
-        model
-        for asked in config.learner
-        for seed in config.seeds
-        for model in _models_of(asked, seed, config, train_bank, validation_bank)
+        model for asked in config.learner for seed in config.seeds for model in _models_of(asked, seed, config, banks)
     ]
     asked_by_row: dict[tuple[str, ...], str] = {}
     for model in models:
@@ -48,13 +50,11 @@ def plan(config: Config, train_bank: ImageBank, validation_bank: ImageBank) -> l
         if spec.seed == config.seeds[0]:
             learner = spec.build(model.cls)
             learner.check_batches(batches_from(spec.settings.batches))
-            give_weights(learner, spec.settings, train_bank)
+            give_weights(learner, spec.settings, _shown(banks))
     return models
 
 
-def _models_of(
-    asked: str, seed: int, config: Config, train_bank: ImageBank, validation_bank: ImageBank
-) -> list[Planned]:
+def _models_of(asked: str, seed: int, config: Config, banks: Mapping[str, ImageBank]) -> list[Planned]:
     """The models of one learner and seed: one for each shot that has its own settings, after one for all others."""
     cls, variant = find_learner(asked)
     settings, every = config.learner[asked], config.evaluation.shots
@@ -67,19 +67,18 @@ def _models_of(
         validation = config.validation.model_copy(update={"shot": single}) if single else config.validation
         spec = ModelSpec.of(
             cls,
-            train_bank,
+            _shown(banks),
             chosen,
             asked=asked,
             variant=variant,
             seed=seed,
             shot=single,
-            dataset=config.data.dataset,
+            min_images=config.data.min_images,
+            skip_damaged=config.data.skip_damaged,
             held_out=config.data.held_out,
-            data=[train_bank.checksum, validation_bank.checksum],
             validation=validation,
             weights=_digest(chosen.weights),
-            base_weights=bool(chosen.weights) and of_base_classes(chosen.weights, train_bank),
-            **outside_fields(chosen, train_bank),
+            **_seen_by(chosen, config, banks),
             published_means=by_published_means(chosen),
             source=provenance.learner_code(cls),
             code=provenance.suite_code(),
@@ -87,6 +86,25 @@ def _models_of(
         )
         found.append(Planned(cls, spec, shots, first=min(every) in shots))
     return found
+
+
+def _shown(banks: Mapping[str, ImageBank]) -> ImageBank:
+    """Images as the models of a run get them."""
+    return banks["train" if "train" in banks else "test"]
+
+
+def _seen_by(settings: Training, config: Config, banks: Mapping[str, ImageBank]) -> dict[str, Any]:
+    """The fields of a ModelSpec that say which data the model has seen."""
+    if "train" not in banks:
+        outside = outside_fields(settings, banks["test"])
+        return {"dataset": outside["trained_on"] or "none", "classes": 1, "class_names": (), **outside}
+    base = banks["train"]
+    return {
+        "dataset": config.data.dataset,
+        "data": [base.checksum, banks["validation"].checksum],
+        "base_weights": bool(settings.weights) and of_base_classes(settings.weights, base),
+        **outside_fields(settings, base),
+    }
 
 
 def _digest(weights: str) -> str:

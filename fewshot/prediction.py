@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from episodes import ImageBank, InputError
-from episodes.archives import is_archive
+from episodes.archives import ImageFiles, is_archive
+from episodes.datasets import layouts
 from episodes.datasets.folder import image_files
-from episodes.datasets.layouts import is_csv
+from episodes.datasets.splits import pooled
 from episodes.pictures import Picture, cores
 from fewshot.answers import NONE, scores_of_parts, support_bank
 from fewshot.calibration import Calibration
@@ -60,15 +61,18 @@ class Answered:
 def read_support(folder: Path, spec: ModelSpec) -> ImageBank:
     """The pictures of the class folders in `folder`, a folder or an archive, as a support set.
 
-    A class is called by its path in `folder`. Raises InputError if a picture is in no class folder or is damaged, or if
-    there are fewer than two classes.
+    The classes are those that a run on this folder has: class folders, or a csv file, and the classes of all splits if
+    there are splits. Raises InputError if a picture is in no class folder or is damaged, or if there are fewer than two
+    classes.
     """
-    pictures = {query.name: query.picture for query in _pictures_in(folder, "support set")}
-    classes = {name: str(picture.key).rpartition("/")[0] for name, picture in pictures.items()}
-    outside = next((name for name, label in classes.items() if not label), None)
-    if outside is not None:
-        raise InputError(f"the picture {outside} of the support set is in no class folder: move it into one, or away")
-    return support_bank(pixels_of(list(pictures.values()), spec), list(classes.values()))
+    files = _image_files_in(folder, "support set")
+    classes = pooled(layouts.find(files).splits)
+    pictures = [picture for found in classes.values() for picture in found]
+    names = [name for name, found in classes.items() for _ in found]
+    if layouts.BARE in classes:
+        outside = classes[layouts.BARE][0].key
+        raise InputError(f"the picture {outside} in {folder} is in no class folder: move it into one, or away")
+    return support_bank(pixels_of(pictures, spec), names)
 
 
 def find_queries(paths: Sequence[Path]) -> list[Query]:
@@ -84,14 +88,19 @@ def find_queries(paths: Sequence[Path]) -> list[Query]:
     return list(found.values())
 
 
-def _pictures_in(path: Path, what: str) -> list[Query]:
+def _image_files_in(path: Path, what: str) -> ImageFiles:
+    """The images at `path`, and its csv files; InputError if there are no images."""
     if not path.exists():
         raise InputError(f"there is no {path}, which was named as a {what}")
     files = image_files(path)
-    names = [name for name in files.names if not is_csv(name)]
-    if not names:
+    if all(map(layouts.is_csv, files.names)):
         raise InputError(f"there are no pictures in {path}, which was named as a {what}")
-    return [Query(f"{path}/{name}", Picture(files, name)) for name in names]
+    return files
+
+
+def _pictures_in(path: Path, what: str) -> list[Query]:
+    files = _image_files_in(path, what)
+    return [Query(f"{path}/{name}", Picture(files, name)) for name in files.names if not layouts.is_csv(name)]
 
 
 def answer(model: LoadedModel, support: ImageBank, queries: Sequence[Query], seed: int = 0) -> Answered:

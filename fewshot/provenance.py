@@ -35,6 +35,7 @@ _CORE = (
     "fewshot/devices.py",
     "fewshot/embedding.py",
     "fewshot/evaluation.py",
+    "fewshot/frozen.py",
     "fewshot/learners/base.py",
     "fewshot/models.py",
     "fewshot/plan.py",

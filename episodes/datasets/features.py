@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from episodes.archives import files_fingerprint, fingerprint
-from episodes.bank import created, prepared
+from episodes.bank import FileNames, created, prepared
 from episodes.datasets import places
 from episodes.datasets.splits import shared_out
 from episodes.errors import InputError
@@ -27,7 +27,8 @@ from episodes.feature_files import FeatureFile, read_features
 from episodes.features import UNKNOWN, FeatureBank
 
 SIZE = 1  # a feature is a channel of one pixel
-_FORMAT = 1  # of the files in the cache folder
+_FORMAT = 2  # of the files in the cache folder
+_FILES = "files.json"  # in the cache folder, the names of the files that the features are of
 # what `fewshot embed` writes about a data set, and the values for a file from elsewhere: see ImageBank and FeatureBank;
 # turns by split, and the splits that are listed
 _ABOUT: dict[str, Any] = {"dataset": "", "protocol": "", "turns": {}, "listed": [], "trained_on": UNKNOWN}
@@ -183,6 +184,8 @@ def _prepare(folder: Path, path: Path, split: str, protocol: str) -> None:
         _sort(folder / "features.npy", file, rows, dtype)
     if "texts" in file.arrays:
         np.save(folder / "texts.npy", _texts(file, len(division.names))[classes])
+    if "files" in file.arrays:
+        (folder / _FILES).write_text(json.dumps(_files(file)[rows].tolist()), encoding="utf-8")
     about = division.about
     record = {
         "dataset": about["dataset"] or path.stem,
@@ -233,6 +236,15 @@ def _texts(file: FeatureFile, classes: int) -> np.ndarray:
     return texts.astype(np.float32)
 
 
+def _files(file: FeatureFile) -> np.ndarray:
+    names = file.arrays["files"]
+    if names.shape != file.shape[:1] or names.dtype.kind != "U":
+        raise InputError(
+            f"files in {file.path} must be {file.shape[0]:,} names, one a row, not {names.shape} of {names.dtype}"
+        )
+    return names
+
+
 def _check_finite(bank: FeatureBank, rows: np.ndarray) -> None:
     """InputError if a feature is nan or infinite; `rows` are the rows of the file that the bank holds."""
     few = max(1, (1 << 22) // bank.images.shape[1])
@@ -267,12 +279,13 @@ def _bank(folder: Path, path: Path, record: dict[str, Any]) -> FeatureBank:
         features = np.lib.format.open_memmap(folder / "features.npy", mode="c")
     else:
         features = np.memmap(path, dtype, "c", begin, tuple(shape))
-    texts = folder / "texts.npy"
+    texts, files = folder / "texts.npy", folder / _FILES
     return FeatureBank(
         torch.from_numpy(features)[:, :, None, None],
         torch.tensor(fields.pop("offsets"), dtype=torch.int64),
         tuple(fields.pop("class_names")),
         tuple(fields.pop("group_names")),
         texts=torch.from_numpy(np.load(texts)) if texts.exists() else None,
+        files=FileNames(files) if files.exists() else (),
         **fields,
     )

@@ -28,12 +28,15 @@ def divide(found: Mapping[str, Classes], protocol: str, source: str) -> Division
 
     protocol: '' to keep the user's splits and to make only what they do not give, or seedN to make all splits anew
     """
-    shared = sum(map(len, found.values())) - len(pooled(found))
+    shared = [name for name in pooled(found) if sum(name in classes for classes in found.values()) > 1]
     if not protocol and not shared and ("test" in found or found.keys() == {"train", "validation"}):
         return _completed({split: dict(found[split]) for split in SPLITS if split in found}, source)
     remarks = []
     if shared and not protocol:
-        remarks.append("the splits that are given share classes: they are pooled and made anew")
+        remarks.append(
+            f"the splits that are given share classes, whose images a training would see ({listed(shared)}): all"
+            " splits are pooled and made anew by class"
+        )
     protocol, classes = protocol or "seed0", pooled(found)
     _check_bare(classes, source)
     try:

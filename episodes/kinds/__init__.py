@@ -37,7 +37,7 @@ def kind_sampler(kind: str, bank: ImageBank, way: int, shot: int, query: int, se
     Raises InputError for an unknown kind, or if the bank cannot fill such episodes.
     """
     if bank.listed and kind != "uniform":
-        raise InputError(f"the protocol of {bank.name} lists its episodes: it has no episodes of kind {kind}")
+        raise InputError(f"the split protocol of {bank.name} lists its episodes: it has no episodes of kind {kind}")
     name, colon, option = kind.partition(":")
     if kind in _KINDS:
         return _KINDS[kind](bank, way, shot, query, seed)

@@ -6,7 +6,8 @@ images before queries before unlabelled images. So all kinds share the classes a
 episode with the same seed and number, as long as they draw their classes in the same way.
 
 Compositions are always worked out on the CPU, because logarithms and exponentials of other devices differ in their last
-bit; the images are drawn on any device, in whole numbers.
+bit; the images are drawn on any device, in whole numbers. If a last bit still differs, as between two processors, a
+number of images changes only if the number before its rounding lies as close to a border: once in about 10^12 classes.
 """
 
 import abc
@@ -21,7 +22,8 @@ from episodes.draws import draw, stream
 from episodes.errors import InputError
 from episodes.sampler import CHUNK, Episodes, Sampler
 
-_BLOCK = 1 << 14  # episodes composed at once, at least: those of equal shape become parts
+_BLOCK = 1 << 14  # episodes composed at once, at most: those of equal shape become parts
+_IMAGES = 1 << 22  # places for images in such a block, at most
 _SLICES = 16  # classes are drawn in so many slices, each with about equal numbers of images
 
 
@@ -105,12 +107,19 @@ class ComposedSampler(Sampler):
 
     def numbered(self, numbers: Tensor, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
         """The episodes with these numbers (E,), in parts as those of `batches`."""
-        for block in numbers.split(max(1, _BLOCK // size) * size):
-            keys = stream(self.seed, block)
+        if not len(numbers):
+            return
+        block = min(_BLOCK, _IMAGES // (self.places + self.queries))
+        for own in numbers.split(max(1, block // size) * size):
+            keys = stream(self.seed, own)
             whole = self.compose(keys)
-            for rows in self._alike(whole):
-                for part in rows.split(size):
-                    yield self._filled(block[part], keys[part], whole[part], torch.device(device or "cpu"))
+            rows = [part for alike in self._alike(whole) for part in alike.split(size)]
+            layouts: list[_Layout] = []
+            for part in rows:
+                layouts.append(_Layout.of(whole[part], layouts[-1].end if layouts else 0))
+            images = self._drawn([keys[part] for part in rows], layouts, torch.device(device or "cpu"))
+            for part, layout in zip(rows, layouts):
+                yield self._episodes(own[part], keys[part], layout, images)
 
     def _alike(self, whole: Composition) -> Iterator[Tensor]:
         """The positions of the episodes of each shape."""
@@ -120,32 +129,18 @@ class ComposedSampler(Sampler):
         _, kind = whole.shapes(self.equal_shots).unique(dim=0, return_inverse=True)
         yield from kind.argsort(stable=True).split(kind.bincount().tolist())
 
-    def _filled(self, numbers: Tensor, keys: Tensor, part: Composition, device: torch.device) -> Episodes:
-        """Episodes of one shape with images; E, N, K, Q, U as in Episodes."""
-        way, queries, unlabelled = part.shapes(False)[0].tolist()
-        count, shot = len(numbers), int(part.support.max())
-        widths = [way * shot, queries, unlabelled]
-        begins = torch.tensor([0, *widths]).cumsum(0).mul(count).tolist()
-        rows = torch.arange(count)[:, None]
-        before = [torch.arange(part.classes.shape[1]) * shot, _before(part.query), _before(part.unlabelled)]
-        counts = [part.support, part.query, part.unlabelled]
-        wanted = [
-            (number, begin + rows * width + place)
-            for number, begin, width, place in zip(counts, begins, widths, before)
-            if width
-        ]
-        images = self._drawn(keys, part.classes, wanted, begins[-1], device)
-        support, query, beside = (
-            images[begin : begin + count * width].view(count, width) for begin, width in zip(begins, widths)
-        )
-        support, mask, labels = support.view(count, way, shot), None, None
+    def _episodes(self, numbers: Tensor, keys: Tensor, layout: "_Layout", images: Tensor) -> Episodes:
+        """Episodes of one shape, whose images are among `images` as `layout` says."""
+        part, way, device = layout.composition, layout.way, images.device
+        support, query, unlabelled = layout.parts(images)
+        support, mask, labels = support.view(len(keys), way, -1), None, None
         if not self.equal_shots:
-            mask = (part.support[:, :way, None] > torch.arange(shot)).to(device)
+            mask = (part.support[:, :way, None] > torch.arange(support.shape[2])).to(device)
             support = torch.where(mask, support, support[..., :1])
         if self.equal_queries:
-            query = query.view(count, way, -1)
+            query = query.view(len(keys), way, query.shape[1] // way)
         else:
-            labels = _places(part.query, queries).clamp_(max=way).to(device)
+            labels = _repeated(part.query, query.shape[1]).clamp_(max=way).to(device)
         return Episodes(
             classes=part.classes[:, :way].to(device),
             support=support,
@@ -153,39 +148,34 @@ class ComposedSampler(Sampler):
             keys=keys.to(device),
             mask=mask,
             labels=labels,
-            unlabelled=beside if unlabelled else None,
+            unlabelled=unlabelled if unlabelled.shape[1] else None,
             numbers=numbers.to(device),
         )
 
-    def _drawn(
-        self, keys: Tensor, classes: Tensor, wanted: list[tuple[Tensor, Tensor]], total: int, device: torch.device
-    ) -> Tensor:
-        """`total` images of the classes (E, M) of each episode, flat.
-
-        wanted: for each part of the episodes the number of images and the place of the first one, (E, M) both; the
-        first images that are drawn of a class belong to the first part
+    def _drawn(self, keys: list[Tensor], layouts: list["_Layout"], device: torch.device) -> Tensor:
+        """The images of the episodes of `keys`, flat, in the places that the layouts say.
 
         Classes are drawn in the order of their numbers of images, so that few images are drawn that no episode takes;
         these go to one place behind all others.
         """
-        ends = torch.stack([number for number, _ in wanted]).flatten(1).cumsum(0)  # (parts, E * M)
-        begins = torch.stack([place for _, place in wanted]).flatten(1)
+        total, ways = layouts[-1].end, layouts[0].composition.classes.shape[1]
+        counts = torch.cat([layout.counts for layout in layouts], 1).flatten(1)  # (parts of a class, E * M)
+        used = counts.any(1)
+        ends = counts[used].cumsum(0)
+        begins = torch.cat([layout.begins for layout in layouts], 1).flatten(1)[used]
         begins[1:] -= ends[:-1]
         order = ends[-1].argsort()
         order = order[int((ends[-1] == 0).sum()) :]
         most = ends[-1][order]
-        limit = (CHUNK if device.type == "cpu" else 32 * CHUNK) // int(most[-1])
-        length = max(1, min(limit, max(1 << 10, len(order) // _SLICES)))
-        episodes = order // classes.shape[1]
-        slots, classes = order - episodes * classes.shape[1] + 1, classes.flatten()[order]
-        keys, slots = keys[episodes].to(device), slots.to(device)
-        sizes, offsets = self.sizes[classes].to(device), self._offsets[classes].to(device)
-        begins, ends = begins[:, order].to(device), ends[:, order].to(device)
+        classes = torch.cat([layout.composition.classes for layout in layouts]).flatten()[order]
+        slots, own = order % ways + 1, torch.cat(keys)[order // ways]
+        sizes, offsets = self.sizes[classes], self._offsets[classes]
+        tensors = (own, slots, sizes, offsets, begins[:, order], ends[:, order])
+        own, slots, sizes, offsets, begins, ends = (tensor.to(device) for tensor in tensors)
         images = torch.empty(total + 1, dtype=torch.int64, device=device)
-        for first in range(0, len(order), length):
-            part = slice(first, first + length)
+        for part in _slices(most, CHUNK if device.type == "cpu" else 32 * CHUNK):
             steps = torch.arange(int(most[part][-1]), device=device)[:, None]
-            drawn = draw(keys[part], slots[part], sizes[part], self._largest, len(steps)) + offsets[part]
+            drawn = draw(own[part], slots[part], sizes[part], self._largest, len(steps)) + offsets[part]
             places = torch.full_like(drawn, total)
             for begin, end in zip(begins[:, part].flip(0), ends[:, part].flip(0)):
                 places = torch.where(steps < end, begin + steps, places)
@@ -193,12 +183,62 @@ class ComposedSampler(Sampler):
         return images[:total]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layout:
+    """Where the images of E episodes of one shape stand in a flat tensor: support, query, then unlabelled images.
+
+    starts, widths  of these parts: the place of the first episode's first image, and the places of each episode
+    begins          (parts, E, M) the place of the first image of each class
+    counts          (parts, E, M) the number of images of each class
+    end             the place behind the last image
+    """
+
+    composition: Composition
+    way: int
+    starts: list[int]
+    widths: list[int]
+    begins: Tensor
+    counts: Tensor
+    end: int
+
+    @classmethod
+    def of(cls, part: Composition, start: int) -> "_Layout":
+        """The layout of episodes that are composed so, from place `start` on."""
+        way, queries, unlabelled = part.shapes(False)[0].tolist()
+        shot, count = int(part.support.max()), len(part.classes)
+        widths = [way * shot, queries, unlabelled]
+        starts = [start + count * sum(widths[:number]) for number in range(3)]
+        places = torch.arange(part.classes.shape[1]) * shot
+        before = [places.expand_as(part.classes), _before(part.query), _before(part.unlabelled)]
+        rows = torch.arange(count)[:, None]
+        begins = [first + rows * width + place for first, width, place in zip(starts, widths, before)]
+        counts = [part.support, part.query, part.unlabelled]
+        return cls(part, way, starts, widths, torch.stack(begins), torch.stack(counts), start + count * sum(widths))
+
+    def parts(self, images: Tensor) -> list[Tensor]:
+        """The support, query and unlabelled images, each (E, width)."""
+        count = len(self.composition.classes)
+        spans = zip(self.starts, self.widths)
+        return [images[start : start + count * width].view(count, width) for start, width in spans]
+
+
+def _slices(most: Tensor, limit: int) -> Iterator[slice]:
+    """Slices of the ascending numbers `most` (B,), about _SLICES of them, none with more than `limit` draws."""
+    first = 0
+    length = max(1 << 10, len(most) // _SLICES)
+    while first < len(most):
+        last = min(first + length, len(most))
+        last = first + max(1, min(last - first, limit // int(most[last - 1])))
+        yield slice(first, last)
+        first = last
+
+
 def _before(counts: Tensor) -> Tensor:
     """The sum of the numbers (E, M) that stand before each number."""
     return counts.cumsum(1) - counts
 
 
-def _places(counts: Tensor, total: int) -> Tensor:
+def _repeated(counts: Tensor, total: int) -> Tensor:
     """Each place 0 .. M - 1 as often as `counts` (E, M) says, in order: (E, total)."""
     marks = torch.zeros((len(counts), total + 1), dtype=torch.int64)
     marks.scatter_add_(1, counts[:, :-1].cumsum(1), torch.ones_like(counts[:, :-1]))

@@ -80,7 +80,7 @@ def shared_out(total: int, shares: Tensor, room: Tensor) -> Tensor:
     to the shares of the others.
     """
     counts = torch.zeros_like(room)
-    while int((left := total - counts.sum(1, keepdim=True)).max()):
+    while bool((left := total - counts.sum(1, keepdim=True)).any()):
         weights = torch.where(counts < room, shares.clamp_min(1e-300), 0)
         exact = weights / weights.sum(1, keepdim=True) * left
         whole = exact.long()

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,12 +47,21 @@ class ListedSampler(Sampler):
     does not fit the bank; for a query whose class has no support image; for an image that an episode has twice.
     """
 
+    count: int
+
     def __init__(self, bank: ImageBank, path: Path | str, seed: int = 0) -> None:
-        self._listed = _read(Path(path), bank)
-        self.seed, self.classes, self.images, self.count = seed, bank.classes, len(bank), len(self._listed)
-        ways, queries, _, _ = zip(*(one.shape for one in self._listed))
+        listed = _read(Path(path), bank)
+        self.seed, self.classes, self.images, self.count = seed, bank.classes, len(bank), len(listed)
+        ways, queries, _, _ = zip(*(one.shape for one in listed))
         self.way, self._queries = max(ways), max(queries)
-        self.shot = max(len(images) for one in self._listed for images in one.support.values())
+        self.shot = max(len(images) for one in listed for images in one.support.values())
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for number, one in enumerate(listed):
+            alike.setdefault(one.shape, []).append(number)
+        self._alike = [
+            (torch.tensor(own), _stacked([listed[number] for number in own], torch.tensor(own), seed))
+            for own in alike.values()
+        ]
 
     @property
     def queries(self) -> int:
@@ -59,15 +69,12 @@ class ListedSampler(Sampler):
 
     def batches(self, count: int, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
         """As Sampler.batches; InputError for more episodes than are listed."""
-        if not 0 <= count <= len(self._listed):
-            raise InputError(f"{len(self._listed)} episodes are listed: there are no {count}")
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for number, one in enumerate(self._listed[:count]):
-            alike.setdefault(one.shape, []).append(number)
-        for numbers in alike.values():
-            for first in range(0, len(numbers), size):
-                part = numbers[first : first + size]
-                yield _stacked([self._listed[number] for number in part], part, self.seed).to(device or "cpu")
+        if not 0 <= count <= self.count:
+            raise InputError(f"{self.count} episodes are listed: there are no {count}")
+        for numbers, whole in self._alike:
+            for rows in (numbers < count).nonzero().flatten().split(size):
+                if len(rows):
+                    yield whole.each(operator.itemgetter(rows)).to(device or "cpu")
 
 
 def listed_lines(bank: ImageBank, sampler: Sampler, count: int) -> Iterator[tuple[int, str, str, str]]:
@@ -169,7 +176,7 @@ def _check(name: str, one: _Episode, path: Path) -> None:
             raise InputError(f"line {line} of {path} has a query of a class without support images in episode '{name}'")
 
 
-def _stacked(alike: list[_Episode], numbers: list[int], seed: int) -> Episodes:
+def _stacked(alike: list[_Episode], numbers: Tensor, seed: int) -> Episodes:
     """Episodes of one shape, with these numbers."""
     shot = max(len(images) for one in alike for images in one.support.values())
     _, _, unlabelled, shots = alike[0].shape
@@ -177,14 +184,13 @@ def _stacked(alike: list[_Episode], numbers: list[int], seed: int) -> Episodes:
     counts = torch.tensor([[len(images) for images in one.support.values()] for one in alike])
     classes = [[*one.support] for one in alike]
     labels = [[own.index(label) for _, _, label in one.query] for one, own in zip(alike, classes)]
-    own_numbers = torch.tensor(numbers)
     return Episodes(
         classes=torch.tensor(classes),
         support=torch.tensor(support),
         query=torch.tensor([[image for _, image, _ in one.query] for one in alike]),
-        keys=stream(seed, own_numbers),
+        keys=stream(seed, numbers),
         mask=None if shots else counts[..., None] > torch.arange(shot),
         labels=torch.tensor(labels),
         unlabelled=torch.tensor([one.unlabelled for one in alike]) if unlabelled else None,
-        numbers=own_numbers,
+        numbers=numbers,
     )

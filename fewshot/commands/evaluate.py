@@ -7,7 +7,8 @@ import pandas as pd
 from rich.console import Console
 
 from episodes import ImageBank, InputError, ListedEpisodes, ReadingOptions, load_dataset
-from episodes.datasets import find_source
+from episodes.datasets import find_source, full_name
+from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
 from fewshot.clamping import clamped_generalised, clamped_open_set, with_held_out
@@ -151,4 +152,6 @@ def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str
     if not source.features:
         check_channels(spec.channels, source.channels, name)  # before any image is decoded
     reading = ReadingOptions(options.min_images, options.skip_damaged)
+    if reading == EVERYTHING and full_name(name) == spec.dataset:
+        reading = spec.reading  # as in the training
     return load_dataset(name, split, data=options.data, size=spec.size, options=reading)

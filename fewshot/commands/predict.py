@@ -112,6 +112,10 @@ def confidence_lines(sure: "Calibration", reject: float | None) -> list[str]:
             f"temperature {sure.temperature:.3g}: expected calibration error {100 * sure.error_before:.1f} % before,"
             f" {100 * sure.error_after:.1f} % after"
         )
+    if reject is not None and not math.isnan(sure.known_refused):
+        interval = "" if math.isnan(sure.known_ci95) else f" ± {100 * sure.known_ci95:.1f}"
+        known = f"of pictures of known validation classes, {100 * sure.known_refused:.1f}{interval} % are refused"
+        lines.append(f"{known} (95 % interval over classes)" if interval else known)
     if reject is not None and not math.isnan(sure.unknown_refused):
         lines.append(f"of pictures of unknown validation classes, {100 * sure.unknown_refused:.0f} % are refused")
     return lines

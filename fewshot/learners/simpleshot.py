@@ -10,6 +10,7 @@ from fewshot.learners.base import Traits
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
+from fewshot.masks import class_means
 
 
 @register("simpleshot")
@@ -38,8 +39,8 @@ class SimpleShot(LinearClassifier):
         if self.variant == "cl2n":
             self.mean.copy_(base.embeddings.mean(0))
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        centroids = self._transformed(support).mean(2)  # (E, N, D)
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        centroids = class_means(self._transformed(support), mask)  # (E, N, D)
         return -squared_distances(self._transformed(query), centroids)
 
     def _transformed(self, embeddings: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class Protocol(abc.ABC):
     table    the file of its rows in a run's folder
     later    columns that the files of older versions lack, and their values there
     arrays   the file of the arrays that it keeps for each trial, '' for none
+    needs_base  whether it needs base classes or validation classes beside the test classes
     by_shot  whether it tests each model with the shots that the model is for; otherwise it tests the model of the
              fewest shots alone
     """
@@ -67,6 +68,7 @@ class Protocol(abc.ABC):
     columns: ClassVar[tuple[str, ...]]
     later: ClassVar[Row] = {}
     arrays: ClassVar[str] = ""
+    needs_base: ClassVar[bool] = False
     by_shot: ClassVar[bool] = False
 
     @property
@@ -79,6 +81,8 @@ class Protocol(abc.ABC):
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
         """Raise InputError if the banks have too few images for the trials; called before any training."""
+        if self.needs_base and "train" not in banks:
+            raise InputError(f"{self.name} needs classes besides those of the test, and all classes are for the test")
         if banks["test"].listed:
             name = banks["test"].name
             raise InputError(f"{name} lists its episodes, and gives no other test protocol: leave out {self.name}")

@@ -229,6 +229,7 @@ class GeneralisedProtocol(Protocol):
     """Episodes of novel classes beside all base classes."""
 
     name = "generalised"
+    needs_base = True
     columns = (
         *FIRST,
         *("way", "shot", "query", "episodes", "base_classes", "base_known"),

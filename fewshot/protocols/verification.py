@@ -213,6 +213,7 @@ class VerificationProtocol(Protocol):
     """The same balanced pairs for every learner."""
 
     name = "verification"
+    needs_base = True
     columns = (*FIRST, "pairs", "similarity", *with_widths(*_HEADINGS), "threshold", *LAST)
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:

@@ -152,6 +152,8 @@ def test_text_features_are_those_of_the_split(tmp_path):
         ({"split": np.tile(["train", "test"], 30)}, "the class 'animals/00'"),
         ({"split": np.repeat(["train", "val"], 30)}, "has no rows of the split test, only of train, validation"),
         ({"texts": np.zeros((CLASSES, 2))}, "texts in"),
+        ({"files": np.array(["a.png"])}, "files in"),
+        ({"files": np.arange(60)}, "must be 60 names, one a row, not (60,) of int64"),
         ({"about": np.array("[]")}, "about in"),
         ({"about": np.array('{"turns": {"test": 0}}')}, "about in"),
     ],

@@ -169,8 +169,12 @@ def test_a_fifth_of_the_training_classes_stands_in_for_missing_validation(tmp_pa
 def test_where_train_and_test_share_classes_all_are_pooled_and_split_by_class(tmp_path, shared):
     trained, tested = kinds(7), kinds(shared) + [f"other {number}" for number in range(7 - shared)]
     files = tree([f"train/{name}" for name in trained] + [f"test/{name}" for name in tested])
-    found, protocol = layout(write_files(tmp_path / "images", files))
+    path = write_files(tmp_path / "images", files)
+    found, protocol = layout(path)
     assert protocol == "seed0"
+    assert f"whose images a training would see ({', '.join(kinds(shared))}): all splits are pooled" in folder.where(
+        path
+    )
     pooled = {name: keys for classes in found.values() for name, keys in classes.items()}
     assert sum(map(len, found.values())) == len(pooled) == 14 - shared
     assert sorted(key for keys in pooled.values() for key in keys) == sorted(files)

@@ -65,6 +65,9 @@ def test_refusals_of_known_and_unknown_pictures(learner):
     assert made.refused(found.known).mean() == pytest.approx(0.1, abs=0.04)
     assert made.refused(found.unknown).mean() > 0.95
     assert made.unknown_refused > 0.95
+    assert made.known_refused == pytest.approx(0.1, abs=0.02)
+    # of 60 classes: neither as if all 10,000 pictures were independent, nor as if a class were refused as a whole
+    assert 1.96 * math.sqrt(0.09 / 10_000) < made.known_ci95 < 1.96 * math.sqrt(0.09 / 60)
     assert made.shots == (2,) * 5
     assert made.error_after <= made.error_before + 1e-9
 

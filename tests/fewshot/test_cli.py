@@ -251,7 +251,10 @@ def test_wrong_presets_are_told_in_one_line_before_any_training(call, tmp_path, 
     ("text", "message"),
     [
         ("ways = [31]\nquery = 3\n", "test: ways = [30], not [31]: there are 30 classes for test"),
-        ("shots = [24]\nquery = 3\n", "test: shots = [23], not [24]: there are 30 classes for test, the small"),
+        (
+            "shots = [24]\nquery = 3\n",
+            "test: shots = [23], not [24]; query = 1, not 3: there are 30 classes for test, the small",
+        ),
     ],
 )
 def test_ways_and_shots_that_the_images_cannot_fill_are_told_and_fitted(call, tmp_path, text, message):

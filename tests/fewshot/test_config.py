@@ -46,12 +46,39 @@ def test_shipped_presets_run_every_learner_in_every_variant(name, dataset, learn
     assert list(load_config(name, specs, dataset).learner) == specs
 
 
-@pytest.mark.parametrize("name", baselines.presets())
+@pytest.mark.parametrize("name", ["paper", "quick"])
 def test_a_preset_has_one_file_for_characters_and_one_for_photographs(name):
     of_folder = load_config(name, dataset=str(Path(__file__).parent))
     assert of_folder.learner == load_config(name, dataset="mini_imagenet").learner
     assert of_folder.learner != load_config(name).learner == load_config(name, dataset="glyphs").learner
     assert {one.augmentation for one in load_config(name).learner.values()} <= {"none", "affine"}
+
+
+def test_the_pretrained_preset_trains_nothing_and_has_the_options_that_predict_has():
+    config = load_config("pretrained", dataset=str(Path(__file__).parent))
+    assert config.data.test == "all"
+    for spec, settings in config.learner.items():
+        assert (settings.steps, settings.per_shot) == (0, {})
+        assert settings.options == default_options(find_learner(spec)[0])
+    with pytest.raises(InputError, match="names no data set: name one, or a folder of images, with --dataset"):
+        load_config("pretrained")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nsteps = 3\n", r"leaves no classes to train npair on: set steps = 0"),
+        ("[training]\nsteps = 0\n[learner.npair.per_shot.5]\nsteps = 3\n", r"no classes to train npair on"),
+    ],
+)
+def test_nothing_can_train_if_all_classes_are_for_the_test(preset, text, message):
+    path = preset(f"learners = ['npair']\n[data]\ntest = 'all'\n{text}")
+    with pytest.raises(InputError, match=message):
+        load_config(path)
+    still = preset("learners = ['npair']\n[data]\ntest = 'all'\n[training]\nsteps = 0\n")
+    assert load_config(still).learner["npair"].steps == 0
+    with pytest.raises(InputError, match="leaves no base classes to hold images out of"):
+        load_config(still, held_out=2)
 
 
 def test_the_paper_preset_trains_prototypical_networks_for_each_shot_as_their_paper():
@@ -268,6 +295,7 @@ def test_the_paper_preset_distorts_photographs_as_the_source_does(learner, augme
 VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
+    ("pretrained", "images", 1): "df882bc814ee",
     ("quick", "characters", 1): "22fc5c1c4ce3",
     ("quick", "features", 1): "4068afeda7f0",
     ("quick", "natural", 1): "40c26321fe19",

@@ -8,7 +8,11 @@ import pytest
 from PIL import Image
 
 import fewshot.performance.backbones
+from episodes import ReadingOptions
+from fewshot import checkpoints
 from fewshot.cli import main
+from fewshot.loading import validation_classes
+from fewshot.models import ModelSpec
 
 PRESET = """
 learners = ["prototypical", "imprinted"]
@@ -106,6 +110,33 @@ def test_a_small_folder_runs_as_the_readme_prints_it(call, tmp_path):
     code, _, err = call("evaluate", checkpoint, "--way", 4, "--query", 12, "--episodes", 20)
     assert (code, "--query" in err) == (2, True)
     assert call("evaluate", checkpoint, "--way", 4, "--query", 11, "--episodes", 20)[0] == 0
+
+
+def test_what_a_training_left_out_of_a_folder_stays_left_out_of_what_its_checkpoint_is_used_on(call, tmp_path):
+    write_noise(tmp_path / "pics", 12, 8)
+    for label in (3, 7):
+        for number in range(6):
+            (tmp_path / "pics" / f"kind {label:02d}" / f"{number}.png").unlink()
+    (tmp_path / "pics" / "kind 05" / "0.png").write_bytes(b"no picture")
+    left_out = ["--min-images", 5, "--skip-damaged"]
+    (tmp_path / "tiny.toml").write_text(PRESET)
+    trained = ["--preset", "tiny.toml", "--learner", "prototypical", "--output", "out"]
+    code, _, err = call("train", "--dataset", "pics", *trained, *left_out)
+    assert code == 0, err
+    checkpoint = next((tmp_path / "out").rglob("best.pt"))
+    spec = ModelSpec.from_checkpoint(checkpoints.load(checkpoint), checkpoint)
+    assert spec.reading == ReadingOptions(5, skip_damaged=True)
+    assert validation_classes(spec).checksum == spec.data[1]
+    for command in (["evaluate", checkpoint], ["evaluate", checkpoint, "--dataset", "pics"]):
+        code, _, err = call(*command, "--split", "all", "--way", 10, "--query", 2, "--episodes", 20)
+        assert code == 0, err
+    code, _, err = call("evaluate", checkpoint, "--min-images", 8, "--way", 2, "--query", 2)
+    assert code == 2  # what the user says counts, and here the damaged image is not to be skipped
+    assert "pics" in err
+    code, _, err = call("embed", checkpoint, "pics", "--output", "features.npz")
+    assert code == 0, err
+    with np.load("features.npz") as arrays:
+        assert len(arrays["labels"]) == 79
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import refusal, toy_bank
 from safetensors.torch import save_file
+from same_answers import CLASSES, IMAGES, check_same_answers, few
 from torch.nn import functional
 
 from episodes import EpisodeSampler
@@ -18,6 +19,8 @@ from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.config import Training
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.openclip import OpenCLIP
+from fewshot.learners.registry import default_options
+from fewshot.models import ModelSpec
 from fewshot.run_folder import read_results
 
 open_clip = pytest.importorskip("open_clip")
@@ -237,3 +240,12 @@ def test_a_run_without_weights_says_how(call, tmp_path):
     said = call("bench", "--learner", f"openclip@{TINY}", "--dataset", "omniglot", "--output", tmp_path / "run")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "give [learner.openclip] of a preset the line weights = 'FILE'" in said.err
+
+
+@VARIANTS
+def test_evaluate_classifier_and_predict_give_the_same_answers(backbone, variant, tmp_path):
+    bank = few(toy_bank(CLASSES, IMAGES))
+    spec = ModelSpec.of(OpenCLIP, bank, Training(backbone=TINY, options=default_options(OpenCLIP)), variant=variant)
+    learner = spec.build(OpenCLIP)
+    learner.backbone.load_state_dict(backbone.state_dict())
+    check_same_answers(learner, spec, bank, tmp_path)

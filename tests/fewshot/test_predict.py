@@ -1,7 +1,6 @@
-"""Classifier and `fewshot predict`: pictures get the answers that an evaluation counts, and a csv file holds them."""
+"""Classifier and `fewshot predict`: forms of pictures and labels, refusals, the csv file and the page."""
 
 import csv
-import dataclasses
 import re
 from pathlib import Path
 
@@ -10,79 +9,27 @@ import pytest
 import torch
 from conftest import encoded, refusal, toy_bank, write_files
 from PIL import Image
+from same_answers import write_checkpoint
 
-from episodes import EpisodeSampler, ImageBank, load_dataset
-from fewshot import Classifier, checkpoints, load, prediction
+from fewshot import Classifier, prediction
 from fewshot.answers import NONE
-from fewshot.calibration import Calibration
 from fewshot.config import Training
-from fewshot.embedding import EmbeddedBank
-from fewshot.evaluation import checked_scores
 from fewshot.learners.nearest_pixel import NearestPixel
-from fewshot.learners.prototypical import Prototypical
-from fewshot.learners.registry import default_options, suite_learners
 from fewshot.models import ModelSpec
-from fewshot.testing.specimen import specimens
 
 
-def write_checkpoint(path: Path, learner, spec: ModelSpec) -> Path:
-    checkpoints.save(path, {"about": spec.to_checkpoint(), "learner": learner.state_dict()})
-    return path
-
-
-def sorted_episode(bank: ImageBank, shot: int = 3, query: int = 2):
-    """Episode 0 of seed 0, its classes in the order of their names."""
-    episode = EpisodeSampler(bank, 5, shot, query, seed=0).episodes(0, 1)
-    order = sorted(range(5), key=lambda place: bank.class_names[int(episode.classes[0, place])])
-    parts = {name: getattr(episode, name)[:, order] for name in ("classes", "support", "query")}
-    return dataclasses.replace(episode, **parts)
-
-
-def counted(learner, bank: ImageBank, episode) -> list[str]:
-    """The answers of an evaluation: the name of the class with the highest score."""
-    with torch.no_grad():
-        found = checked_scores(learner.eval(), EmbeddedBank(learner, bank), episode)[0].argmax(1)
-    return [bank.class_names[int(episode.classes[0, place])] for place in found]
-
-
-def check_answers(path: Path, learner, bank: ImageBank, folder: Path) -> None:
-    """Classifier, on prepared pixels, and predict, on the same pictures as files, answer as the evaluation does."""
-    episode = sorted_episode(bank)
-    expected = counted(learner, bank, episode)
-    labels = [bank.class_names[int(number)] for number in episode.classes[0] for _ in range(3)]
-    made = Classifier(path, temperature=1.0, device="cpu").fit(bank.images[episode.support.flatten()], labels)
-    assert made.predict(bank.images[episode.query.flatten()]).tolist() == expected
-    files = {
-        f"support/{label}/{i}.png": image for i, (label, image) in enumerate(zip(labels, episode.support.flatten()))
-    }
-    files |= {f"query/{i:02d}.png": image for i, image in enumerate(episode.query.flatten())}
-    drawn = 255 - bank.images if bank.inverted else bank.images  # the pictures from which the bank was made
-    write_files(folder, {name: encoded(drawn[image, 0].numpy()) for name, image in files.items()})
-    model = load(path, "cpu")
-    support = prediction.read_support(folder / "support", model.spec)
-    answered = prediction.answer(model, support, prediction.find_queries([folder / "query"]))
-    assert prediction.answers_of(answered, Calibration()) == expected
-
-
-@pytest.mark.training
-@pytest.mark.parametrize("name", suite_learners())
-def test_every_learner_answers_as_an_evaluation_counts(name, tmp_path):
-    specimen = specimens(name)[0]
-    if specimen.missing:
-        pytest.skip(specimen.missing)
-    learner = specimen.ready()
-    settings = Training(backbone=specimen.backbone, options=default_options(specimen.cls))
-    spec = ModelSpec.of(specimen.cls, specimen.train_bank, settings, variant=specimen.variant)
-    check_answers(write_checkpoint(tmp_path / "best.pt", learner, spec), learner, specimen.test_bank, tmp_path)
-
-
-@pytest.mark.parametrize("cls", [Prototypical, NearestPixel])
-def test_on_omniglot_too(cls, real_data, tmp_path):
-    bank = load_dataset("omniglot", "test", data=real_data)
-    bank = bank.only(torch.arange(len(bank)).view(bank.classes, -1)[:, :5].flatten())  # few images are soon embedded
-    spec = ModelSpec.of(cls, bank, Training(backbone="conv4-32"))
-    learner = spec.build(cls)
-    check_answers(write_checkpoint(tmp_path / "best.pt", learner, spec), learner, bank, tmp_path)
+def test_a_support_folder_has_the_classes_that_a_run_on_it_has(tmp_path):
+    spec = ModelSpec.of(NearestPixel, toy_bank(2, 2, seed=0), Training(backbone="pixels"))
+    images = [encoded(image) for image in toy_bank(3, 2, seed=3).images[:, 0].numpy()]
+    names = [f"train/a/{i}.png" for i in (0, 1)] + ["train/b/0.png", "train/b/1.png", "val/c/0.png", "test/d/0.png"]
+    splits = write_files(tmp_path / "splits", dict(zip(names, images)))
+    bank = prediction.read_support(splits, spec)
+    assert (bank.class_names, bank.sizes.tolist()) == (("a", "b", "c", "d"), [2, 2, 1, 1])
+    files = {f"{i}.png": image for i, image in enumerate(images)}
+    rows = "".join(f"{i}.png,{'owl' if i < 4 else 'cat'}\n" for i in range(6))
+    listed = write_files(tmp_path / "listed", {**files, "labels.csv": f"filename,label\n{rows}".encode()})
+    bank = prediction.read_support(listed, spec)
+    assert (bank.class_names, bank.sizes.tolist()) == (("cat", "owl"), [2, 4])
 
 
 @pytest.fixture
@@ -144,6 +91,7 @@ def test_pictures_of_other_classes_are_none_of_these(call_plain, pixels, picture
     )
     assert said.code == 0, said.err
     assert [row["answer"] for row in rows_of(out)] == ["'=cat", NONE]
+    assert re.search(r"of pictures of known validation classes, \d\.\d ± \d\.\d % are refused \(95 % int", said.out)
     assert "of pictures of unknown validation classes, 100 % are refused" in said.out
 
 

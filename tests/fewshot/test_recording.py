@@ -86,7 +86,7 @@ def on_tape(learner):
     return record
 
 
-def trained(step, learner, following, steps=8):
+def trained(step, learner, following, steps=6):
     """The losses of `steps` steps, whose gradients move the weights."""
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3)
     losses = []

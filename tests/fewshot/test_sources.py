@@ -70,7 +70,7 @@ def chen(layer: nn.Module, support: Tensor, query: Tensor, orders: list[Tensor])
 
 def of_chen(learner, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
     """The scores of their loop for each episode, with the initial weights and shuffles that the episode's key draws."""
-    ordered, places = in_order(support)
+    ordered, _, places = in_order(support)
     way, shot = support.shape[1:3]
     starts, found = fresh(keys, way, SIZE), []
     orders = [shuffled(keys, 1 + epoch, way * shot) for epoch in range(100)]
