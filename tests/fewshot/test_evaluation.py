@@ -13,7 +13,7 @@ from episodes.kinds import kind_sampler
 from fewshot import Learner, Traits, evaluate, evaluation
 from fewshot.backbones import make_backbone
 from fewshot.learners.base import scores_of
-from fewshot.learners.registry import LEARNERS
+from fewshot.learners.registry import LEARNERS, traits_of
 
 
 class Pixels(torch.nn.Module):
@@ -104,7 +104,12 @@ def naive(learner, bank, way, shot, query, episodes, seed) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, cls in LEARNERS.items() if cls.episode_scores is Learner.episode_scores]
+    "name",
+    [
+        name
+        for name, cls in LEARNERS.items()
+        if cls.episode_scores is Learner.episode_scores and not traits_of(cls).transductive
+    ],
 )
 def test_accuracies_equal_a_loop_over_single_queries(name):
     hard = toy_bank(12, 8, seed=5)
