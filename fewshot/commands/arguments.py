@@ -1,12 +1,14 @@
 """What the arguments of several commands share: their types, and the parsers that commands take over."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from episodes import InputError
 from episodes.datasets import short_name
 from episodes.errors import unknown_name
+from episodes.kinds import kind_names
 from fewshot.config import PROTOCOLS
 
 DATASET = (
@@ -16,6 +18,7 @@ DATASET = (
 EVERY = "'all' for every learner of the suite that can run here"
 LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each optionally with @BACKBONE"
 SPLIT = "train, validation, test, or all for every class"
+KIND = f"kind of episodes: {', '.join(kind_names())}"
 PROTOCOL = f"test protocol: {', '.join(PROTOCOLS)}"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what a command adds its parser to
@@ -135,6 +138,22 @@ def check_protocol(name: str) -> None:
     """InputError if there is no test protocol of that name."""
     if name not in PROTOCOLS:
         raise unknown_name("test protocol", name, PROTOCOLS)
+
+
+def add_kinds(parser: argparse.ArgumentParser) -> None:
+    """The kinds of episodes of the test protocol kinds."""
+    parser.add_argument(
+        "--kind",
+        type=names_of("kind of episodes"),
+        metavar="NAME[,NAME]",
+        help=f"{KIND}; several with commas, for the test protocol kinds (default: dirichlet:2)",
+    )
+
+
+def check_kinds(kinds: list[str] | None, protocols: Sequence[str]) -> None:
+    """InputError if kinds of episodes are named for test protocols without kinds."""
+    if kinds and "kinds" not in protocols:
+        raise InputError("--kind names kinds of episodes for the test protocol kinds: add --protocol kinds")
 
 
 def default_folder(preset: str, dataset: str) -> Path:

@@ -35,6 +35,7 @@ def declare(commands: arguments.Commands) -> None:
         metavar="NAME[,NAME]",
         help=f"{arguments.PROTOCOL}; several with commas (default: episodes)",
     )
+    arguments.add_kinds(parser)
     parser.add_argument(
         "--way", type=arguments.counts, metavar="N[,N]", help="classes per test episode (default: the preset's)"
     )
@@ -74,7 +75,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
         query=options.query,
         episodes=options.episodes,
         steps=options.steps,
+        kinds=options.kind,
     )
+    arguments.check_kinds(options.kind, wanted.evaluation.protocols)
     check_free(options.output or arguments.default_folder(options.preset, wanted.data.dataset), options.resume)
     config, banks = open_data(wanted, options.data)
     folder = options.output or arguments.default_folder(options.preset, config.data.dataset)
