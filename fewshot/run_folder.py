@@ -307,6 +307,12 @@ def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
         return {one.name: _read_exactly(one, path)[0] for one in others}
 
 
+def read_kept(path: Path, protocol: str) -> dict[str, np.ndarray]:
+    """What a test protocol of the run keeps of each trial; InputError if damaged."""
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
+        return _read_exactly(PROTOCOLS[protocol], path)[1]
+
+
 def read_sheets(path: Path) -> list[tables.Sheet]:
     """The tables of the run in `path`, those of results.md; InputError if the run is damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
@@ -360,7 +366,8 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of the same model, way, shot and session; learners keep their order."""
+    """All rows, new ones in place of older ones of the same model, way, shot, session and kind, as far as rows have
+    these; learners keep their order."""
     cell = [*(name for name in ROW if name in new)]
     together = pd.concat([before, new]) if len(before) else new
     together = together.drop_duplicates([*MODEL, *cell], keep="last")

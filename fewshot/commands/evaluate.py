@@ -11,7 +11,7 @@ from episodes.datasets import find_source, full_name
 from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
-from fewshot.clamping import clamped_generalised, clamped_sessions, with_held_out
+from fewshot.clamping import clamped_generalised, clamped_open_set, clamped_sessions, with_held_out
 from fewshot.commands import arguments
 from fewshot.config import Evaluation, evaluation_from
 from fewshot.confusion import count_answers
@@ -38,12 +38,18 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
     )
-    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
+    arguments.add_kinds(parser)
+    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes per episode (default: 5)")
     parser.add_argument(
-        "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised: several; sessions: 5)"
+        "--shot",
+        type=int,
+        metavar="K",
+        help="support images per class (default: 1; sessions: 5; generalised and open_set: several)",
     )
-    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
-    parser.add_argument("--episodes", type=int, metavar="E", help="episodes (default: 10000; generalised: 2000)")
+    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries per class (default: 15)")
+    parser.add_argument(
+        "--episodes", type=int, metavar="E", help="episodes (default: 10000; other test protocols: 2000)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes or pairs (default: 0)")
     parser.add_argument("--dataset", metavar="NAME", help="default: the data set of the checkpoint's training")
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
@@ -58,6 +64,7 @@ def declare(commands: arguments.Commands) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Rebuild the learner of a checkpoint, measure it and print the table."""
     arguments.check_protocol(options.protocol)
+    arguments.check_kinds(options.kind, [options.protocol])
     if options.output and not PROTOCOLS[options.protocol].by_shot:
         raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
     spec, learner = open_checkpoint(options.checkpoint, options.learner or "", options.dataset or "")
@@ -116,6 +123,8 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
         wanted = wanted.model_copy(update={"generalised": clamped_generalised(wanted.generalised, bank)})
     if options.protocol == "sessions":
         wanted = wanted.model_copy(update={"sessions": clamped_sessions(wanted.sessions, bank)})
+    if options.protocol == "open_set" and options.shot is None:
+        wanted = wanted.model_copy(update={"open_set": clamped_open_set(wanted.open_set, bank)})
     banks = {"test": bank}
     if options.protocol == "verification":
         banks["validation"] = _load(options, spec, "validation", options.dataset)
@@ -132,12 +141,19 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
 
 def _wanted(options: argparse.Namespace) -> Evaluation:
     """The settings of a test protocol other than episodes, from the arguments."""
-    common: dict[str, Any] = {"way": options.way, "query": options.query}
-    generalised = common | ({} if options.shot is None else {"shots": [options.shot]})
-    generalised |= {} if options.episodes is None else {"episodes": options.episodes}
-    sessions = common | ({} if options.shot is None else {"shot": options.shot})
+    settings: dict[str, Any] = {"query": options.query}
+    settings |= {} if options.episodes is None else {"episodes": options.episodes}
+    settings |= {} if options.shot is None else {"shots": [options.shot]}
     tests = {"protocols": [options.protocol], "seed": options.seed}
-    return evaluation_from({**tests, "generalised": generalised, "sessions": sessions})
+    if options.protocol == "kinds":
+        kinds = {} if options.kind is None else {"kinds": options.kind}
+        tests["kinds"] = {"shots": [1], **settings, "ways": [options.way], **kinds}
+    elif options.protocol in ("generalised", "open_set"):
+        tests[options.protocol] = {**settings, "way": options.way}
+    elif options.protocol == "sessions":
+        shot = {} if options.shot is None else {"shot": options.shot}
+        tests["sessions"] = {"way": options.way, "query": options.query, **shot}
+    return evaluation_from(tests)
 
 
 def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:

@@ -60,13 +60,14 @@ def sheet_of(
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for the training seeds of each learner that has several, with Student's t intervals."""
     keys = [*ALIKE, *(name for name in ROW if name in rows)]
-    measures = [name.removesuffix("_ci95") for name in rows.columns if name.endswith("_ci95")]
+    widths = {name.removesuffix("_ci95"): name for name in rows.columns if name.endswith("_ci95")}
+    widths |= {"accuracy": "ci95"} if "ci95" in rows else {}
     found = []
     for _, trained in rows.groupby(keys, sort=False):
         if len(trained) < 2:
             continue
         row = {**trained.iloc[0], **marks_of(trained), "seed": 0, "seeds": len(trained)}
-        for name in measures:
-            row[name], row[f"{name}_ci95"] = over_seeds(trained[name].to_numpy())
+        for name, width in widths.items():
+            row[name], row[width] = over_seeds(trained[name].to_numpy())
         found.append(row | {name: trained[name].mean() for name in ("nmi", "nmi_std") if name in row})
     return pd.DataFrame(found)
