@@ -39,6 +39,17 @@ def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
     return _changed("generalised", settings, bank, way=way, shots=shots, query=query)
 
 
+def fitted(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
+    """The test episodes that the bank can fill: the ways and shots for which the bank has enough classes and images, or
+    the most that it can fill, and as many queries; nothing is logged."""
+    return evaluation.model_copy(update=_fitting(evaluation, bank))
+
+
+def tell_fitted(name: str, evaluation: Evaluation, bank: ImageBank) -> None:
+    """Log what `fitted` changes for the data set of this name, in one line."""
+    _changed(name, evaluation, bank, **_fitting(evaluation, bank))
+
+
 def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBank]:
     """The banks with the last `count` images of each class moved from 'train' to 'held_out'; unchanged if `count` is 0
     or 'held_out' exists."""
@@ -82,13 +93,17 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
         return evaluation.model_copy(update=found)
     if "generalised" in evaluation.protocols:
         evaluation = evaluation.model_copy(update={"generalised": clamped_generalised(evaluation.generalised, bank)})
+    return _changed("test", evaluation, bank, **_fitting(evaluation, bank))
+
+
+def _fitting(evaluation: Evaluation, bank: ImageBank) -> dict[str, Any]:
+    """The ways, shots and queries that the bank can fill; those of `evaluation` if it has a single class or image."""
     fewest = int(bank.sizes.min())
     if bank.classes < 2 or fewest < 2:
-        return evaluation
+        return {}
     ways = [way for way in evaluation.ways if way <= bank.classes] or [bank.classes]
     shots = [shot for shot in evaluation.shots if shot < fewest] or [fewest - 1]
-    query = min(evaluation.query, fewest - max(shots))
-    return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
+    return {"ways": ways, "shots": shots, "query": min(evaluation.query, fewest - max(shots))}
 
 
 def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:

@@ -57,6 +57,9 @@ _NEITHER = {  # modules that learners import and that neither train nor score
 }
 _PACKAGES = ("torch", "torchvision", "numpy")  # that every number depends on
 _OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
+_MODULES_OF_PROTOCOL = {  # the other modules that measure by a test protocol
+    "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py")
+}
 _OF_BACKBONE = {
     "timm": ("timm",),
     "openclip": ("open_clip",),
@@ -86,7 +89,8 @@ def suite_code() -> str:
 
 def protocol_code(protocol: str) -> str:
     """A digest of the code of a test protocol."""
-    return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in ("base", "similarity", protocol)})
+    own = [f"fewshot/protocols/{name}.py" for name in ("base", "similarity", protocol)]
+    return _digest({_ROOT / name for name in (*own, *_MODULES_OF_PROTOCOL.get(protocol, ()))})
 
 
 def learner_code(cls: type) -> str:
