@@ -6,7 +6,7 @@ import logging
 from typing import NamedTuple
 
 from episodes import FeatureBank, ImageBank, InputError, class_texts, load_dataset
-from episodes.datasets import find_source, forms, full_name, split_to_test
+from episodes.datasets import find_source, forms, full_name, split_to_test, splits
 from episodes.reading import EVERYTHING, ReadingOptions
 from episodes.twins import image_digests
 from fewshot import outside
@@ -94,10 +94,7 @@ def _opened(name: str, own: ImageBank, config: Config, data: str | None) -> Imag
 
 def _tell_shared(name: str, bank: ImageBank, shared: Shared) -> None:
     if shared.classes:
-        more = len(shared.classes) - _TOLD
-        told = ", ".join(shared.classes[:_TOLD]) + (f" and {more:,} more" if more > 0 else "")
-        counts = len(shared.classes), bank.classes
-        log.warning("%s: %d of its %d classes have the name of a training class: %s", name, *counts, told)
+        told = len(shared.classes), bank.classes, splits.listed(shared.classes, _TOLD)
+        log.warning("%s: %d of its %d classes have the name of a training class: %s", name, *told)
     if shared.images:
-        counts = f"{shared.images:,} of its {len(bank):,}"
-        log.warning("%s: %s images equal a training image pixel for pixel", name, counts)
+        log.warning("%s: %d of its %d images are also training images, pixel for pixel", name, shared.images, len(bank))

@@ -15,7 +15,7 @@ from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank
 from fewshot.loading import open_checkpoint
 from fewshot.models import ModelSpec
-from fewshot.protocols.base import Task
+from fewshot.protocols.base import Row, Task
 from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure
 from fewshot.records import row_of
 
@@ -36,7 +36,8 @@ def measure_on_others(
     check_protocols(config.evaluation, banks)
     chosen = choose_device(device)
     prepare(chosen)
-    rows, arrays = [], {}
+    rows: list[Row] = []
+    arrays: dict[str, np.ndarray] = {}
     for path in paths:
         task = _task(path, learner, config, banks, chosen)
         found, kept = measure("domains", task)

@@ -109,7 +109,7 @@ class DomainProtocol(Protocol):
     def unlike(self, rows: pd.DataFrame, arrays: Arrays) -> list[str]:
         found = []
         for place, row in rows.iterrows():
-            values = arrays.get(_array_name(row.to_dict()))
+            values = arrays.get(_array_name(row))
             named = {} if values is None else {array_name(row["model"], row["way"], row["shot"]): values}
             found += unlike_episodes(rows.loc[[place]], named, (self.table, self.arrays))
         return found
@@ -150,7 +150,7 @@ def _about(task: Task, bank: ImageBank) -> Row:
     }
 
 
-def _array_name(row: Row) -> str:
+def _array_name(row: Row | pd.Series) -> str:
     """The name of the accuracies of a row in domains.npz: 'npair-seed0/cifar_fs (bertinetto)/5way1shot'."""
     part = f"{row['model']}/{_heading(row['dataset'], row['protocol'], row['split'])}"
     return array_name(part, row["way"], row["shot"])
@@ -184,7 +184,7 @@ def _by_column(rows: pd.DataFrame, arrays: Arrays) -> _Accuracies:
     """The accuracies (E,) by the headings and labels of the rows, their mean over rows of one label."""
     found: dict[str, dict[str, list[np.ndarray]]] = {}
     for _, row in rows.iterrows():
-        values = arrays.get(_array_name(row.to_dict()))
+        values = arrays.get(_array_name(row))
         if values is not None:
             found.setdefault(row["heading"], {}).setdefault(row["label"], []).append(values)
     return {
