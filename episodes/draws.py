@@ -46,6 +46,26 @@ def words(keys: Tensor, purpose: int, count: int) -> Tensor:
     return mix(own[:, None] + torch.arange(1, count + 1, device=keys.device) * _GOLDEN)
 
 
+def slot_words(keys: Tensor, slots: Tensor | int, count: int) -> Tensor:
+    """The first `count` random 64-bit words (count, B) of a slot for each of `keys` (B,).
+
+    A slot has a purpose: 0 draws the classes of an episode, 1 and above the images of its classes, and slots below 0
+    say how many classes and images a kind of episodes draws.
+    """
+    steps = torch.arange(count, device=keys.device)[:, None]
+    return mix(keys + (steps + (slots * _SLOT + 1)) * _GOLDEN)
+
+
+def uniform(words: Tensor) -> Tensor:
+    """Numbers in (0, 1), float64, from the upper 52 bits of random words; exact, so the same on every device."""
+    return (((words >> 12) & (1 << 52) - 1).double() + 0.5) / 2**52
+
+
+def below(words: Tensor, bounds: Tensor | int) -> Tensor:
+    """Whole numbers from 0 to `bounds` - 1, of less than 32 bits, from the upper 32 bits of random words."""
+    return ((words >> 32) & 0xFFFFFFFF) * bounds >> 32
+
+
 def draw(keys: Tensor, slots: Tensor | int, sizes: Tensor | int, largest: int, count: int) -> Tensor:
     """`count` different positions below `sizes`, of which none is above `largest`, for each key: (count, B) from keys,
     slots and sizes of shape (B,).
@@ -54,8 +74,7 @@ def draw(keys: Tensor, slots: Tensor | int, sizes: Tensor | int, largest: int, c
     [j, size). Instead of a table of all positions it keeps the r_j, and finds what stands at r_j by following the
     earlier swaps backwards.
     """
-    words = torch.arange((count + 1) // 2, device=keys.device)[:, None] + (slots * _SLOT + 1)
-    words = mix(keys + words * _GOLDEN)
+    words = slot_words(keys, slots, (count + 1) // 2)
     steps = torch.arange(count, device=keys.device)[:, None]
     targets = torch.empty((count, *keys.shape), dtype=torch.int64, device=keys.device)
     targets[0::2] = (words >> 32) & 0xFFFFFFFF

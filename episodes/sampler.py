@@ -75,6 +75,7 @@ class Sampler(abc.ABC):
     queries    the most queries of an episode, of all classes together
     seed       of the draw
     classes, images  of the bank, in number
+    count      of the episodes, if they are listed; None if any number can be drawn
     """
 
     way: int
@@ -82,10 +83,16 @@ class Sampler(abc.ABC):
     seed: int
     classes: int
     images: int
+    count: int | None = None
 
     @property
     @abc.abstractmethod
     def queries(self) -> int: ...
+
+    @property
+    def places(self) -> int:
+        """The most places for support images that an episode has, with those that only fill the tensor."""
+        return self.way * self.shot
 
     @abc.abstractmethod
     def batches(self, count: int, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
@@ -181,6 +188,8 @@ class ListedEpisodes(EpisodeSampler):
     The first image of each class is its support, the others are queries. Raises InputError if there are fewer than
     two groups, the groups differ in size, or a class has a single image.
     """
+
+    count: int
 
     def __init__(self, bank: ImageBank) -> None:
         groups = list(dict.fromkeys(bank.group_names))

@@ -85,7 +85,7 @@ def run_benchmark(
     check_protocols(wanted, banks)
     models = plan(config, banks)
     folder = RunFolder(path, config, banks, chosen, resume)
-    with folder.logged():
+    with folder.running():
         test = placed(banks["test"], chosen)
         counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]
         log.info("%s (%s): %s; on %s", test.dataset, test.protocol, ", ".join(counts), describe(chosen))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodes import Episodes, ImageBank, InputError, ListedEpisodes, Sampler
+from episodes import Episodes, ImageBank, InputError, Sampler
 from episodes.sampler import sampler_of
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank, described
@@ -61,7 +61,7 @@ def evaluate(
     if not bank.listed and (episodes < 2 or query < 1):
         raise InputError(f"an accuracy needs at least 2 episodes and 1 query a class, not {episodes} and {query}")
     sampler = sampler or sampler_of(bank, way, shot, query, seed)
-    if isinstance(sampler, ListedEpisodes):
+    if sampler.count is not None:
         episodes = sampler.count
     chosen = choose_device(device)
     prepare(chosen)
@@ -77,7 +77,7 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: Sampler, episode
     began = time.perf_counter() - data.seconds
     was_training = learner.training
     learner.eval()
-    chunk = max(1, _CHUNK[data.device.type] // (sampler.way * sampler.shot + sampler.queries))
+    chunk = max(1, _CHUNK[data.device.type] // (sampler.places + sampler.queries))
     with torch.random.fork_rng():  # a learner that draws numbers gets the same ones each time
         torch.manual_seed(sampler.seed)
         _check_inductive(learner, data, sampler)

@@ -21,6 +21,29 @@ def one_hot(way: int, shot: int, like: Tensor) -> Tensor:
     return torch.eye(way, dtype=like.dtype, device=like.device).repeat_interleave(shot, 0)
 
 
+def on_counted(function: Callable[..., Tensor], support: Tensor, mask: Tensor | None, *tensors: Tensor) -> Tensor:
+    """What function(images, labels, *tensors) gives, (E, ...), for the support images that count.
+
+    support (E, N, K, ...), mask (E, N, K) or None if all images count, tensors (E, ...). The function takes the M
+    images (E, M, ...) that count, class after class, and their labels one-hot, (M, N) or (E, M, N). It is called once
+    for all episodes of the same M.
+    """
+    way, shot = support.shape[1:3]
+    images, labels = support.flatten(1, 2), one_hot(way, shot, support)
+    if mask is None:
+        return function(images, labels, *tensors)
+    counts = mask.sum((1, 2))
+    places, found = [], []
+    for count in counts.unique().tolist():
+        place = (counts == count).nonzero().squeeze(1)
+        kept = mask[place].flatten(1)
+        rows, own = images[place][kept], labels.expand(*kept.shape, -1)[kept]
+        rows, own = (part.unflatten(0, (-1, count)) for part in (rows, own))
+        found.append(function(rows, own, *(tensor[place] for tensor in tensors)))
+        places.append(place)
+    return torch.cat(found)[torch.cat(places).argsort()]
+
+
 def descend(
     start: Tensor,
     gradient: Callable[[Tensor], Tensor],
@@ -42,17 +65,17 @@ def descend(
 def softmax_gradient(products: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """The gradient of the mean cross-entropy of softmax(X W) over an episode's support set.
 
-    products (E, M, M): X X^T, labels (M, N) one-hot; from coefficients (E, M, N) to those of the gradient,
+    products (E, M, M): X X^T, labels (M, N) or (E, M, N) one-hot; from coefficients (E, M, N) to those of the gradient,
     dL/dW = X^T (softmax(X W) - Y) / M.
     """
-    return lambda coefficients: ((products @ coefficients).softmax(2) - labels) / len(labels)
+    return lambda coefficients: ((products @ coefficients).softmax(2) - labels) / labels.shape[-2]
 
 
 def cosine_gradient(products: Tensor, labels: Tensor, scale: Tensor | float) -> Callable[[Tensor], Tensor]:
     """The gradient of the mean cross-entropy of softmax(scale * cos(x_i, w_k)) over an episode's support set.
 
-    products (E, M, M) of embeddings x_i of length one, labels (M, N) one-hot; from coefficients (E, M, N) to those of
-    the gradient: with r = (softmax - Y) / M and u_k = w_k / |w_k|,
+    products (E, M, M) of embeddings x_i of length one, labels (M, N) or (E, M, N) one-hot; from coefficients (E, M, N)
+    to those of the gradient: with r = (softmax - Y) / M and u_k = w_k / |w_k|,
     dL/dw_k = scale / |w_k| * (sum over i of r_ik x_i - u_k * sum over i of r_ik cos_ik).
     """
 
@@ -60,7 +83,7 @@ def cosine_gradient(products: Tensor, labels: Tensor, scale: Tensor | float) -> 
         inner = products @ coefficients  # x_i . w_k, from which the lengths come too
         lengths = _lengths(coefficients, inner)
         cosines = inner / lengths
-        residuals = ((scale * cosines).softmax(2) - labels) / len(labels)
+        residuals = ((scale * cosines).softmax(2) - labels) / labels.shape[-2]
         return scale / lengths * (residuals - coefficients / lengths * (residuals * cosines).sum(1, keepdim=True))
 
     return gradient
@@ -78,17 +101,18 @@ def _lengths(coefficients: Tensor, inner: Tensor) -> Tensor:
 def ridge(products: Tensor, labels: Tensor, penalty: Tensor | float) -> Tensor:
     """Ridge regression of the labels: coefficients (E, M, N) of the W that minimises |X W - Y|^2 + penalty |W|^2.
 
-    products (E, M, M), labels (M, N). W = X^T (X X^T + penalty I)^-1 Y, the form of few images and long embeddings that
-    the Woodbury identity gives (Bertinetto et al. 2019).
+    products (E, M, M), labels (M, N) or (E, M, N). W = X^T (X X^T + penalty I)^-1 Y, the form of few images and long
+    embeddings that the Woodbury identity gives (Bertinetto et al. 2019).
     """
-    identity = torch.eye(len(labels), dtype=products.dtype, device=products.device)
+    identity = torch.eye(labels.shape[-2], dtype=products.dtype, device=products.device)
     return torch.linalg.solve(products + penalty * identity, labels.expand(len(products), -1, -1))
 
 
 def support_vectors(products: Tensor, labels: Tensor, cost: float, steps: int = 100) -> Tensor:
     """The multi-class support vector machine of Crammer and Singer 2001: coefficients (E, M, N) of its head.
 
-    products (E, M, M), labels (M, N) one-hot. It solves the dual problem as Lee et al. 2019 have it: A minimises
+    products (E, M, M), labels (M, N) or (E, M, N) one-hot. It solves the dual problem as Lee et al. 2019 have it: A
+    minimises
 
     1/2 sum over k of |w_k|^2 - sum over i of A_(i, y_i), subject to A <= cost * Y and each row of A summing to zero
 
@@ -99,7 +123,7 @@ def support_vectors(products: Tensor, labels: Tensor, cost: float, steps: int = 
     given = products.detach()
     spread = given.diagonal(dim1=1, dim2=2).mean(1) - given.mean((1, 2))  # the embeddings' mean squared deviation
     stiffness = _STIFFNESS * spread.clamp_min(1e-12)[:, None, None]
-    identity = torch.eye(len(labels), dtype=products.dtype, device=products.device)
+    identity = torch.eye(labels.shape[-2], dtype=products.dtype, device=products.device)
     inverse = torch.linalg.inv(products + stiffness * identity)
     feasible = multipliers = torch.zeros_like(bounds)
     for _ in range(steps):

@@ -1,6 +1,8 @@
-"""Means over the support images that count, for classes with different numbers of them (see Learner.scores)."""
+"""The support images that count, for classes with different numbers of them (see Learner.scores)."""
 
 from torch import Tensor
+
+from fewshot.heads import one_hot
 
 
 def class_means(support: Tensor, mask: Tensor | None) -> Tensor:
@@ -12,5 +14,19 @@ def class_means(support: Tensor, mask: Tensor | None) -> Tensor:
 
 def shares(mask: Tensor, like: Tensor) -> Tensor:
     """The share (E, N, K) of each support image in the mean of its class: zero if it does not count."""
-    counted = mask.to(like.dtype)
-    return counted / counted.sum(2, keepdim=True)
+    counts = mask.to(like.dtype)
+    return counts / counts.sum(2, keepdim=True)
+
+
+def counted(pairs: Tensor, mask: Tensor | None, otherwise: float) -> Tensor:
+    """The numbers `pairs` (E, Q, N * K) of queries and support images, `otherwise` for images that do not count."""
+    return pairs if mask is None else pairs.masked_fill(~mask.flatten(1)[:, None], otherwise)
+
+
+def memberships(support: Tensor, mask: Tensor | None) -> Tensor:
+    """The one-hot classes (E, N K, N) of the support images (E, N, K, D), class after class; zeros if one is masked."""
+    episodes, way, shot, _ = support.shape
+    classes = one_hot(way, shot, support)
+    if mask is None:
+        return classes.expand(episodes, -1, -1)
+    return classes * mask.flatten(1)[..., None].to(support.dtype)

@@ -276,7 +276,10 @@ def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
     """The marks of each row's model, all rows with one `model` together: 'collapsed', 'other torch'."""
-    said: dict[Any, list[str]] = {}
+    said: dict[Any, list[str]] = {index: [] for index in results.index}
+    every = marks_of(results)
+    if not (every["seen"] or every["collapsed"] or every["kept"]):
+        return said  # grouping would take most of the time of a table
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)
         words = [_SEEN.get(one, f"saw {one} test classes") for one in found["seen"].split(", ") if one]

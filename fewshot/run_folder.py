@@ -3,8 +3,10 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +34,7 @@ from fewshot.records import CELL, DATA, LATER, LEARNER, MODEL
 _LATER = {"text": False, "external": False, **LATER}
 
 _EPISODES = PROTOCOLS["episodes"]
+_PAUSE = 10.0  # seconds between two makings of the tables during a run: making them can take longer than to add a row
 
 log = logging.getLogger("fewshot")
 
@@ -66,6 +69,8 @@ class RunFolder:
                     replace_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
             self.config, self._environment = config, environment
             self._read()
+        self._behind = {name for name in self._rows if _is_newer(path / PROTOCOLS[name].table, path / "results.md")}
+        self._due = -math.inf  # when the tables may be made again
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -107,14 +112,20 @@ class RunFolder:
         return self._rows.get(_EPISODES.name, pd.DataFrame(columns=list(_EPISODES.columns)))
 
     @contextlib.contextmanager
-    def logged(self) -> Iterator[None]:
-        """Inside, what the run says goes to run.log too."""
+    def running(self) -> Iterator[None]:
+        """Inside, what the run says goes to run.log too, and tables may be behind the rows for some seconds; at the end
+        all files are up to date, however the run ends."""
         with writing(self.path):
             handler = logging.FileHandler(self.path / "run.log", encoding="utf-8", errors="replace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         try:
             yield
+            self._catch_up()
+        except BaseException:
+            with contextlib.suppress(InputError):  # what ends the run is told, and not that the disk is full as well
+                self._catch_up()
+            raise
         finally:
             log.removeHandler(handler)
             handler.close()
@@ -144,7 +155,7 @@ class RunFolder:
         """Mark each row with what `judge` says of its test protocol and the row: what differs, or '' if the row is
         current.
 
-        If the marks of a test protocol's rows change, its files are written again.
+        If the marks of a test protocol's rows change, its rows are written again.
         """
         with self._alone():
             self._read()
@@ -167,7 +178,7 @@ class RunFolder:
         parts: Mapping[str, Any],
         kept: str = "",
     ) -> None:
-        """Add the rows of one model by one test protocol, in place of older ones, and bring all files up to date.
+        """Add the rows of one model by one test protocol, in place of older ones.
 
         arrays: what the protocol keeps of each trial. model: the name of the model's folder. parts: what the rows
         depend on; the rows keep the key of these parts. kept: the mark of the rows.
@@ -194,17 +205,37 @@ class RunFolder:
         replace_text(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
 
     def _write(self, protocol: str) -> None:
-        """Write the files of a test protocol; the csv file last, since it says what is finished."""
+        """Write the rows and arrays of a test protocol; the csv file last, since it says what is finished. Its tables
+        follow at once if the last ones are old enough."""
+        kind = PROTOCOLS[protocol]
         with writing(self.path):
-            made = _sheets(self._rows, self._arrays)
-            replace_text(self.path / "results.md", "\n".join([tables.markdown(made), *self._advice()]))
-            replace_text(self.path / "results.tex", tables.latex(made))
-            kind, rows, arrays = PROTOCOLS[protocol], self._rows[protocol], self._arrays[protocol]
-            for name, part in kind.archives(arrays).items():
+            for name, part in kind.archives(self._arrays[protocol]).items():
                 write_arrays(self.path / name, part)
-            for name, text in kind.files(rows, arrays, self.path.resolve().name).items():
-                replace_text(self.path / name, text)
-            replace_text(self.path / kind.table, rows.to_csv(index=False))
+            replace_text(self.path / kind.table, self._rows[protocol].to_csv(index=False))
+        self._behind.add(protocol)
+        if time.monotonic() >= self._due:
+            self._make_tables()
+
+    def _catch_up(self) -> None:
+        """Make the tables that are behind the rows."""
+        if self._behind:
+            with self._alone():
+                self._read()
+                self._make_tables()
+
+    def _make_tables(self) -> None:
+        """Write what is made of the rows and arrays alone: the tables of the run, and the files of each test protocol
+        that is behind."""
+        with writing(self.path):
+            for protocol in sorted(self._behind & self._rows.keys()):
+                rows, arrays = self._rows[protocol], self._arrays[protocol]
+                for name, text in PROTOCOLS[protocol].files(rows, arrays, self.path.resolve().name).items():
+                    replace_text(self.path / name, text)
+            made = _sheets(self._rows, self._arrays)
+            replace_text(self.path / "results.tex", tables.latex(made))
+            replace_text(self.path / "results.md", "\n".join([tables.markdown(made), *self._advice()]))
+        self._behind.clear()
+        self._due = time.monotonic() + _PAUSE
 
     def _advice(self) -> list[str]:
         """The paragraphs that say which head to take, if this is a run that can tell."""
@@ -248,6 +279,10 @@ def _check_continues(path: Path, earlier: Config, config: Config) -> None:
     for asked in sorted(earlier.learner.keys() & config.learner.keys()):
         if earlier.learner[asked] != config.learner[asked]:
             raise InputError(f"{path} holds a run of {asked} with other settings: {other}")
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    return not other.exists() or path.stat().st_mtime_ns > other.stat().st_mtime_ns
 
 
 def check_free(path: Path, resume: bool) -> None:

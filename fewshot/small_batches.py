@@ -45,18 +45,20 @@ def fitted(
 ) -> list[Tensor]:
     """The parameters, from `start`, (E, ...) each, after `epochs` epochs of torch.optim.SGD on batches of 4 images.
 
-    images (E, M, D), labels (M, N) one-hot. The episode's key (E,) decides the order of images in each epoch; the last
-    batch of an epoch has the images that are left.
+    images (E, M, D), labels (M, N) or (E, M, N) one-hot. The episode's key (E,) decides the order of images in each
+    epoch; the last batch of an epoch has the images that are left.
     """
     place: list[Tensor] = [parameter.clone() for parameter in start]
     speed: list[Tensor] = []
     count, rows = images.shape[1], images.flatten(0, 1)
+    labels = labels.expand(len(images), -1, -1)
     firsts = torch.arange(0, len(rows), count, device=rows.device)[:, None]
     for epoch in range(epochs):
         order = shuffled(keys, 1 + epoch, count)
         # index_select copies whole rows, gather number by number
         batches = rows.index_select(0, (firsts + order).flatten()).view_as(images).split(_BATCH, dim=1)
-        for batch, wanted in zip(batches, labels[order].split(_BATCH, dim=1), strict=True):
+        targets = labels.gather(1, order[..., None].expand_as(labels)).split(_BATCH, dim=1)
+        for batch, wanted in zip(batches, targets, strict=True):
             slopes = gradients(batch, wanted, place)
             slopes = [slope.add_(parameter, alpha=_DECAY) for slope, parameter in zip(slopes, place, strict=True)]
             speed = [v.mul_(_MOMENTUM).add_(s, alpha=1 - _DAMPENING) for v, s in zip(speed, slopes)] or slopes
@@ -94,13 +96,21 @@ class Span:
         return weights[..., :-1] @ self._axes.mT + weights[..., -1:] * self._out if self.small else weights
 
 
-def in_order(support: Tensor) -> tuple[Tensor, Tensor]:
-    """Support (E, N, K, D) in an order that depends on its embeddings alone, and the new places (E, N) of its classes.
+def in_order(support: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Support (E, N, K, D) in an order that depends on its embeddings alone, its mask (E, N, K) in the same order, and
+    the new places (E, N) of its classes.
 
     Images stand in the order of the sums of their embeddings, and classes in the order of the sums of theirs, so that a
-    random number drawn for a place goes to the same image or class whatever the order of the support was.
+    random number drawn for a place goes to the same image or class whatever the order of the support was. Images that
+    do not count stand behind those that do.
     """
-    sums, order = support.sum(3).sort(dim=2, stable=True)
-    classes = sums.sum(2).argsort(dim=1, stable=True)
+    sums = support.sum(3)
+    sums, order = (sums if mask is None else sums.where(mask, torch.inf)).sort(dim=2, stable=True)
     support = support.gather(2, order[..., None].expand_as(support))
-    return support.gather(1, classes[..., None, None].expand_as(support)), classes.argsort(1)
+    if mask is not None:
+        mask = mask.gather(2, order)
+        sums = sums.where(mask, 0)
+    classes = sums.sum(2).argsort(dim=1, stable=True)
+    if mask is not None:
+        mask = mask.gather(1, classes[..., None].expand_as(mask))
+    return support.gather(1, classes[..., None, None].expand_as(support)), mask, classes.argsort(1)

@@ -194,9 +194,10 @@ def _sheet(
     rows: pd.DataFrame, title: str, about: str, means: pd.Series, widths: pd.Series, note: str, arrays: _Arrays
 ) -> Sheet:
     """One row a learner, one column for each way and shot, cells 'mean ± width'; arrays: by the labels of the rows."""
-    leading, bold = _best(rows, means, arrays)
+    named = labels(rows)
+    leading, bold = _best(rows, named, means, arrays)
     rows = rows.assign(
-        label=labels(rows),
+        label=named,
         column=[f"{way}-way {shot}-shot" for way, shot in zip(rows["way"], rows["shot"])],
         text=["–" if np.isnan(half) else f"{mean:.2f} ± {half:.2f}" for mean, half in zip(means, widths)],
         best=leading & widths.notna(),
@@ -210,13 +211,13 @@ def _sheet(
     return Sheet(title, about, wide("text").fillna("–"), wide("best").eq(True), f"{note}. {bold}")
 
 
-def _best(rows: pd.DataFrame, means: pd.Series, arrays: _Arrays) -> tuple[pd.Series, str]:
+def _best(rows: pd.DataFrame, named: pd.Series, means: pd.Series, arrays: _Arrays) -> tuple[pd.Series, str]:
     """Which rows are the best of their way and shot, and a sentence on how the best are found.
 
     If `arrays` has the episodes of every row, all rows that are not told apart from the best; else the best as printed.
     """
     found = {cell: ranks(learners)["best"] for cell, learners in arrays.items()}
-    cells = zip(rows["way"], rows["shot"], labels(rows))
+    cells = zip(rows["way"], rows["shot"], named)
     told = [found.get((way, shot), {}).get(label) for way, shot, label in cells]
     if None not in told:
         return pd.Series(told, index=rows.index, dtype=bool), BOLD
@@ -262,16 +263,17 @@ def _errors(results: pd.DataFrame, arrays: _Arrays) -> Sheet:
     trials = (rows["episodes"] * rows["way"] * rows["query"]).astype(int)
     wrong = (trials * (1 - rows["accuracy"] / 100)).round().astype(int)
     found = [proportion(errors, of) for errors, of in zip(wrong, trials)]
+    named = labels(rows)
     cells = pd.DataFrame(
         {
             "errors": [f"{errors} of {of}" for errors, of in zip(wrong, trials)],
             "error rate": [f"{100 * one.estimate:.2f}" for one in found],
             "95 % interval": [f"{100 * one.low:.2f} to {100 * one.high:.2f}" for one in found],
         },
-        index=pd.Index(labels(rows), name="learner"),
+        index=pd.Index(named, name="learner"),
     )
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    marks, bold = _best(rows, rows["accuracy"], arrays)
+    marks, bold = _best(rows, named, rows["accuracy"], arrays)
     best["error rate"] = marks.to_numpy()
     text = f"{caption(rows).partition(':')[0]}: errors in percent, {rows['way'].iloc[0]}-way one-shot"
     return Sheet("Error rates", text, cells, best, f"{EXACT}. {bold}")

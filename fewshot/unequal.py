@@ -30,16 +30,14 @@ def unequal_scores(
     numbered as in `data.bank`.
 
     Equal shots are one call of `learner.episode_scores`, as in an evaluation. So are unequal shots if the learner takes
-    a mask (see Learner.scores). For any other learner they are
+    a mask (see Learner.scores), as every learner of the suite does: each image then counts once. If the learner takes
+    no mask, `independent` watches its scores, and they are
 
-    exact   if the score of a class depends on the query and on the images of that class alone, as for class means,
-            nearest neighbours and names: each class is scored in an episode in which every class has its shots
-    a mean  for all other learners, such as heads that are fitted to all classes: each class gets as many images as the
-            largest one, by repeating its own in turn, so every class has the same weight and every image counts; if
-            the numbers do not divide each other, the scores are the mean over up to 8 episodes that repeat other
-            images. These scores are not those of a head that is fitted to each image once
-
-    No learner declares which of the two holds: `independent` watches the scores.
+    exact   if the score of a class depends on the query and on the images of that class alone: each class is scored in
+            an episode in which every class has its shots
+    a mean  otherwise: each class gets as many images as the largest one, by repeating its own in turn; if the numbers
+            do not divide each other, over up to 8 episodes that repeat other images. A head that is fitted to each
+            image once has other scores
     """
     shots = [images.shape[1] for images in support]
     if classes is None:

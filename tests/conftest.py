@@ -18,6 +18,13 @@ from episodes import ImageBank, InputError
 # threads on arrays as small as these cost more time than they save.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# torch.manual_seed notes the whole stack for each kind of GPU that is missing: milliseconds, thousands of times
+if not torch.accelerator.is_available():
+    torch.manual_seed = torch.default_generator.manual_seed
+
+
+# the files whose groups take longest: they come first, so that the processes end at about the same time
+LONGEST = ("test_omniglot", "test_damage", "test_statistics", "test_full_disks", "test_report", "test_benchmark")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -25,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups the tests for pytest-xdist and marks those that train.
 
     The tests of one learner by fewshot.testing share its training and are one group; the other tests of a file share
-    its fixtures and are one group.
+    its fixtures and are one group. Groups start in the order of the tests.
     """
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
@@ -34,12 +41,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
         if examined or "preset" in item.fixturenames:  # the preset of small runs
             item.add_marker(pytest.mark.training)
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:
-    """A cache folder for this session, so that tests neither trust nor touch the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A cache folder for this session, so that tests neither trust nor touch the user's.
+
+    The processes of pytest-xdist have one together: each data set is prepared once.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEWSHOT_CACHE", str(folder))
         yield folder

@@ -38,7 +38,7 @@ def read(data: bytes, source: str) -> Listing:
     holds such words.
     """
     try:
-        table = _table(_text(data))
+        table = cells_of_lines(data)
         header = [name.strip().lower() for name in table[0][1]] if table else []
         file, label = _position(header, _FILE_COLUMNS), _position(header, _LABEL_COLUMNS)
         if file is None or label is None:
@@ -69,9 +69,12 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def _table(text: str) -> list[tuple[int, list[str]]]:
-    """Line number and cells of each line that is not empty, with the separator that gives the header most columns."""
-    lines = io.StringIO(text, newline="")
+def cells_of_lines(data: bytes) -> list[tuple[int, list[str]]]:
+    """Line number and cells of each line that is not empty, with the separator that gives the header most columns.
+
+    Raises UnicodeError or csv.Error for bytes that are no csv file in UTF-8 or UTF-16.
+    """
+    lines = io.StringIO(_text(data), newline="")
     header = lines.readline()
     separator = max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
     lines.seek(0)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from episodes import ClassBatches
 from fewshot import Learner, Traits, register
 from fewshot.losses import squared_distances
+from fewshot.masks import counted
 
 
 @register("soft-neighbours")
@@ -33,8 +34,8 @@ class SoftNeighbours(Learner):
         own = votes.masked_fill(labels[:, None] != labels, -torch.inf)
         return (votes.logsumexp(1) - own.logsumexp(1)).mean()
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        votes = self._votes(query, support.flatten(1, 2))  # (E, Q, N * K)
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        votes = counted(self._votes(query, support.flatten(1, 2)), mask, -torch.inf)  # (E, Q, N * K)
         return votes.unflatten(2, support.shape[1:3]).logsumexp(3)
 
     def _votes(self, a: Tensor, b: Tensor) -> Tensor:

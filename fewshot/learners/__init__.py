@@ -2,12 +2,15 @@
 
 from fewshot.learners import (  # noqa: F401  registers them
     baseline,
+    bd_cspn,
     clip,
     closed_form,
     dynamic,
     exemplar,
     histogram,
     imprinted,
+    label_propagation,
+    laplacianshot,
     maml,
     matching,
     metric,
@@ -16,10 +19,15 @@ from fewshot.learners import (  # noqa: F401  registers them
     npair,
     openclip,
     prototypical,
+    pt_map,
+    query_clustering,
     relation,
     scikit_learn,
     siamese,
     simpleshot,
+    soft_kmeans,
+    tim,
+    transductive_finetuning,
     triplet,
 )
 from fewshot.learners.base import Learner, Traits

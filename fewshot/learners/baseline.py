@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from episodes import ShuffledBatches
 from fewshot.backbones.base import Backbone
-from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot, softmax_gradient
+from fewshot.heads import cosine_gradient, descend, head_lengths, on_counted, softmax_gradient
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.episodic import in_parts
@@ -51,27 +51,24 @@ class Baseline(LinearClassifier):
         self.head_epochs, self.head_rate = head_epochs, head_rate
 
     @torch.no_grad()
-    def scores(self, support: Tensor, query: Tensor, keys: Tensor | None = None) -> Tensor:
+    def scores(self, support: Tensor, query: Tensor, keys: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.variant == "zero-start":
-            return self._from_zero(support, query)
-        return _of_ordered(self._from_random, support, query, keys)
+            return on_counted(self._from_zero, support, mask, query)
+        return _of_ordered(self._from_random, support, query, keys, mask)
 
     def base_logits(self, query: Tensor) -> Tensor:
         return self.head(query)
 
-    def _from_random(self, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
-        _, way, shot, size = support.shape
-        images = functional.pad(support.flatten(1, 2), (0, 1), value=1.0)  # the weight of that 1 is the bias
-        span = Span(images, fresh(keys, way, size).to(images))
-        labels, epochs, rate = one_hot(way, shot, images), self.head_epochs, self.head_rate
+    def _from_random(self, images: Tensor, labels: Tensor, query: Tensor, keys: Tensor) -> Tensor:
+        start = fresh(keys, labels.shape[-1], images.shape[-1]).to(images)
+        images = functional.pad(images, (0, 1), value=1.0)  # the weight of that 1 is the bias
+        span, epochs, rate = Span(images, start), self.head_epochs, self.head_rate
         (weights,) = fitted(span.images, labels, [span.weights], linear_gradients, keys, epochs=epochs, rate=rate)
         head = span.whole(weights)  # (E, N, D + 1)
         return query @ head[..., :-1].mT + head[..., None, :, -1]
 
-    def _from_zero(self, support: Tensor, query: Tensor) -> Tensor:
-        _, way, shot, _ = support.shape
-        images = functional.pad(support.flatten(1, 2), (0, 1), value=1.0)  # the weight of that 1 is the bias
-        labels = one_hot(way, shot, images)
+    def _from_zero(self, images: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        images = functional.pad(images, (0, 1), value=1.0)  # the weight of that 1 is the bias
         gradient = softmax_gradient(images @ images.mT, labels)
         coefficients = _descended(torch.zeros_like(labels), gradient, self.head_epochs, self.head_rate)
         head = coefficients.mT @ images  # (E, N, D + 1)
@@ -109,20 +106,19 @@ class BaselinePlusPlus(CosineClassifier):
         self.head_epochs, self.head_rate = head_epochs, head_rate
 
     @torch.no_grad()
-    def scores(self, support: Tensor, query: Tensor, keys: Tensor | None = None) -> Tensor:
+    def scores(self, support: Tensor, query: Tensor, keys: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.variant == "mean-start":
-            return self._from_mean(support, query)
-        return _of_ordered(self._from_random, support, query, keys)
+            return on_counted(self._from_mean, support, mask, query)
+        return _of_ordered(self._from_random, support, query, keys, mask)
 
-    def _from_random(self, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
-        _, way, shot, size = support.shape
-        images = functional.normalize(support.flatten(1, 2), dim=2)
-        start = fresh(keys, way, size)[..., :-1].to(images)  # a cosine layer has no bias
+    def _from_random(self, images: Tensor, labels: Tensor, query: Tensor, keys: Tensor) -> Tensor:
+        images = functional.normalize(images, dim=2)
+        start = fresh(keys, labels.shape[-1], images.shape[-1])[..., :-1].to(images)  # a cosine layer has no bias
         span = Span(images, start)
         lengths = start.norm(dim=2, keepdim=True)
         weights, lengths = fitted(
             span.images,
-            one_hot(way, shot, images),
+            labels,
             [span.weights, lengths],
             functools.partial(cosine_gradients, scale=_SCALE),
             keys,
@@ -132,10 +128,9 @@ class BaselinePlusPlus(CosineClassifier):
         directions = functional.normalize(span.whole(weights), dim=2)
         return _SCALE * lengths.mT * (functional.normalize(query, dim=2) @ directions.mT)
 
-    def _from_mean(self, support: Tensor, query: Tensor) -> Tensor:
-        _, way, shot, _ = support.shape
-        images = functional.normalize(support.flatten(1, 2), dim=2)
-        products, labels = images @ images.mT, one_hot(way, shot, images)
+    def _from_mean(self, images: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        images = functional.normalize(images, dim=2)
+        products = images @ images.mT
         start = torch.ones_like(labels) / head_lengths(products, torch.ones_like(labels))
         gradient = cosine_gradient(products, labels, self.tau)
         coefficients = _descended(start, gradient, self.head_epochs, self.head_rate)
@@ -143,15 +138,16 @@ class BaselinePlusPlus(CosineClassifier):
 
 
 def _of_ordered(
-    scores: Callable[[Tensor, Tensor, Tensor], Tensor], support: Tensor, query: Tensor, keys: Tensor | None
+    scores: Callable[..., Tensor], support: Tensor, query: Tensor, keys: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """scores(support, query, keys) of support sets in the order of `in_order`, a few episodes at a time.
+    """scores(images, labels, query, keys) of support sets in the order of `in_order`, a few episodes at a time.
 
     Episodes without keys all draw the same numbers.
     """
     keys = torch.zeros(len(support), dtype=torch.int64, device=support.device) if keys is None else keys
-    support, places = in_order(support)
-    found = in_parts(scores, support.shape[1] * (support.shape[3] + 1), support, query, keys)
+    support, mask, places = in_order(support, mask)
+    few = functools.partial(on_counted, scores)
+    found = in_parts(few, support.shape[1] * (support.shape[3] + 1), support, mask, query, keys)
     return found.gather(2, places[:, None].expand_as(found))
 
 

@@ -14,6 +14,7 @@ from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.learners.text_encoder import NGramEncoder
 from fewshot.losses import image_text
+from fewshot.masks import class_means
 
 _TRAITS = Traits(text=True, paper="Radford et al. 2021")
 _MOST = 100.0  # the upper bound of the learned scale, as in the paper
@@ -63,12 +64,12 @@ class CLIP(Learner):
         texts = self._embed_numbers(self._class_numbers()[present])
         return image_text(self.embed(images), texts, numbers, self.log_scale.exp().clamp(max=_MOST))
 
-    def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+    def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
         query = data.rows(episodes.query.flatten()).unflatten(0, (len(episodes), -1))
         if not self.traits.sees_support:
             return query @ data.text_embeddings[episodes.classes].mT
         support = data.rows(episodes.support.flatten()).unflatten(0, episodes.support.shape)
-        prototypes = functional.normalize(support.mean(2), dim=2)  # (E, N, D)
+        prototypes = functional.normalize(class_means(support, mask), dim=2)  # (E, N, D)
         if self.variant == "mixed":
             texts = data.text_embeddings[episodes.classes]
             prototypes = functional.normalize(torch.lerp(prototypes, texts, self.text_weight), dim=2)

@@ -10,7 +10,7 @@ from episodes import ClassBatches, InputError
 from episodes.batches import Batches
 from fewshot.backbones.base import Backbone
 from fewshot.devices import exact
-from fewshot.heads import one_hot, ridge, support_vectors
+from fewshot.heads import on_counted, ridge, support_vectors
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.registry import register
@@ -51,15 +51,20 @@ class _Solved(Learner):
         share = self.smoothing * way / max(1, way - 1)
         return functional.cross_entropy(scores.flatten(0, 1), targets.repeat(episodes), label_smoothing=share)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        _, way, shot, _ = support.shape
-        images = exact(support.flatten(1, 2))  # (E, M, D)
-        coefficients = self.solve(images @ images.mT, one_hot(way, shot, images))
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        return on_counted(self._fitted, support, mask, query)
+
+    def _fitted(self, images: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        images = exact(images)
+        coefficients = self.solve(images @ images.mT, labels.to(images))
         head = (coefficients.mT @ images).to(query)  # (E, N, D)
         return self.scale * query @ head.mT
 
     def solve(self, products: Tensor, labels: Tensor) -> Tensor:
-        """The head's coefficients (E, M, N) from the inner products (E, M, M) of M images and their labels (M, N)."""
+        """The head's coefficients (E, M, N) from the inner products (E, M, M) of M images and their labels.
+
+        labels (M, N) or (E, M, N), one-hot
+        """
         raise NotImplementedError
 
 

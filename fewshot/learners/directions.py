@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewshot.learners.base import Learner
+from fewshot.masks import class_means
 
 
 class DirectionLearner(Learner):
@@ -12,5 +13,5 @@ class DirectionLearner(Learner):
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return query @ functional.normalize(support.mean(2), dim=2).mT
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        return query @ functional.normalize(class_means(support, mask), dim=2).mT

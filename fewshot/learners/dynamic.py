@@ -11,6 +11,7 @@ from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.episodic import by_class, check_shot, in_parts
 from fewshot.learners.registry import register
+from fewshot.masks import class_means
 
 
 @register("dynamic")
@@ -85,8 +86,8 @@ class Dynamic(CosineClassifier):
             embeddings = self.embed(images)
         return self._generator_loss(*(by_class(rows, self.batches) for rows in (embeddings, labels)))
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return self.logits(query, self._generated(support))
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.logits(query, self._generated(support, mask=mask))
 
     def _generator_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings (classes, images, D) and labels (classes, images); each group plays new classes."""
@@ -103,19 +104,19 @@ class Dynamic(CosineClassifier):
         logits = self.base_logits(query).scatter(2, places, self.logits(query, weights))
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    def _generated(self, support: Tensor, absent: Tensor | None = None) -> Tensor:
+    def _generated(self, support: Tensor, absent: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The weights (E, N, D) of new classes from support (E, N, K, D).
 
-        absent: the base classes (E, M) that an episode does not see
+        absent: the base classes (E, M) that an episode does not see; mask: see Learner.scores
         """
         support = functional.normalize(support, dim=3)
-        weights = self.phi_avg * support.mean(2)
+        weights = self.phi_avg * class_means(support, mask)
         if self.variant == "average":
             return weights
         images = support.flatten(1, 2)
         absent = images.new_empty(len(images), 0, dtype=torch.int64) if absent is None else absent
         attended = in_parts(self._attended, images.shape[1] * len(self.keys), images, absent)
-        return weights + self.phi_att * attended.view_as(support).mean(2)
+        return weights + self.phi_att * class_means(attended.view_as(support), mask)
 
     def _attended(self, images: Tensor, absent: Tensor) -> Tensor:
         """The base classes' weights, averaged by the attention of each image: (E, N * K, D) from the same shape."""

@@ -1,5 +1,6 @@
 """What learners that train by episodes share: batches of classes as support sets and queries."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -85,10 +86,11 @@ def check_shot(name: str, shot: int, batches: Batches) -> None:
         )
 
 
-def in_parts(function: Callable[..., Tensor], numbers: int, *tensors: Tensor) -> Tensor:
-    """function(*tensors) of tensors (E, ...), computed for a few episodes at a time: memory does not grow with E.
+def in_parts(function: Callable[..., Tensor], numbers: int, *tensors: Tensor | None) -> Tensor:
+    """function(*tensors) of tensors (E, ...) or None, for a few episodes at a time: memory does not grow with E.
 
     numbers: how many numbers the function's largest tensor has for one episode
     """
     few = max(1, _NUMBERS // numbers)
-    return torch.cat([function(*part) for part in zip(*(tensor.split(few) for tensor in tensors), strict=True)])
+    parts = [itertools.repeat(None) if tensor is None else tensor.split(few) for tensor in tensors]
+    return torch.cat([function(*part) for part in zip(*parts)])

@@ -8,10 +8,11 @@ from torch.nn import functional
 
 from episodes import ShuffledBatches
 from fewshot.backbones.base import Backbone
-from fewshot.heads import cosine_gradient, descend, head_lengths, one_hot
+from fewshot.heads import cosine_gradient, descend, head_lengths, on_counted
 from fewshot.learners.base import Traits
 from fewshot.learners.cosine_classifier import CosineClassifier
 from fewshot.learners.registry import register
+from fewshot.masks import class_means
 
 _PAPER = "Qi et al. 2018, Gidaris and Komodakis 2018"
 
@@ -38,17 +39,16 @@ class Imprinted(CosineClassifier):
         super().__init__(backbone, classes, variant)
         self.finetune_steps, self.finetune_rate = finetune_steps, finetune_rate
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
         directions = functional.normalize(support, dim=3)
-        weights = self._finetuned(directions) if self.variant == "finetune" else directions.mean(2)  # (E, N, D)
-        return self.logits(query, weights)
+        if self.variant == "finetune":
+            return self.logits(query, on_counted(self._finetuned, directions, mask))
+        return self.logits(query, class_means(directions, mask))
 
     @torch.no_grad()
-    def _finetuned(self, directions: Tensor) -> Tensor:
+    def _finetuned(self, images: Tensor, labels: Tensor) -> Tensor:
         """The weights (E, N, D) after gradient descent on the cross-entropy of the support set, episode by episode."""
-        _, way, shot, _ = directions.shape
-        images = directions.flatten(1, 2)
-        products, labels = images @ images.mT, one_hot(way, shot, images)
+        products = images @ images.mT
         imprinted = labels / head_lengths(products, labels)
         gradient = cosine_gradient(products, labels, self.tau)
         return descend(imprinted, gradient, self.finetune_steps, self.finetune_rate).mT @ images

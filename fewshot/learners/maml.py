@@ -1,6 +1,7 @@
 """Meta-learning an initialisation: MAML (Finn et al. 2017), and ANIL (Raghu et al. 2020), whose head alone adapts."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from types import ModuleType
@@ -15,6 +16,7 @@ from episodes import ClassBatches, Episodes, InputError
 from episodes.batches import Batches
 from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank, computing_in
+from fewshot.heads import on_counted
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.held_norm import hold_norms, holding
@@ -33,7 +35,8 @@ class _MetaLearner(Learner):
     (the zeroing trick of Kao et al. 2022), and no row is learned. From zero, the first inner step moves the head
     alone: no gradient passes through it to the network.
 
-    The head descends on the loss of the support summed over classes, so that one rate serves any number of classes.
+    The head descends on the mean loss of the support times the number of classes, so that one rate serves any number
+    of classes.
     """
 
     batches = ClassBatches(classes=60, images=6)
@@ -68,16 +71,15 @@ class _MetaLearner(Learner):
         super().check_batches(batches)
         check_shot(self.name, self.shot, batches)
 
-    def _head_step(self, head: Tensor, support: Tensor) -> Tensor:
-        """The heads (..., N, D) after one more step on the cross-entropy of support embeddings (..., N, K, D).
+    def _head_step(self, head: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The heads (..., N, D) after one more step on the cross-entropy of the M support embeddings (..., M, D).
 
-        W - rate dL/dW with dL/dW = sum over classes, mean over their images i, of (softmax(W f_i) - y_i) f_i^T
+        labels (M, N) or (..., M, N), one-hot
+        W - rate dL/dW with dL/dW = N times the mean over the images i of (softmax(W f_i) - y_i) f_i^T
         """
-        way, shot = support.shape[-3:-1]
-        embeddings = support.flatten(-3, -2)
-        wanted = torch.eye(way, device=support.device).repeat_interleave(shot, 0)  # (N * K, N)
-        missing = wanted - (embeddings @ head.mT).softmax(-1)
-        return head + self.head_rate / shot * missing.mT @ embeddings
+        images, way = labels.shape[-2:]
+        missing = labels - (embeddings @ head.mT).softmax(-1)
+        return head + self.head_rate / (images / way) * missing.mT @ embeddings
 
     def _tasks(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Support (T, N * K, ...) and queries (T, N * Q, ...) of the T tasks in a batch's images or embeddings."""
@@ -180,32 +182,37 @@ class Maml(_MetaLearner):
                     losses.append(_error(adapted(query[task])))
         return torch.stack(losses).mean()
 
-    def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+    def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
         """Scores (E, Q, N), each episode with its own weights, computed for several episodes at once (see _CHUNK)."""
-        _, way, shot = episodes.support.shape
-        images = way * shot + episodes.query[0].numel()
-        chunk = max(1, _CHUNK[data.device.type] // (images * data.bank.images[0, 0].numel()))
-        numbers = torch.cat([episodes.support.flatten(1), episodes.query.flatten(1)], 1)  # (E, N * K + Q)
+        return on_counted(functools.partial(self._scored, data), episodes.support, mask, episodes.query.flatten(1))
+
+    def _scored(self, data: EmbeddedBank, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Scores (E, Q, N) from the numbers of the images of support (E, M) and query (E, Q)."""
+        numbers, labels = torch.cat([support, query], 1), labels.expand(len(support), -1, -1)
+        chunk = max(1, _CHUNK[data.device.type] // (numbers.shape[1] * data.bank.images[0, 0].numel()))
         # by default PyTorch lets a GPU round the products of float32 convolutions to TF32
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.no_grad(), exact, computing_in(self.backbone, torch.float32):
             if chunk == 1:
-                return torch.stack([self._scores_of(data.bank.batch(one), way, shot) for one in numbers])
+                return torch.stack([self._scores_of(data.bank.batch(one), own) for one, own in zip(numbers, labels)])
             with _in_plain_layout(self.backbone):
                 parts = (data.bank.batch(part.flatten()).unflatten(0, part.shape) for part in numbers.split(chunk))
-                return torch.cat([vmap(lambda one: self._scores_of(one, way, shot))(part) for part in parts])
+                return torch.cat([vmap(self._scores_of)(part, own) for part, own in zip(parts, labels.split(chunk))])
 
-    def _scores_of(self, images: Tensor, way: int, shot: int) -> Tensor:
-        """Scores (Q, N) of one episode from its images (N * K + Q, C, H, W), by the steps that learn2learn makes."""
-        support, query = images[: way * shot], images[way * shot :]
+    def _scores_of(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Scores (Q, N) of one episode from its images (M + Q, C, H, W), by the steps that learn2learn makes.
+
+        labels (M, N), one-hot: of the first M images, the support
+        """
+        support, query, targets = images[: len(labels)], images[len(labels) :], labels.argmax(1)
 
         def error(body: dict[str, Tensor], head: Tensor | None) -> tuple[Tensor, Tensor]:
             """The loss of the support, and the head after its step on it."""
             embeddings = functional_call(self.backbone, body, support)
-            by_class = embeddings.detach().unflatten(0, (way, shot))
+            given = embeddings.detach()
             if head is None:  # the first step, which does not change the network
-                head = self._head_step(by_class.new_zeros(way, by_class.shape[2]), by_class)
-            return _error(embeddings @ head.mT), self._head_step(head, by_class)
+                head = self._head_step(given.new_zeros(labels.shape[1], given.shape[1]), given, labels)
+            return functional.cross_entropy(embeddings @ head.mT, targets), self._head_step(head, given, labels)
 
         body = {name: value.detach() for name, value in self.backbone.named_parameters()}
         head: Tensor | None = None
@@ -234,10 +241,13 @@ class Anil(_MetaLearner):
         heads = [self._adapted_head(task, self.steps) for task in support]
         return torch.stack([_error(head(task)) for head, task in zip(heads, query, strict=True)]).mean()
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        head = support.new_zeros(support.shape[:2] + support.shape[3:])  # (E, N, D)
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        return on_counted(self._scored, support, mask, query)
+
+    def _scored(self, images: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        head = images.new_zeros(len(images), labels.shape[-1], images.shape[2])
         for _ in range(self.test_steps):
-            head = self._head_step(head, support)
+            head = self._head_step(head, images, labels)
         return query @ head.mT
 
 

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import rnn
 
 from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import EpisodicLearner, in_parts
 from fewshot.learners.registry import register
+from fewshot.masks import counted
 
 
 @register("matching")
@@ -53,38 +55,47 @@ class Matching(EpisodicLearner):
                 for parameter in [*self.support_lstm.parameters(), *self.query_lstm.parameters()]:
                     parameter[2 * size : 3 * size] = 0  # of the cell's candidates, the third of four gates
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.variant == "basic":
-            return self._scores(support, query)
+            return self._scores(support, query, mask)
         gates = 8 * support.shape[3] * max(query.shape[1], support.shape[1] * support.shape[2])
-        return in_parts(lambda *part: self._scores(*self._in_context(*part)), gates, support, query)
+        return in_parts(self._scores_in_context, gates, support, query, mask)
 
-    def _scores(self, support: Tensor, query: Tensor) -> Tensor:
+    def _scores(self, support: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
         images = functional.normalize(support.flatten(1, 2), dim=2)
         similarities = self.scale * functional.normalize(query, dim=2) @ images.mT
+        similarities = counted(similarities, mask, -torch.inf)
         return similarities.log_softmax(2).unflatten(2, support.shape[1:3]).logsumexp(3)
 
-    def _in_context(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """The full context embeddings of support (E, N, K, D) and query (E, Q, D), in the same shapes."""
-        images = self._support_in_context(support.flatten(1, 2))
-        return images.view_as(support), self._query_in_context(query, images)
+    def _scores_in_context(self, support: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
+        """The scores by full context embeddings."""
+        images = self._support_in_context(support.flatten(1, 2), mask)
+        return self._scores(images.view_as(support), self._query_in_context(query, images, mask), mask)
 
-    def _support_in_context(self, images: Tensor) -> Tensor:
+    def _support_in_context(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """g(x_i, S) = the two hidden states at x_i + g'(x_i) (appendix A.2): (E, N * K, D), in the order given."""
-        order = images.sum(2).argsort(dim=1, stable=True)[..., None].expand_as(images)
+        sums = images.sum(2) if mask is None else images.sum(2).where(mask.flatten(1), torch.inf)  # the last ones
+        order = sums.argsort(dim=1, stable=True)[..., None].expand_as(images)
         # a GPU's LSTM rounds its products to TF32 unless told not to
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            hidden, _ = self.support_lstm(images.gather(1, order))
+            hidden = self._read(images.gather(1, order), mask)
         forward, backward = hidden.chunk(2, dim=2)
         return images + torch.zeros_like(images).scatter(1, order, forward + backward)
 
-    def _query_in_context(self, query: Tensor, images: Tensor) -> Tensor:
+    def _read(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """The hidden states (E, N * K, 2 D) at the images (E, N * K, D), of which those that count come first."""
+        if mask is None:
+            return self.support_lstm(images)[0]
+        packed = rnn.pack_padded_sequence(images, mask.sum((1, 2)).cpu(), batch_first=True, enforce_sorted=False)
+        return rnn.pad_packed_sequence(self.support_lstm(packed)[0], True, total_length=images.shape[1])[0]
+
+    def _query_in_context(self, query: Tensor, images: Tensor, mask: Tensor | None) -> Tensor:
         """f(x, S) (E, Q, D) of query (E, Q, D) and the g(x_i, S) (E, N * K, D) (appendix A.1)."""
         inputs = query.flatten(0, 1)  # (E * Q, D)
         hidden, cell = torch.zeros_like(inputs), torch.zeros_like(inputs)
         for _ in range(self.steps):
             context = (hidden + inputs).view_as(query)  # h
-            read = (context @ images.mT).softmax(2) @ images  # r
+            read = counted(context @ images.mT, mask, -torch.inf).softmax(2) @ images  # r
             # the paper's LSTM reads r beside its hidden state; beside the input the gates are the same sums
             hidden, cell = self.query_lstm(torch.cat([inputs, read.flatten(0, 1)], 1), (context.flatten(0, 1), cell))
         return (hidden + inputs).view_as(query)

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from episodes import ClassBatches
@@ -9,6 +10,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import nca, squared_distances
+from fewshot.masks import counted
 
 
 @register("nca")
@@ -31,6 +33,7 @@ class NCA(Learner):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return nca(self.embed(images), labels, self.temperature)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
         near = -squared_distances(query, support.flatten(1, 2)) / self.temperature
+        near = counted(near, mask, -torch.inf)
         return near.unflatten(2, support.shape[1:3]).logsumexp(3)

@@ -2,11 +2,13 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
+from fewshot.masks import counted
 
 
 @register("nearest-pixel")
@@ -19,6 +21,6 @@ class NearestPixel(Learner):
 
     variants: ClassVar = {"": Traits(trains=False, paper="Vinyals et al. 2016, 'pixels'")}
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        distances = squared_distances(query, support.flatten(1, 2))
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        distances = counted(squared_distances(query, support.flatten(1, 2)), mask, torch.inf)
         return -distances.unflatten(2, support.shape[1:3]).amin(3)

@@ -11,6 +11,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import n_pair
+from fewshot.masks import class_means
 
 
 @register("npair")
@@ -45,5 +46,5 @@ class NPair(Learner):
         pairs = (self.embed(images) / self.temperature**0.5).unflatten(0, (-1, 2))  # class after class
         return n_pair(pairs[:, 0], pairs[:, 1], self.regularisation)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return functional.normalize(query, dim=2) @ functional.normalize(support.mean(2), dim=2).mT
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        return functional.normalize(query, dim=2) @ functional.normalize(class_means(support, mask), dim=2).mT

@@ -13,6 +13,7 @@ from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
+from fewshot.masks import class_means, counted
 
 _NEED = (
     "a model of open_clip and its weights: in a preset, give [learner.openclip] the lines backbone = 'openclip:MODEL'"
@@ -68,14 +69,15 @@ class OpenCLIP(Learner):
         prompts = [self.prompt.replace("{}", text) for text in texts]
         return functional.normalize(self.backbone.embed_texts(prompts), dim=1)
 
-    def episode_scores(self, data: EmbeddedBank, episodes: Episodes) -> Tensor:
+    def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
         query = data.rows(episodes.query.flatten()).unflatten(0, (len(episodes), -1))
         support = data.rows(episodes.support.flatten()).unflatten(0, episodes.support.shape)
         if not self.traits.text:
-            return query @ functional.normalize(support.mean(2), dim=2).mT
+            return query @ functional.normalize(class_means(support, mask), dim=2).mT
         scores = self.backbone.scale * query @ self._texts(data)[episodes.classes].mT
         if self.traits.sees_support:
             affinities = torch.exp(self.beta * (query @ support.flatten(1, 2).mT - 1))  # (E, Q, N * K)
+            affinities = counted(affinities, mask, 0.0)
             scores = scores + self.alpha * affinities.unflatten(2, support.shape[1:3]).sum(3)
         return scores
 

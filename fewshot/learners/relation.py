@@ -11,6 +11,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import EpisodicLearner, in_parts
 from fewshot.learners.registry import register
+from fewshot.masks import class_means
 
 
 @register("relation")
@@ -54,8 +55,8 @@ class Relation(EpisodicLearner):
         wanted = targets[:, :, None] == torch.arange(support.shape[1], device=targets.device)
         return functional.mse_loss(relations, wanted.to(relations))
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        classes, queries = self.of_class(support.mean(2)), self.of_query(query)
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        classes, queries = self.of_class(class_means(support, mask)), self.of_query(query)
         units = classes.shape[1] * queries.shape[1] * queries.shape[2]
         return in_parts(self._relations, units, classes, queries)
 

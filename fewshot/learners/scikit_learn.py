@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from episodes.errors import InputError, unknown_name
 from fewshot.devices import exact
+from fewshot.heads import on_counted
 from fewshot.learners.base import OpenVariants, Traits
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
@@ -34,11 +35,13 @@ class SklearnHead(LinearClassifier):
     def embed(self, images: Tensor) -> Tensor:
         return functional.normalize(self.backbone(images), dim=1)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        _, way, shot, _ = support.shape
-        labels = np.arange(way).repeat(shot)
-        images, queries = (exact(part.detach()).cpu().numpy() for part in (support.flatten(1, 2), query))
-        scores = np.stack([_scores(self.variant, *episode, labels) for episode in zip(images, queries)])
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        return on_counted(self._fitted, support, mask, query)
+
+    def _fitted(self, images: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        classes = labels.argmax(-1).expand(images.shape[:2])
+        episodes = zip(*(part.cpu().numpy() for part in (exact(images.detach()), exact(query.detach()), classes)))
+        scores = np.stack([_scores(self.variant, *episode) for episode in episodes])
         return torch.from_numpy(scores).to(query)
 
 
@@ -73,7 +76,7 @@ def _made(name: str) -> Any:
 
 def _scores(name: str, images: np.ndarray, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Scores (Q, N) of the queries (Q, D) by the estimator fitted to the images (M, D); InputError if fitting fails."""
-    way, estimator = labels[-1] + 1, _made(name)
+    sizes, estimator = np.bincount(labels), _made(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as a warning that a solver has not converged
@@ -82,8 +85,9 @@ def _scores(name: str, images: np.ndarray, queries: np.ndarray, labels: np.ndarr
             scores = score(queries)
     except Exception as error:  # each estimator refuses in its own way
         reason = " ".join(str(error).split())
+        shots = " to ".join(map(str, sorted({sizes.min(), sizes.max()})))
         raise InputError(
-            f"sklearn:{name} cannot be fitted to {way} classes of {len(images) // way} images ({reason:.200}): choose"
+            f"sklearn:{name} cannot be fitted to {len(sizes)} classes of {shots} images ({reason:.200}): choose"
             " another estimator, or other ways and shots"
         ) from error
     if scores.ndim == 1:  # of two classes, the margin of the second

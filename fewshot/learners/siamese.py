@@ -11,6 +11,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import register
 from fewshot.losses import contrastive, pair_cross_entropy
+from fewshot.masks import class_means
 
 
 @register("siamese")
@@ -57,12 +58,12 @@ class Siamese(Learner):
             return contrastive(embeddings, labels, self.margin, self.nearest)
         return pair_cross_entropy(self._logits(embeddings, embeddings), labels)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.variant == "contrastive":
             # mean over k of |q - s_k|^2 = |q|^2 - 2 q . mean s_k + mean |s_k|^2, with lengths of one: 2 - 2 q . mean
-            return 2 * query @ support.mean(2).transpose(1, 2) - 2
+            return 2 * query @ class_means(support, mask).mT - 2
         same = self._logits(query, support.flatten(1, 2)).sigmoid()
-        return same.unflatten(2, support.shape[1:3]).mean(3)
+        return class_means(same.mT.unflatten(1, support.shape[1:3]), mask).mT
 
     def _logits(self, a: Tensor, b: Tensor) -> Tensor:
         """alpha . |a_i - b_j| + bias for all pairs: (..., A, B) from a (..., A, D) and b (..., B, D).

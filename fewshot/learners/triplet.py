@@ -8,6 +8,7 @@ from fewshot.learners.base import OpenVariants, Traits
 from fewshot.learners.directions import DirectionLearner
 from fewshot.learners.registry import register
 from fewshot.losses import MINING, triplet, triplet_pairs
+from fewshot.masks import class_means
 
 _FORMS = {"squared": (triplet, 0.2), "pairs": (triplet_pairs, 1.0)}  # the loss, and the margin that suits its distances
 
@@ -41,5 +42,5 @@ class Triplet(DirectionLearner):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.triplets(self.embed(images), labels, self.margin, self.mining)
 
-    def scores(self, support: Tensor, query: Tensor) -> Tensor:
-        return 2 * query @ support.mean(2).mT - 2  # minus the mean squared distance of vectors of length one
+    def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
+        return 2 * query @ class_means(support, mask).mT - 2  # minus the mean squared distance of vectors of length one

@@ -19,12 +19,13 @@ import numpy as np
 import tomli_w
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from episodes import Episodes, InputError
 from episodes.batches import Batches
 from fewshot import checkpoints
 from fewshot.embedding import EmbeddedBank, computing_in, described
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, takes
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import default_options
 from fewshot.testing.specimen import (
@@ -377,6 +378,42 @@ def check_support_order(specimen: Specimen) -> None:
 
 
 @_promise(after=_COMPARABLE)
+def check_full_mask(specimen: Specimen) -> None:
+    """A mask of which all support images count changes nothing."""
+    _takes_mask(specimen)
+    whole = specimen.episodes()
+    other = dataclasses.replace(whole, mask=torch.ones_like(whole.support, dtype=torch.bool))
+    _same_scores(specimen.scores(specimen.ready(), other), specimen.expected, "when a mask says that all images count")
+
+
+@_promise(after=[check_full_mask])
+def check_masked_images(specimen: Specimen) -> None:
+    """Support images that do not count do not matter, and neither does their number."""
+    _takes_mask(specimen)
+    whole = specimen.episodes()
+    mask = _first(torch.tensor([[SHOT, 1, 2, 2, 1], [1, 1, 1, 1, 2], [2, SHOT, 1, 2, 2]]))
+    filled = whole.support.where(mask, whole.support[..., :1])
+    more = dataclasses.replace(whole, support=filled.repeat(1, 1, 2), mask=functional.pad(mask, (0, SHOT)))
+    expected = specimen.scores(specimen.ready(), dataclasses.replace(whole, mask=mask))
+    said = "when support images that the mask leaves out are others, or more: see fewshot.masks"
+    _same_scores(specimen.scores(specimen.ready(), more), expected, said)
+
+
+@_promise(after=[check_masked_images])
+def check_masked_episodes(specimen: Specimen) -> None:
+    """An episode with a mask scores as the episode alone without the images that do not count."""
+    _takes_mask(specimen)
+    whole, shots = specimen.episodes(), torch.arange(1, SHOT + 1)  # one an episode
+    masked = dataclasses.replace(whole, mask=_first(shots[:, None].expand(-1, WAY)))
+    alone = [
+        specimen.scores(specimen.ready(), dataclasses.replace(one, support=one.support[..., :shot]))
+        for one, shot in zip(one_by_one(whole), shots)
+    ]
+    said = "when a mask leaves out support images that are not there otherwise: see fewshot.masks"
+    _same_scores(specimen.scores(specimen.ready(), masked), torch.cat(alone), said)
+
+
+@_promise(after=_COMPARABLE)
 def check_batched_episodes(specimen: Specimen) -> None:
     """Many episodes at once give the scores that each gives by itself."""
     alone = torch.cat([specimen.scores(specimen.ready(), one) for one in one_by_one(specimen.episodes())])
@@ -572,6 +609,16 @@ def _for_one_shot_or_several(specimen: Specimen, judge: Callable[[Any, Episodes]
         except Exception as error:
             errors.append(error)
     raise errors[0]
+
+
+def _takes_mask(specimen: Specimen) -> None:
+    if not takes(specimen.ready(), "mask"):
+        raise _LeftOut("it has no argument mask, so all classes of its episodes need the same number of support images")
+
+
+def _first(shots: Tensor) -> Tensor:
+    """The mask (E, N, SHOT) of which the first `shots` (E, N) images of each class count."""
+    return shots[..., None] > torch.arange(SHOT)
 
 
 def _same_scores(found: Tensor, expected: Tensor, said: str, of: str = "a query") -> None:

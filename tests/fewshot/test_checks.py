@@ -12,6 +12,7 @@ from episodes import ClassBatches, InputError, ShuffledBatches
 from fewshot import Learner, Traits
 from fewshot.learners.registry import LEARNERS
 from fewshot.losses import squared_distances
+from fewshot.masks import class_means
 from fewshot.testing import parametrize_with_checks
 from fewshot.testing.checks import BROKEN, CHECKS, HOLDS, LEFT_OUT, REMARK, broken
 from fewshot.testing.specimen import Specimen, specimens
@@ -104,7 +105,14 @@ class Named(Good):
         return super().episode_scores(data, episodes) + lengths[episodes.classes][:, None]
 
 
-GOOD = [Good, Staged, Fitted, Centred, Unlabelled, Named]
+class Masked(Good):
+    """Classes may have different numbers of support images."""
+
+    def scores(self, support, query, mask=None):
+        return -squared_distances(query, class_means(support, mask))
+
+
+GOOD = [Good, Staged, Fitted, Centred, Unlabelled, Named, Masked]
 CAUGHT: list = []  # a check's name and a learner that it, and no other, finds broken
 
 
@@ -472,6 +480,32 @@ class NearPlaces(Good):
     def episode_scores(self, data, episodes):
         query, support = episodes.query.flatten(1), episodes.support.float().mean(2)
         return super().episode_scores(data, episodes) - (query[:, :, None] - support[:, None]).abs()
+
+
+@caught("full_mask")
+class OtherScale(Masked):
+    def scores(self, support, query, mask=None):
+        return (1 if mask is None else 2) * super().scores(support, query, mask)
+
+
+@caught("masked_images")
+class MaskIgnored(Good):
+    def scores(self, support, query, mask=None):
+        return super().scores(support, query)
+
+
+@caught("masked_images")
+class DividedByPlaces(Good):
+    def scores(self, support, query, mask=None):
+        return super().scores(support if mask is None else support * mask[..., None], query)
+
+
+@caught("masked_episodes")
+class DividedByTheMost(Good):
+    def scores(self, support, query, mask=None):
+        if mask is None:
+            return super().scores(support, query)
+        return -squared_distances(query, (support * mask[..., None]).sum(2) / mask.sum(2).max())
 
 
 @caught("checkpoint")

@@ -11,7 +11,7 @@ from fewshot.cli import main
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
     """An empty cache, so that images are prepared again."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "cache"))
 
 
 BAR = ("\r", "%|", "step/s", "it/s")  # what progress bars consist of

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import toy_bank
 
 from fewshot import checkpoints
@@ -15,6 +16,8 @@ from fewshot.config import Training
 from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.learners.registry import LEARNERS, traits_of
 from fewshot.models import ModelSpec
+from fewshot.testing.checks import CHECKS, HOLDS
+from fewshot.testing.specimen import specimens
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -27,8 +30,10 @@ BLOCKS = {text for page in PAGES.values() for text in re.findall(r"```python\n(.
 RUN = (
     "MyIdea(Learner)",
     "SoftNeighbours(Learner)",
+    "AnyShots(SoftNeighbours)",
     "EpisodeSampler",
     "train(learner",
+    "kind_sampler",
     "InferenceSession",
     "published(",
     "Classifier(",
@@ -73,6 +78,13 @@ def test_the_learner_keeps_the_promises(call, tmp_path):
     assert (said.code, said.err) == (0, "")
 
 
+def test_the_learner_that_takes_a_mask_keeps_the_promises_of_masks(tmp_path):
+    (tmp_path / "my_idea.py").write_text(block("SoftNeighbours(Learner)") + block("AnyShots(SoftNeighbours)"))
+    (specimen,) = specimens(f"{tmp_path}/my_idea.py:AnyShots")
+    results = [check(specimen) for check in CHECKS if "mask" in check.name]
+    assert {result.outcome for result in results} == {HOLDS}, results
+
+
 def test_episodes_come_in_the_shapes_it_says(real_data):
     names = {}
     exec(block("EpisodeSampler"), names)
@@ -88,6 +100,14 @@ def test_a_learner_trains_and_is_evaluated_from_python():
     }
     source = block("train(learner").replace("steps=500", "steps=2").replace("10_000", "20")
     *lines, last = source.strip().splitlines()
+    exec("\n".join(lines), names)
+    assert 50 < eval(last, names).mean <= 100
+
+
+def test_episodes_of_a_kind_are_evaluated_from_python():
+    bank = toy_bank(30, 20)
+    names = {"bank": bank, "learner": NearestPixel(torch.nn.Flatten(), bank.classes)}
+    *lines, last = block("kind_sampler").replace("1000", "20").strip().splitlines()
     exec("\n".join(lines), names)
     assert 50 < eval(last, names).mean <= 100
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import encoded, refusal, write_files
+import torch
+from conftest import encoded, refusal, toy_bank, write_files
+from PIL import Image
 
 from episodes import load_dataset
 from fewshot.cli import main
@@ -16,6 +18,7 @@ from fewshot.config import load_config
 MEASURED = ["learner", "variant", "way", "shot", "query", "episodes", "accuracy", "ci95", "ci95_open", "external"]
 HEADS = ("prototypical", "prototypical:cosine", "simpleshot", "simpleshot:un", "imprinted", "imprinted:finetune",
          "nearest-pixel", "ridge", "svm", "baseline", "baseline++", "sklearn")  # fmt: skip
+FEW_HEADS = ("prototypical:cosine", "nearest-pixel", "ridge")  # a run with few learners takes far less time
 FROZEN = """
 learners = [{learners}]
 [evaluation]
@@ -28,16 +31,22 @@ seed = 3
 way = 5
 query = 4
 episodes = 10
+[data]
+size = 16
 [training]
 backbone = "{backbone}"
 weights = "{weights}"
 steps = 0
+[learner.baseline.options]
+head_epochs = 10
+[learner."baseline++".options]
+head_epochs = 10
 """
 
 
-def frozen(folder, backbone, weights=""):
+def frozen(folder, heads, backbone, weights=""):
     path = folder / "frozen.toml"
-    learners = ", ".join(f'"{name}"' for name in HEADS)
+    learners = ", ".join(f'"{name}"' for name in heads)
     path.write_text(FROZEN.format(learners=learners, backbone=backbone, weights=weights))
     return str(path)
 
@@ -48,44 +57,71 @@ def rows_of(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A network that two steps trained on the base classes of glyphs."""
+def pictures(tmp_path_factory):
+    """A folder of 40 classes with 10 images of 16x16 pixels each, hard to tell apart."""
+    folder, bank = tmp_path_factory.mktemp("pictures"), toy_bank(classes=40, images=10)
+    noise = torch.randint(0, 170, bank.images.shape, generator=torch.Generator().manual_seed(0))
+    images = (0.3 * bank.images + noise).byte().numpy()
+    for number, (label, (image,)) in enumerate(zip(bank.labels.tolist(), images, strict=True)):
+        (folder / f"class {label:02d}").mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"class {label:02d}" / f"{number:03d}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pictures, tmp_path_factory):
+    """A network that two steps trained on the base classes of the pictures."""
     folder = tmp_path_factory.mktemp("trained")
     preset = folder / "short.toml"
     preset.write_text(
         'learners = ["prototypical"]\n[validation]\nway = 5\nquery = 3\nepisodes = 10\n'
         '[training]\nbackbone = "conv4-32"\nsteps = 2\nvalidate_every = 2\nprecision = "float32"\n'
-        "batches = {classes = 10, images = 4}\n"
+        "batches = {classes = 10, images = 4}\n[data]\nsize = 16\n"
     )
-    arguments = ["--learner", "prototypical", "--preset", str(preset), "--dataset", "glyphs", "--output", str(folder)]
+    arguments = ["--learner", "prototypical", "--preset", str(preset), "--dataset", pictures, "--output", str(folder)]
     assert main(["train", *arguments]) == 0
     return folder / "prototypical-euclidean-seed0" / "best.pt"
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
-def test_features_of_a_checkpoint_give_the_rows_of_the_images(tmp_path, checkpoint, suffix):
-    features, preset = tmp_path / f"features{suffix}", frozen(tmp_path, "conv4-32", checkpoint)
-    assert main(["embed", str(checkpoint), "glyphs", "--output", str(features)]) == 0
-    images = rows_of(tmp_path / "images", "--preset", preset, "--dataset", "glyphs")
+def test_features_of_a_checkpoint_give_the_rows_of_the_images(tmp_path, pictures, checkpoint):
+    features, preset = tmp_path / "features.npz", frozen(tmp_path, HEADS, "conv4-32", checkpoint)
+    assert main(["embed", str(checkpoint), pictures, "--output", str(features)]) == 0
+    images = rows_of(tmp_path / "images", "--preset", preset, "--dataset", pictures)
     found = rows_of(tmp_path / "features", "--preset", preset, "--dataset", str(features))
     pd.testing.assert_frame_equal(found, images, check_exact=True)
     assert images["accuracy"].nunique() > len(HEADS)
     assert not found["external"].any()  # these base classes alone trained the checkpoint
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+def test_files_of_every_form_give_the_rows_of_one_another(tmp_path, pictures, checkpoint, suffix):
+    rows, preset = [], frozen(tmp_path, FEW_HEADS, "conv4-32", checkpoint)
+    for form in (".npz", suffix):
+        features = tmp_path / f"features{form}"
+        assert main(["embed", str(checkpoint), pictures, "--output", str(features)]) == 0
+        rows.append(rows_of(tmp_path / f"run{form}", "--preset", preset, "--dataset", str(features)))
+        for split in ("train", "validation", "test"):
+            one, other = (load_dataset(str(tmp_path / f"features{kind}"), split) for kind in (".npz", form))
+            assert torch.equal(one.images, other.images)
+            assert (one.class_names, one.trained_on) == (other.class_names, other.trained_on)
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+    assert not rows[1]["external"].any()
+
+
 @pytest.mark.parametrize("backbone", ["pixels", "conv4-32"])
-def test_features_of_a_backbone_give_the_rows_of_the_images(tmp_path, backbone):
-    features, preset = tmp_path / "features.npz", frozen(tmp_path, backbone)
-    assert main(["embed", backbone, "glyphs", "--output", str(features)]) == 0
-    images = rows_of(tmp_path / "images", "--preset", preset, "--dataset", "glyphs")
+def test_features_of_a_backbone_give_the_rows_of_the_images(tmp_path, pictures, backbone):
+    features, preset = tmp_path / "features.npz", frozen(tmp_path, FEW_HEADS, backbone)
+    assert main(["embed", backbone, pictures, "--size", "16", "--output", str(features)]) == 0
+    images = rows_of(tmp_path / "images", "--preset", preset, "--dataset", pictures)
     found = rows_of(tmp_path / "features", "--preset", preset, "--dataset", str(features))
     pd.testing.assert_frame_equal(found, images, check_exact=True)
+    assert images["accuracy"].nunique() > len(FEW_HEADS)
 
 
-def test_a_file_says_what_it_holds(tmp_path, checkpoint):
+def test_a_file_says_what_it_holds(tmp_path, pictures, checkpoint):
     path = tmp_path / "half.npz"
-    assert main(["embed", str(checkpoint), "glyphs", "--output", str(path), "--split", "test", "--float16"]) == 0
-    images = load_dataset("glyphs", "test")
+    assert main(["embed", str(checkpoint), pictures, "--output", str(path), "--split", "test", "--float16"]) == 0
+    images = load_dataset(pictures, "test", size=16)
     with np.load(path) as file:
         assert file["embeddings"].dtype == np.float16
         assert file["class_names"].tolist() == list(images.class_names)
@@ -125,7 +161,7 @@ def test_texts_let_openclip_tell_classes_by_name(tmp_path):
     assert (rows["accuracy"] == 100).all()
 
 
-def test_what_only_images_have_is_refused_in_one_sentence(tmp_path, capsys):
+def test_what_only_images_have_is_refused_in_one_sentence(tmp_path, pictures, capsys):
     path = tmp_path / "plain.npz"
     np.savez(path, x=np.eye(40, dtype=np.float32), y=np.repeat(np.arange(20), 2))
     text = refusal(lambda: load_config("quick", learners=["prototypical@conv4"], dataset=str(path)))
@@ -133,9 +169,9 @@ def test_what_only_images_have_is_refused_in_one_sentence(tmp_path, capsys):
     for command, told in {
         ("data", "show", str(path)): "which make no picture",
         ("embed", "pixels", str(path)): "holds features already",
-        ("embed", "features", "glyphs"): "takes a file of features",
-        ("embed", "pixels", "glyphs", "--output", str(tmp_path / "x.csv")): "unknown form of a file of features",
-        ("bench", "--dataset", "glyphs", "--learner", "prototypical@features", "--output", str(tmp_path / "run")):
+        ("embed", "features", pictures): "takes a file of features",
+        ("embed", "pixels", pictures, "--output", str(tmp_path / "x.csv")): "unknown form of a file of features",
+        ("bench", "--dataset", pictures, "--learner", "prototypical@features", "--output", str(tmp_path / "run")):
             "takes a file of features",
     }.items():  # fmt: skip
         assert main(list(command)) == 2

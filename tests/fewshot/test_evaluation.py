@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import toy_bank
 
-from episodes import EpisodeSampler, ImageBank, InputError
+from episodes import Episodes, EpisodeSampler, ImageBank, InputError
+from episodes.kinds import kind_sampler
 from fewshot import Learner, Traits, evaluate, evaluation
 from fewshot.backbones import make_backbone
 from fewshot.learners.base import scores_of
-from fewshot.learners.registry import LEARNERS
+from fewshot.learners.registry import LEARNERS, traits_of
 
 
 class Pixels(torch.nn.Module):
@@ -64,6 +65,7 @@ def make(name: str = "prototypical", variant: str = ""):
 # Before training these learners predict one class for nearly every query, since their heads use inner products; the
 # directions that simpleshot compares are nearly equal, and two classes differ by no more than float32 resolves (1e-7).
 GUESSING = {"anil", "baseline", "baseline++", "ridge", "svm", "simpleshot"}
+FITTING = {"baseline", "baseline++", "svm"}  # the loop fits a head for each query, in many steps
 
 
 def taught(name: str):
@@ -102,7 +104,12 @@ def naive(learner, bank, way, shot, query, episodes, seed) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, cls in LEARNERS.items() if cls.episode_scores is Learner.episode_scores]
+    "name",
+    [
+        name
+        for name, cls in LEARNERS.items()
+        if cls.episode_scores is Learner.episode_scores and not traits_of(cls).transductive
+    ],
 )
 def test_accuracies_equal_a_loop_over_single_queries(name):
     hard = toy_bank(12, 8, seed=5)
@@ -112,7 +119,8 @@ def test_accuracies_equal_a_loop_over_single_queries(name):
     hard = type(hard)(noisy, hard.offsets, hard.class_names, hard.group_names)
     learner = taught(name)
     values = accuracies(learner, hard, episodes=20, seed=7)
-    assert values[:5].tolist() == naive(learner, hard, 5, 2, 3, 5, 7)  # 75 queries, some of which fit a head for each
+    first = 2 if name in FITTING else 5  # episodes of 15 queries each
+    assert values[:first].tolist() == naive(learner, hard, 5, 2, 3, first, 7)
     assert 0.22 < values.mean() < 1  # hard enough that a slip would show
 
 
@@ -205,6 +213,37 @@ def test_all_listed_episodes_are_taken_in_order(listed, monkeypatch, chunk):
     values = accuracies(LEARNERS["prototypical"](Pixels(), 12), listed)
     assert values.tolist() == shares_of_nearest_pixels(listed)
     assert len(set(values)) > 1  # so that their order shows
+
+
+def share_of_nearest_means(bank: ImageBank, episode: Episodes) -> float:
+    """The accuracy in one episode, class by class, with the images that count alone."""
+    pixels = bank.images.flatten(1).double() / 255
+    masks = torch.ones_like(episode.support[0], dtype=torch.bool) if episode.mask is None else episode.mask[0]
+    means = torch.stack([pixels[images[own]].mean(0) for images, own in zip(episode.support[0], masks)])
+    answers = torch.cdist(pixels[episode.query.flatten()], means).argmin(1)
+    return float((answers == episode.targets.flatten()).double().mean())
+
+
+@pytest.mark.parametrize("kind", ["dirichlet:2", "any", "any:metadl", "imbalance:linear", "within", "semi"])
+@pytest.mark.parametrize("chunk", [1, 400, 1 << 20])
+def test_accuracies_of_every_kind_of_episodes_are_those_of_single_episodes(monkeypatch, kind, chunk):
+    monkeypatch.setitem(evaluation._CHUNK, "cpu", chunk)
+    bank = toy_bank(12, 14)
+    noise = torch.randint(0, 226, bank.images.shape, generator=torch.Generator().manual_seed(0))
+    bank = dataclasses.replace(bank, images=(bank.images * 0.1 + noise).byte(), group_names=tuple("aaaaaabbbbbb"))
+    sampler = kind_sampler(kind, bank, 5, 2, 3, 1)
+    values = accuracies(LEARNERS["prototypical"](Pixels(), 12), bank, 40, sampler=sampler)
+    expected = {int(part.numbers): share_of_nearest_means(bank, part) for part in sampler.batches(40, 1)}
+    assert values == pytest.approx([expected[number] for number in range(40)])
+    assert len(set(values)) > 1  # so that their order shows
+
+
+def test_all_episodes_of_a_list_are_taken(tmp_path):
+    bank = dataclasses.replace(toy_bank(2, 2), files=("0", "1", "2", "3"))
+    rows = [f"{name},{row}" for name in "xyz" for row in ("0,class 0,support", "2,class 1,support", "3,class 1,query")]
+    (tmp_path / "list.csv").write_text("\n".join(["episode,file,label,role", *rows]), encoding="utf-8")
+    sampler = kind_sampler(f"listed:{tmp_path / 'list.csv'}", bank, 5, 2, 3, 1)
+    assert accuracies(Perfect(torch.nn.Identity(), 2), bank, sampler=sampler).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("wish", [{"way": 50}, {"shot": 9, "query": 40}, {"episodes": 2}, {"seed": 5}])

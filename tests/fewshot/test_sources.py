@@ -70,7 +70,7 @@ def chen(layer: nn.Module, support: Tensor, query: Tensor, orders: list[Tensor])
 
 def of_chen(learner, support: Tensor, query: Tensor, keys: Tensor) -> Tensor:
     """The scores of their loop for each episode, with the initial weights and shuffles that the episode's key draws."""
-    ordered, places = in_order(support)
+    ordered, _, places = in_order(support)
     way, shot = support.shape[1:3]
     starts, found = fresh(keys, way, SIZE), []
     orders = [shuffled(keys, 1 + epoch, way * shot) for epoch in range(100)]
@@ -240,10 +240,15 @@ SOURCES = {
     "sklearn": whole(tian),
     "anil": whole(raghu),
 }
+TRANSDUCTIVE = (
+    *("soft-kmeans", "bd-cspn", "laplacianshot", "label-propagation", "query-clustering", "tim", "pt-map"),
+    "transductive-finetuning",
+)
 ELSEWHERE = {
     "maml": "test_maml.py: it works on images",
     "clip": "test_clip.py: it works on names",
     "openclip": "test_openclip.py: it works on names",
+    **dict.fromkeys(TRANSDUCTIVE, "test_transductive.py: it needs all queries at once"),
 }
 DIRECTIONS = {"baseline++", "imprinted", "dynamic", "siamese", "exemplar", "triplet", "histogram", "metric", "sklearn"}
 

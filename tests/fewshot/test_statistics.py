@@ -114,7 +114,7 @@ def _experiments(total: int, way: int, episodes: int, blocks: int = 200) -> Expe
 
 @pytest.fixture(scope="module", params=[(20, 5), (200, 20)], ids=["5-way-of-20", "20-way-of-200"])
 def experiments(request) -> Experiments:
-    return _experiments(*request.param, episodes=1000)
+    return _experiments(*request.param, episodes=500)
 
 
 def test_open_interval_covers_the_population_in_95_percent_of_test_sets(experiments):

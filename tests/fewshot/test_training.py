@@ -18,7 +18,7 @@ from fewshot.evaluation import Accuracies
 from fewshot.learners.registry import LEARNERS, traits_of
 from fewshot.models import ModelSpec
 
-VALIDATION = Validation(way=5, query=3, episodes=20)
+VALIDATION = Validation(way=5, query=3, episodes=10)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def banks():
 def make(name: str = "prototypical", variant: str = ""):
     torch.manual_seed(0)
     classes = 20 if traits_of(LEARNERS[name]).uses_labels else 20 * 8  # each of eight images a class of its own
-    return LEARNERS[name](make_backbone("conv4", 1, 16), classes, variant)
+    return LEARNERS[name](make_backbone("conv4-32", 1, 16), classes, variant)
 
 
 def run(learner, banks, *, seed: int = 0, steps: int = 6, folder=None, resume: bool = False, spec=None, **more):
@@ -60,7 +60,7 @@ def declining(monkeypatch, accuracies) -> None:
 def test_same_seed_same_weights_other_seed_other_weights(name, banks):
     learners = [make(name), make(name), make(name)]
     for learner, seed in zip(learners, (0, 0, 1)):
-        run(learner, banks, seed=seed)
+        run(learner, banks, seed=seed, steps=4)
     assert torch.equal(weights(learners[0]), weights(learners[1]))
     assert torch.equal(weights(learners[0]), weights(learners[2])) != learners[0].traits.trains
 

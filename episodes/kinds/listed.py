@@ -1,0 +1,165 @@
+"""Episodes that a csv file lists image by image, with the columns episode, file, label and role."""
+
+import csv
+import dataclasses
+import operator
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from episodes.archives import read_regular
+from episodes.bank import ImageBank
+from episodes.datasets.listings import cells_of_lines
+from episodes.draws import stream
+from episodes.errors import InputError
+from episodes.sampler import Episodes, Sampler
+
+COLUMNS = ("episode", "file", "label", "role")
+ROLES = ("support", "query", "unlabelled")
+
+
+@dataclasses.dataclass
+class _Episode:
+    """One episode as it is read: images of each class, queries with the places of their classes, unlabelled images."""
+
+    line: int  # of its first image
+    support: dict[int, list[int]] = dataclasses.field(default_factory=dict)
+    query: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)  # line, image, class
+    unlabelled: list[int] = dataclasses.field(default_factory=list)
+    images: set[int] = dataclasses.field(default_factory=set)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Ways, queries, unlabelled images, and the shots if all classes have the same, or 0."""
+        shots = set(map(len, self.support.values()))
+        return len(self.support), len(self.query), len(self.unlabelled), shots.pop() if len(shots) == 1 else 0
+
+
+class ListedSampler(Sampler):
+    """The episodes of the csv file `path`, in the order in which the file first names them.
+
+    Each line names an episode, an image by its file as in `bank.files`, the label of the image (its class in the bank;
+    unlabelled images need none) and its role: support, query or unlabelled. Classes and images of an episode are in the
+    order of the lines. No file is opened but `path`. Raises InputError, with the number of the line, for anything that
+    does not fit the bank; for a query whose class has no support image; for an image that an episode has twice.
+    """
+
+    count: int
+
+    def __init__(self, bank: ImageBank, path: Path | str, seed: int = 0) -> None:
+        listed = _read(Path(path), bank)
+        self.seed, self.classes, self.images, self.count = seed, bank.classes, len(bank), len(listed)
+        ways, queries, _, _ = zip(*(one.shape for one in listed))
+        self.way, self._queries = max(ways), max(queries)
+        self.shot = max(len(images) for one in listed for images in one.support.values())
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for number, one in enumerate(listed):
+            alike.setdefault(one.shape, []).append(number)
+        self._alike = [
+            (torch.tensor(own), _stacked([listed[number] for number in own], torch.tensor(own), seed))
+            for own in alike.values()
+        ]
+
+    @property
+    def queries(self) -> int:
+        return self._queries
+
+    def batches(self, count: int, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
+        """As Sampler.batches; InputError for more episodes than are listed."""
+        if not 0 <= count <= self.count:
+            raise InputError(f"{self.count} episodes are listed: there are no {count}")
+        for numbers, whole in self._alike:
+            for rows in (numbers < count).nonzero().flatten().split(size):
+                if len(rows):
+                    yield whole.each(operator.itemgetter(rows)).to(device or "cpu")
+
+
+def _read(path: Path, bank: ImageBank) -> list[_Episode]:
+    """The episodes in `path`, checked."""
+    if not bank.files:
+        raise InputError(f"{bank.name} does not know the files of its images, so that {path} cannot name its images")
+    images = {key: number for number, key in reversed([*enumerate(_keys(bank))])}
+    files = {file: number for number, file in reversed([*enumerate(bank.files)])}
+    labels = bank.labels.tolist()
+    episodes: dict[str, _Episode] = {}
+    for line, (name, file, label, role) in _lines(path):
+        where = f"line {line} of {path}"
+        if role not in ROLES:
+            raise InputError(f"{where} has the role '{role}': write {', '.join(ROLES[:2])} or {ROLES[2]}")
+        file = file.replace("\\", "/")
+        image = images.get((file, label)) if role != "unlabelled" or label else files.get(file)
+        if image is None:
+            raise InputError(f"{where} names '{file}' of class '{label}', which {bank.name} does not have")
+        one = episodes.setdefault(name, _Episode(line))
+        if image in one.images:
+            raise InputError(f"{where} names '{file}' for the second time in episode '{name}': leave one out")
+        one.images.add(image)
+        if role == "support":
+            one.support.setdefault(labels[image], []).append(image)
+        elif role == "query":
+            one.query.append((line, image, labels[image]))
+        else:
+            one.unlabelled.append(image)
+    if not episodes:
+        raise InputError(f"{path} lists no episodes")
+    for name, one in episodes.items():
+        _check(name, one, path)
+    return [*episodes.values()]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the cells of COLUMNS of each line."""
+    try:
+        table = cells_of_lines(read_regular(path))
+    except OSError as error:
+        raise InputError(f"the list of episodes {path} cannot be read ({error.strerror or error})") from error
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
+    header = [name.strip().lower() for name in table[0][1]] if table else []
+    if not set(COLUMNS) <= set(header):
+        raise InputError(
+            f"{path} needs a header with the columns {', '.join(COLUMNS)}, not {', '.join(header) or 'an empty file'}"
+        )
+    places = [header.index(name) for name in COLUMNS]
+    for line, cells in table[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"line {line} of {path} has {len(cells)} cells, but the header has {len(header)}")
+        yield line, [cells[place].strip() for place in places]
+
+
+def _keys(bank: ImageBank) -> Iterator[tuple[str, str]]:
+    """File and class name of each image."""
+    for file, label in zip(bank.files, bank.labels.tolist()):
+        yield file, bank.class_names[label]
+
+
+def _check(name: str, one: _Episode, path: Path) -> None:
+    """InputError if an episode cannot be answered."""
+    if not one.support or not one.query:
+        lacking = "query" if one.support else "support image"
+        raise InputError(f"episode '{name}', from line {one.line} of {path} on, has no {lacking}: add one")
+    for line, _, label in one.query:
+        if label not in one.support:
+            raise InputError(f"line {line} of {path} has a query of a class without support images in episode '{name}'")
+
+
+def _stacked(alike: list[_Episode], numbers: Tensor, seed: int) -> Episodes:
+    """Episodes of one shape, with these numbers."""
+    shot = max(len(images) for one in alike for images in one.support.values())
+    _, _, unlabelled, shots = alike[0].shape
+    support = [[images + images[:1] * (shot - len(images)) for images in one.support.values()] for one in alike]
+    counts = torch.tensor([[len(images) for images in one.support.values()] for one in alike])
+    classes = [[*one.support] for one in alike]
+    labels = [[own.index(label) for _, _, label in one.query] for one, own in zip(alike, classes)]
+    return Episodes(
+        classes=torch.tensor(classes),
+        support=torch.tensor(support),
+        query=torch.tensor([[image for _, image, _ in one.query] for one in alike]),
+        keys=stream(seed, numbers),
+        mask=None if shots else counts[..., None] > torch.arange(shot),
+        labels=torch.tensor(labels),
+        unlabelled=torch.tensor([one.unlabelled for one in alike]) if unlabelled else None,
+        numbers=numbers,
+    )
