@@ -60,6 +60,7 @@ _OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
 _MODULES_OF_PROTOCOL = {  # the modules outside fewshot/protocols that measure by a test protocol
     "kinds": ("episodes/kinds/*.py", "fewshot/difficulty.py"),
     "open_set": ("episodes/kinds/composition.py", "episodes/kinds/open_set.py"),
+    "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py"),
 }
 _OF_BACKBONE = {
     "timm": ("timm",),
