@@ -12,11 +12,11 @@ from episodes.kinds import kind_names
 from fewshot.config import PROTOCOLS
 
 DATASET = (
-    "a data set of 'fewshot data list', with :PROTOCOL for another split protocol than its usual one, or a folder of"
-    " images; with :grey, :rgb or :inverted behind it for images in that form"
+    "a data set of 'fewshot data list', or a folder of images; append :PROTOCOL to choose a split protocol, and :grey,"
+    " :rgb or :inverted to change the colours of the images"
 )
 EVERY = "'all' for every learner of the suite that can run here"
-LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
+LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each optionally with @BACKBONE"
 SPLIT = "train, validation, test, or all for every class"
 KIND = f"kind of episodes: {', '.join(kind_names())}"
 PROTOCOL = f"test protocol: {', '.join(PROTOCOLS)}"
@@ -40,9 +40,13 @@ def reading() -> argparse.ArgumentParser:
     """The arguments that say which images of a folder are left out."""
     left_out = argparse.ArgumentParser(add_help=False)
     left_out.add_argument(
-        "--min-images", type=number, default=0, metavar="K", help="in a folder: leave out classes of fewer images"
+        "--min-images",
+        type=number,
+        default=0,
+        metavar="K",
+        help="in a folder of images, leave out classes with fewer than K",
     )
-    left_out.add_argument("--skip-damaged", action="store_true", help="in a folder: leave out damaged images")
+    left_out.add_argument("--skip-damaged", action="store_true", help="in a folder of images, leave out damaged ones")
     return left_out
 
 
@@ -54,16 +58,21 @@ def run_settings() -> argparse.ArgumentParser:
     )
     run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
     add_device(run)
-    run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
+    run.add_argument("--size", type=int, metavar="PIXELS", help="image height and width (default: the preset's)")
     run.add_argument("--output", type=path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
     run.add_argument("--seed", type=seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
     run.add_argument(
         "--held-out",
         type=int,
         metavar="K",
-        help="images of each base class withheld from training (default: the preset's)",
+        help="withhold K images of each base class from training; the test protocol generalised needs them"
+        " (default: the preset's)",
     )
-    run.add_argument("--resume", action="store_true", help="continue the run in the folder; finished rows stay")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in the folder; only missing or outdated rows are computed",
+    )
     return run
 
 

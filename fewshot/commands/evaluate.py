@@ -37,11 +37,11 @@ def declare(commands: arguments.Commands) -> None:
         "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
     )
     arguments.add_kinds(parser)
-    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode (default: 5)")
+    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes per episode (default: 5)")
     parser.add_argument(
-        "--shot", type=int, metavar="K", help="support images a class (default: 1; generalised and open_set: several)"
+        "--shot", type=int, metavar="K", help="support images per class (default: 1; generalised and open_set: several)"
     )
-    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries a class (default: 15)")
+    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries per class (default: 15)")
     parser.add_argument(
         "--episodes", type=int, metavar="E", help="episodes (default: 10000; other test protocols: 2000)"
     )
