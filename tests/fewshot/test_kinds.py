@@ -136,7 +136,7 @@ def test_balanced_queries_of_a_transductive_learner_never_stand_alone():
     assert kinds_for(Prototypical(make_backbone("pixels", 1, 8), 30), ["within"]) == ["uniform", "within"]
     rows, arrays = measured(Transductive, noisy_bank(), ["within"])
     first = PROTOCOL.sheets(rows, arrays)[0]
-    assert list(first.cells.columns) == ["uniform", "within", "dirichlet:2"]
+    assert list(first.cells.columns) == ["uniform", "dirichlet:2", "within"]
     assert first.cells.index.tolist() == ["mine [transductive]"]
 
 
