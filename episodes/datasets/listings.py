@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from episodes.archives import read_regular
 from episodes.datasets import places
 from episodes.errors import InputError
 
@@ -80,6 +81,29 @@ def cells_of_lines(data: bytes) -> list[tuple[int, list[str]]]:
     lines.seek(0)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     return [(reader.line_num, cells) for cells in reader if cells]
+
+
+def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the cells of `columns` of each line of a csv file, which has a header with these columns.
+
+    Raises InputError if the file cannot be read, its header lacks a column, or a line has more or fewer cells.
+    """
+    try:
+        table = cells_of_lines(read_regular(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
+    header = [name.strip().lower() for name in table[0][1]] if table else []
+    if not set(columns) <= set(header):
+        raise InputError(
+            f"{path} needs a header with the columns {', '.join(columns)}, not {', '.join(header) or 'an empty file'}"
+        )
+    positions = [header.index(name) for name in columns]
+    for line, cells in table[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"line {line} of {path} has {len(cells)} cells, but the header has {len(header)}")
+        yield line, [cells[position].strip() for position in positions]
 
 
 def _position(header: Sequence[str], names: Iterable[str]) -> int | None:
