@@ -22,9 +22,9 @@ from fewshot.learners.registry import checked_options, find_learner, missing, sp
 log = logging.getLogger("fewshot")
 
 
-def _different(values: list[int]) -> list[int]:
+def _different(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
-        raise ValueError(f"{values} names a number twice")
+        raise ValueError(f"{values} names a {'number' if isinstance(values[0], int) else 'kind'} twice")
     return values
 
 
@@ -37,7 +37,8 @@ Rate = Annotated[float, Field(gt=0, le=1e9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
-Protocol = Literal["episodes", "verification", "retrieval", "generalised", "domains"]
+Kind = Annotated[str, Field(min_length=1, max_length=1000)]
+Protocol = Literal["episodes", "verification", "retrieval", "generalised", "kinds", "open_set", "domains"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
@@ -87,6 +88,26 @@ class Generalised(_Settings):
     episodes: Episodes = 2000
 
 
+class Kinds(_Settings):
+    """The kinds of episodes (see episodes.kinds.kind_names) that are measured beside `uniform`, each with every way and
+    every shot; kinds that draw their ways and shots themselves are measured once."""
+
+    kinds: Annotated[list[Kind], Field(min_length=1, max_length=100), AfterValidator(_different)] = ["dirichlet:2"]
+    ways: Ways = [5]
+    shots: Shots = [1, 5]
+    query: Count = 15
+    episodes: Episodes = 2000
+
+
+class OpenSet(_Settings):
+    """Episodes of `way` known classes and as many unknown ones, with `query` queries of each."""
+
+    way: Way = 5
+    shots: Shots = [1, 5]
+    query: Count = 15
+    episodes: Episodes = 2000
+
+
 class Domains(_Settings):
     """The other data sets on which models are tested, by the names or paths that `--dataset` takes; their episodes have
     the ways, shots, queries and number of [evaluation]."""
@@ -98,8 +119,8 @@ class Evaluation(_Settings):
     """The test protocols and their settings: every learner and training seed gets the same episodes and pairs.
 
     protocols: the names of one or more test protocols. 'episodes' tests every way with every shot, and so does
-    'domains' on each of its data sets; 'verification' and 'generalised' have settings of their own; 'retrieval' has
-    none. seed: the seed of all that is drawn
+    'domains' on each of its data sets; 'retrieval' has no settings; each of the others has a table of its own.
+    seed: the seed of all that is drawn
     """
 
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["episodes"]
@@ -110,6 +131,8 @@ class Evaluation(_Settings):
     seed: Seed = 0
     verification: Verification = Verification()
     generalised: Generalised = Generalised()
+    kinds: Kinds = Kinds()
+    open_set: OpenSet = OpenSet()
     domains: Domains = Domains()
 
 
@@ -209,6 +232,7 @@ def load_config(
     steps: int | None = None,
     min_images: int = 0,
     skip_damaged: bool = False,
+    kinds: list[str] | None = None,
     others: list[str] | None = None,
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
@@ -217,8 +241,10 @@ def load_config(
                                         that can run here
     protocols                           the test protocols, in place of the preset's
     dataset                             replaces the preset's, without a fallback
-    ways, shots, query, episodes        replace those of the preset's test episodes and of its generalised episodes;
-                                        the latter change their way only if `ways` has one number
+    ways, shots, query, episodes        replace those of the preset's test episodes, and of the test protocols
+                                        generalised, kinds and open_set; generalised and open_set change their way only
+                                        if `ways` has one number
+    kinds                               of episodes, in place of the preset's, for the test protocol kinds
     steps                               of every model that trains
     min_images, skip_damaged            what is left out of a folder of images: see episodes.ReadingOptions
     others                              other data sets, on which the test protocol `domains` tests every model; that
@@ -235,7 +261,7 @@ def load_config(
     table["preset"] = _versioned(preset, table.pop("version", None), path) + (", changed" if steps else "")
     training, tables, names = _learner_tables(table, path)
     specs = learners or names
-    for name in filter(None, [dataset, *specs, *(others or [])]):
+    for name in filter(None, [dataset, *specs, *(kinds or []), *(others or [])]):
         if name != in_utf8(name):
             raise InputError(f"{name} is no name in UTF-8, which a run's config.toml could hold: rename it")
     table["learner"] = {}
@@ -244,7 +270,8 @@ def load_config(
     data = _data_asked_for(dataset, size, held_out)
     data |= ({"min_images": min_images} if min_images else {}) | ({"skip_damaged": True} if skip_damaged else {})
     _lay_over_part(table, "data", data)
-    tests = _tests_asked_for(protocols=protocols, ways=ways, shots=shots, query=query, episodes=episodes)
+    numbers = {"ways": ways, "shots": shots, "query": query, "episodes": episodes}
+    tests = _tests_asked_for(protocols, kinds, numbers)
     _lay_over_part(table, "evaluation", tests)
     if seeds:
         table["seeds"] = seeds
@@ -297,14 +324,18 @@ def _data_asked_for(dataset: str | None, size: int | None, held_out: int | None)
     return data
 
 
-def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
-    """The table [evaluation] of the arguments that were given; InputError for invalid values."""
-    tests = {name: value for name, value in arguments.items() if value is not None}
-    generalised: dict[str, Any] = {name: tests[name] for name in ("shots", "query", "episodes") if name in tests}
-    if len(tests.get("ways", ())) == 1:
-        generalised["way"] = tests["ways"][0]
-    if generalised:
-        tests["generalised"] = generalised
+def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbers: dict[str, Any]) -> dict[str, Any]:
+    """The table [evaluation] of the arguments that were given; InputError for invalid values.
+
+    numbers: ways, shots, query and episodes, None if not given
+    """
+    given = {name: value for name, value in numbers.items() if value is not None}
+    one_way: dict[str, Any] = {name: given[name] for name in ("shots", "query", "episodes") if name in given}
+    if len(given.get("ways", ())) == 1:
+        one_way["way"] = given["ways"][0]
+    parts = {"generalised": one_way, "kinds": given | ({"kinds": kinds} if kinds else {}), "open_set": one_way}
+    tests = given | ({"protocols": protocols} if protocols is not None else {})
+    tests |= {name: table for name, table in parts.items() if table}
     _checked(Evaluation, tests, "the arguments")
     return tests
 
@@ -421,7 +452,7 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
     for level in levels:
         for name, value in level.items():
             before = merged.get(name)
-            inner = name in ("options", "per_shot", "generalised") or name.isdecimal()
+            inner = name in ("options", "per_shot", "generalised", "kinds", "open_set") or name.isdecimal()
             merged[name] = (
                 _laid_over(before, value) if inner and value and type(before) is type(value) is dict else value
             )

@@ -28,7 +28,7 @@ from fewshot.protocols.base import Protocol
 from fewshot.protocols.registry import PROTOCOLS, check_protocols
 from fewshot.provenance import key_of
 from fewshot.record_files import Damaged, read_arrays, read_environment, read_object, read_rows
-from fewshot.records import CELL, DATA, LATER, LEARNER, MODEL
+from fewshot.records import DATA, LATER, LEARNER, MODEL, ROW
 
 # columns that older runs lack, and their values there
 _LATER = {"text": False, "external": False, **LATER}
@@ -309,6 +309,12 @@ def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
         return {one.name: _read_exactly(one, path)[0] for one in others}
 
 
+def read_kept(path: Path, protocol: str) -> dict[str, np.ndarray]:
+    """What a test protocol of the run keeps of each trial; InputError if damaged."""
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
+        return _read_exactly(PROTOCOLS[protocol], path)[1]
+
+
 def read_sheets(path: Path) -> list[tables.Sheet]:
     """The tables of the run in `path`, those of results.md; InputError if the run is damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
@@ -362,8 +368,9 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of one model, data set, way and shot; learners keep their order."""
-    cell = [*(name for name in CELL if name in new)]
+    """All rows, new ones in place of older ones of one model, data set, way, shot and kind; learners keep their
+    order."""
+    cell = [*(name for name in ROW if name in new)]
     together = pd.concat([before, new]) if len(before) else new
     together = together.drop_duplicates([*MODEL, *DATA, *cell], keep="last")
     place = together.groupby(LEARNER, sort=False).ngroup()

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from episodes import ShuffledBatches
+from episodes.batches import Batches
 from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner
@@ -16,7 +17,7 @@ class LinearClassifier(Learner):
     A subclass decides how a support set is used.
     """
 
-    batches = ShuffledBatches(size=256)
+    batches: Batches = ShuffledBatches(size=256)
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)

@@ -296,9 +296,9 @@ VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
     ("pretrained", "images", 1): "df882bc814ee",
-    ("quick", "characters", 2): "80ade1b96ae0",
+    ("quick", "characters", 2): "f0e98d79999f",
     ("quick", "features", 2): "1d4ddd9cd9fc",
-    ("quick", "natural", 2): "d31866ac0b9b",
+    ("quick", "natural", 2): "7a5eff9ba9aa",
 }
 
 
