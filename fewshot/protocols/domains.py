@@ -26,7 +26,7 @@ _RANKS = (
     "In each column, learners that share a letter cannot be told apart: paired t tests on the same episodes, corrected"
     " for all pairs (Holm) at 5 %; those not told apart from the best are bold. The rank, 1 the best, is the mean over"
     " the columns, by the rule of Meta-Dataset (Triantafillou et al. 2020): in each column the learners not told apart"
-    " from the best share the mean of their places, so do those not told apart from the best of the rest, and so on"
+    " from the best share the mean of their places, and the rest are ranked in the same way"
 )
 
 _Accuracies = Mapping[str, Mapping[str, np.ndarray]]  # by column and label, the accuracies (E,)
@@ -58,17 +58,18 @@ class DomainProtocol(Protocol):
             raise InputError("domains tests on other data sets: name some with --test, or in [evaluation.domains]")
         if not set(others) <= banks.keys():
             raise InputError(f"this run tests on other data sets too, which must be named: --test {','.join(others)}")
-        columns: dict[str, str] = {}
+        known: dict[tuple[str, str], str] = {}
         for name in _names(wanted):
             bank = banks[name]
             if bank.listed:
                 raise InputError(f"{name} lists its episodes, and domains draws its own: name another split protocol")
             check_channels(banks["test"].images.shape[1], bank.images.shape[1], name)
             _samplers(wanted, wanted.shots, bank)
-            first = columns.setdefault(_heading(bank.dataset, bank.protocol, bank.split), name)
+            first = known.setdefault((bank.dataset, bank.protocol), name)
             if first != name:
-                both = "the data set of the run" if first == "test" else first
-                raise InputError(f"{both} and {name} have one name in tables, {bank.name}: leave one out, or rename it")
+                other = "the data set of the run" if first == "test" else first
+                one = f"{bank.dataset} ({bank.protocol})"
+                raise InputError(f"{other} and {name} have one name in tables, {one}: leave one out, or rename it")
 
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
         rows, arrays = [], {}
@@ -239,4 +240,4 @@ def _shared(rows: pd.DataFrame) -> list[str]:
         counts = {"class names": own["shared_classes"].max(), "images": own["shared_images"].max()}
         some = [f"{count:.0f} {what}" for what, count in counts.items() if count > 0]
         told += [f"{name} {' and '.join(some)}"] if some else []
-    return [f"Some of the test is known from training: {', '.join(told)}"] if told else []
+    return [f"Some of the test was in the training, too: {', '.join(told)}"] if told else []

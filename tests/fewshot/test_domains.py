@@ -10,11 +10,11 @@ from conftest import encoded, refusal, toy_bank, write_files
 
 from episodes import ReadingOptions, load_dataset
 from episodes.datasets import split_to_test
-from fewshot.config import load_config
+from fewshot.config import Evaluation, load_config
 from fewshot.evaluation import evaluate
 from fewshot.loading import open_checkpoint
 from fewshot.other_data import reading_of, shared_with, with_other_data
-from fewshot.protocols.domains import PROTOCOL
+from fewshot.protocols.domains import PROTOCOL, _samplers
 from fewshot.protocols.registry import PROTOCOLS
 from fewshot.provenance import key_of
 from fewshot.records import COLUMNS
@@ -157,7 +157,8 @@ def test_the_images_of_all_data_sets_are_in_the_key():
         ("omniglott", "omniglott"),
         ("{tmp}/single", "an episode needs one to learn from and one to ask"),
         ("{faces}:rgb", "the model takes images of 1 channel, and those of {faces}:rgb have 3"),
-        ("{faces},{tmp}/faces", "have one name in tables, faces (seed0 grey) all: leave one out, or rename it"),
+        ("{faces},{faces}:seed0", "have one name in tables, faces (seed0 grey)"),
+        ("{faces},{tmp}/faces", "have one name in tables, faces (seed0 grey): leave one out, or rename it"),
         ("omniglot:lake-oneshot", "omniglot:lake-oneshot lists its episodes"),
     ],
 )
@@ -283,7 +284,7 @@ def test_ranks_with_ties_are_those_of_a_plain_implementation():
     (sheet,) = PROTOCOL.sheets(pd.DataFrame(rows), arrays)
     assert sheet.cells["rank"].to_dict() == {name: f"{np.mean(ranks):.2f}" for name, ranks in expected.items()}
     assert list(sheet.cells.columns) == ["rank", "a (p)", "b (p)", "c (p)", "d (p)"]
-    assert "Some of the test is known from training: b (p) 2 class names" in sheet.note
+    assert "Some of the test was in the training, too: b (p) 2 class names" in sheet.note
     (sheet,) = PROTOCOL.sheets(pd.DataFrame(rows), {})  # without the episodes nothing is told apart
     assert "rank" not in sheet.cells
 
@@ -330,6 +331,19 @@ def test_features_and_images_are_not_tested_together(others, tmp_path):
     assert "holds features, and toy (random) test holds images" in refusal(
         lambda: with_other_data(config, {"test": toy_bank(5, 4, split="test")})
     )
+
+
+def test_a_model_for_one_shot_is_tested_with_that_shot():
+    wanted = Evaluation(ways=[2, 9], shots=[1, 5, 9], query=4)
+
+    def cells(shots: tuple[int, ...], images: int) -> list[tuple[int, int, int]]:
+        return [(one.way, one.shot, one.query) for one in _samplers(wanted, shots, toy_bank(3, images))]
+
+    assert cells((1, 5, 9), 20) == [(2, 1, 4), (2, 5, 4), (2, 9, 4)]
+    assert cells((5,), 20) == [(2, 5, 4)]
+    assert cells((5,), 7) == [(2, 5, 2)]  # as the model for one shot has it
+    assert cells((1,), 7) == [(2, 1, 2)]
+    assert cells((9,), 7) == []
 
 
 def test_what_is_left_out_is_left_out_of_folders_alone(others):
