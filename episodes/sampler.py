@@ -26,14 +26,14 @@ class Episodes:
 
     classes     (E, N)
     support     (E, N, K)
-    query       (E, N, query), class after class; or (E, Q) in any order, with `labels`
-    keys        (E,) the key of the random words that a learner may draw for each episode, a function of the sampler's
-                seed and the episode's number alone; None if no sampler drew the episodes
-    mask        (E, N, K) bool, False in places of `support` that only fill the tensor: these hold an image of the same
-                class that does not count. Each class has one image at least. None if all count
+    query       (E, N, query) images of each class; or (E, Q) in any order, with `labels`
+    keys        (E,) a seed for the random numbers that a learner may draw in each episode (see draws.words), a function
+                of the sampler's seed and the episode's number alone; None if no sampler drew the episodes
+    mask        (E, N, K) bool, False for padding of `support`: an image of the same class that does not count. Each
+                class has at least one image that counts. None if all images count
     labels      (E, Q) the position of the class of each query in `classes`, N for a query of another class; None if
-                the queries come class after class
-    unlabelled  (E, U) images beside the support set whose classes are not told; None if there are none
+                `query` is (E, N, query), which gives the labels
+    unlabelled  (E, U) unlabelled images; None if there are none
     numbers     (E,) the numbers of the episodes, None if no sampler drew the episodes
     """
 
@@ -51,15 +51,15 @@ class Episodes:
 
     @property
     def targets(self) -> Tensor:
-        """The right answers for the queries in order, (E, Q), or (Q,) if they are those of all episodes: the position
-        of the class in the episode."""
+        """The position in its episode of the class of each query: `labels` (E, Q), or (Q,), the same for all episodes,
+        if `labels` is None."""
         if self.labels is not None:
             return self.labels
         _, way, query = self.query.shape
         return torch.arange(way, device=self.query.device).repeat_interleave(query)
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Episodes":
-        """The episodes with `function` of each of their tensors, such as `lambda part: part[:10]`."""
+        """The episodes with `function` applied to each of their tensors, such as `lambda part: part[:10]`."""
         parts = {name: part for name, part in vars(self).items() if part is not None}
         return dataclasses.replace(self, **{name: function(part) for name, part in parts.items()})
 
@@ -69,13 +69,13 @@ class Episodes:
 
 
 class Sampler(abc.ABC):
-    """Episodes by number: a kind of episodes is one class of this interface.
+    """What draws episodes of one kind, each by its number. Each kind of episodes is a subclass.
 
-    way, shot  the most classes, and support images of a class, that an episode has
-    queries    the most queries of an episode, of all classes together
-    seed       of the draw
-    classes, images  of the bank, in number
-    count      of the episodes, if they are listed; None if any number can be drawn
+    way, shot        the largest numbers of classes in an episode and of support images in a class
+    queries          the largest number of queries in an episode, of all classes together
+    seed             the seed of the draws
+    classes, images  the numbers of classes and of images in the bank
+    count            the number of episodes, if they are listed; None if the sampler can draw any number of them
     """
 
     way: int
@@ -91,21 +91,21 @@ class Sampler(abc.ABC):
 
     @property
     def places(self) -> int:
-        """The most places for support images that an episode has, with those that only fill the tensor."""
+        """The largest number of support images in an episode, padding included."""
         return self.way * self.shot
 
     @abc.abstractmethod
     def batches(self, count: int, size: int, device: torch.device | str | None = None) -> Iterator[Episodes]:
-        """Episodes 0 .. count - 1, each once, in parts of at most `size`; all of a part have the same number of ways
-        and of queries. `numbers` says which episodes a part has: parts need not be in order."""
+        """Episodes 0 .. count - 1, each once, in parts of at most `size` episodes. All episodes of a part have the same
+        number of classes and of queries. `Episodes.numbers` says which they are: parts need not be in order."""
 
 
 class EpisodeSampler(Sampler):
     """Draws `way` classes, and from each class `shot` support and `query` query images, uniformly without replacement.
 
     bank_or_sizes: an ImageBank, or the number of images of each class. Raises InputError if an episode needs more
-    classes than there are, or more images than a class has. Episodes are nested: with the same seed, the
-    support set of a 1-shot episode is the first image a class of the 5-shot episode of that number, and the classes
+    classes than there are, or more images than a class has. Episodes of the same seed and number are nested: the
+    support set of the 1-shot episode has the first support image of each class of the 5-shot episode, and the classes
     of the 5-way episode are the first five of the 20-way episode.
 
     >>> episodes = EpisodeSampler([20] * 100, way=5, shot=1, query=15, seed=0).episodes(start=0, count=10)
@@ -138,7 +138,7 @@ class EpisodeSampler(Sampler):
         self._offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         self.classes, self.images = len(sizes), int(self._offsets[-1])
         self._largest = int(sizes.max())
-        # one size for all classes spares a look-up an image
+        # if all classes have one size, no image needs a look-up of the size of its class
         self._size = self._largest if bool((sizes == self._largest).all()) else None
 
     @property
@@ -183,7 +183,7 @@ class EpisodeSampler(Sampler):
 
 
 class ListedEpisodes(EpisodeSampler):
-    """The episodes that the split protocol of `bank` lists (see ImageBank.listed): one a group, `count` in all.
+    """The episodes that the split protocol of `bank` lists (see ImageBank.listed): one per group, `count` in all.
 
     The first image of each class is its support, the others are queries. Raises InputError if there are fewer than
     two groups, the groups differ in size, or a class has a single image.

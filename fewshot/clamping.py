@@ -1,11 +1,12 @@
 """Settings clamped to the data: fewer classes, images and steps if the data have fewer; each change is logged."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from episodes import ImageBank, ListedEpisodes
 from episodes.datasets import ALL
-from fewshot.config import Config, Evaluation, Generalised, Training, Validation
+from fewshot.config import Config, Evaluation, Generalised, Kinds, OpenSet, Training, Validation
 from fewshot.learners.registry import find_learner
 from fewshot.training import clamped
 
@@ -31,12 +32,35 @@ def clamped_config(config: Config, banks: dict[str, ImageBank]) -> Config:
 def clamped_generalised(settings: Generalised, bank: ImageBank) -> Generalised:
     """The shots that leave images for queries, or the largest shot that does; with a single image the shots stay,
     and are refused later."""
-    fewest = int(bank.sizes.min())
-    if fewest < 2:
+    if int(bank.sizes.min()) < 2:
         return settings
-    shots = [shot for shot in settings.shots if shot < fewest] or [fewest - 1]
-    way, query = min(settings.way, bank.classes), min(settings.query, fewest - max(shots))
-    return _changed("generalised", settings, bank, way=way, shots=shots, query=query)
+    return _changed("generalised", settings, bank, way=min(settings.way, bank.classes), **_images(settings, bank))
+
+
+def clamped_kinds(settings: Kinds, bank: ImageBank) -> Kinds:
+    """The ways and shots of uniform episodes that the bank can fill, or the most that it can fill; with a single class
+    or image the settings stay, and are refused later."""
+    if bank.classes < 2 or int(bank.sizes.min()) < 2:
+        return settings
+    return _changed("kinds", settings, bank, ways=_ways(settings, bank), **_images(settings, bank))
+
+
+def clamped_open_set(settings: OpenSet, bank: ImageBank) -> OpenSet:
+    """As clamped_kinds; half of the classes are known at most, for there are as many unknown ones."""
+    if bank.classes < 4 or int(bank.sizes.min()) < 2:
+        return settings
+    return _changed("open_set", settings, bank, way=min(settings.way, bank.classes // 2), **_images(settings, bank))
+
+
+def fitted(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
+    """The test episodes that the bank can fill: the ways and shots for which the bank has enough classes and images, or
+    the most that it can fill, and as many queries; nothing is logged."""
+    return evaluation.model_copy(update=_fitting(evaluation, bank))
+
+
+def tell_fitted(name: str, evaluation: Evaluation, bank: ImageBank) -> None:
+    """Log what `fitted` changes for the data set of this name, in one line."""
+    _changed(name, evaluation, bank, **_fitting(evaluation, bank))
 
 
 def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBank]:
@@ -80,15 +104,32 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
         log.info("test: the %d episodes that the data set lists, %d-way %d-shot", episodes, listed.way, listed.shot)
         found = {"ways": ways, "shots": shots, "query": query, "episodes": episodes, "seed": listed.seed}
         return evaluation.model_copy(update=found)
-    if "generalised" in evaluation.protocols:
-        evaluation = evaluation.model_copy(update={"generalised": clamped_generalised(evaluation.generalised, bank)})
+    clamps: dict[str, Callable[[Any, ImageBank], Any]] = {
+        "generalised": clamped_generalised,
+        "kinds": clamped_kinds,
+        "open_set": clamped_open_set,
+    }
+    asked = [name for name in clamps if name in evaluation.protocols]
+    evaluation = evaluation.model_copy(update={name: clamps[name](getattr(evaluation, name), bank) for name in asked})
+    return _changed("test", evaluation, bank, **_fitting(evaluation, bank))
+
+
+def _fitting(evaluation: Evaluation, bank: ImageBank) -> dict[str, Any]:
+    """The ways, shots and queries that the bank can fill; those of `evaluation` if it has a single class or image."""
+    if bank.classes < 2 or int(bank.sizes.min()) < 2:
+        return {}
+    return {"ways": _ways(evaluation, bank), **_images(evaluation, bank)}
+
+
+def _ways(settings: Evaluation | Kinds, bank: ImageBank) -> list[int]:
+    return [way for way in settings.ways if way <= bank.classes] or [bank.classes]
+
+
+def _images(settings: Evaluation | Generalised | Kinds | OpenSet, bank: ImageBank) -> dict[str, Any]:
+    """The shots that leave images of the smallest class for queries, and as many queries as there are then."""
     fewest = int(bank.sizes.min())
-    if bank.classes < 2 or fewest < 2:
-        return evaluation
-    ways = [way for way in evaluation.ways if way <= bank.classes] or [bank.classes]
-    shots = [shot for shot in evaluation.shots if shot < fewest] or [fewest - 1]
-    query = min(evaluation.query, fewest - max(shots))
-    return _changed("test", evaluation, bank, ways=ways, shots=shots, query=query)
+    shots = [shot for shot in settings.shots if shot < fewest] or [fewest - 1]
+    return {"shots": shots, "query": min(settings.query, fewest - max(shots))}
 
 
 def _changed(what: str, settings: Any, bank: ImageBank, **clamped: Any) -> Any:

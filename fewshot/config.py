@@ -22,9 +22,9 @@ from fewshot.learners.registry import checked_options, find_learner, missing, sp
 log = logging.getLogger("fewshot")
 
 
-def _different(values: list[int]) -> list[int]:
+def _different(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
-        raise ValueError(f"{values} names a number twice")
+        raise ValueError(f"{values} names a {'number' if isinstance(values[0], int) else 'kind'} twice")
     return values
 
 
@@ -37,7 +37,8 @@ Rate = Annotated[float, Field(gt=0, le=1e9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
-Protocol = Literal["episodes", "verification", "retrieval", "generalised"]
+Kind = Annotated[str, Field(min_length=1, max_length=1000)]
+Protocol = Literal["episodes", "verification", "retrieval", "generalised", "kinds", "open_set", "domains"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
@@ -87,11 +88,39 @@ class Generalised(_Settings):
     episodes: Episodes = 2000
 
 
+class Kinds(_Settings):
+    """The kinds of episodes (see episodes.kinds.kind_names) that are measured beside `uniform`, each with every way and
+    every shot; kinds that draw their ways and shots themselves are measured once."""
+
+    kinds: Annotated[list[Kind], Field(min_length=1, max_length=100), AfterValidator(_different)] = ["dirichlet:2"]
+    ways: Ways = [5]
+    shots: Shots = [1, 5]
+    query: Count = 15
+    episodes: Episodes = 2000
+
+
+class OpenSet(_Settings):
+    """Episodes of `way` known classes and as many unknown ones, with `query` queries of each."""
+
+    way: Way = 5
+    shots: Shots = [1, 5]
+    query: Count = 15
+    episodes: Episodes = 2000
+
+
+class Domains(_Settings):
+    """The other data sets on which models are tested, by the names or paths that `--dataset` takes; their episodes have
+    the ways, shots, queries and number of [evaluation]."""
+
+    datasets: Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=100)] = []
+
+
 class Evaluation(_Settings):
     """The test protocols and their settings: every learner and training seed gets the same episodes and pairs.
 
-    protocols: the names of one or more test protocols. 'episodes' tests every way with every shot; 'verification' and
-    'generalised' have settings of their own; 'retrieval' has none. seed: the seed of all that is drawn
+    protocols: the names of one or more test protocols. 'episodes' tests every way with every shot, and so does
+    'domains' on each of its data sets; 'retrieval' has no settings; each of the others has a table of its own.
+    seed: the seed of all that is drawn
     """
 
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["episodes"]
@@ -102,6 +131,9 @@ class Evaluation(_Settings):
     seed: Seed = 0
     verification: Verification = Verification()
     generalised: Generalised = Generalised()
+    kinds: Kinds = Kinds()
+    open_set: OpenSet = OpenSet()
+    domains: Domains = Domains()
 
 
 class Validation(_Settings):
@@ -200,6 +232,8 @@ def load_config(
     steps: int | None = None,
     min_images: int = 0,
     skip_damaged: bool = False,
+    kinds: list[str] | None = None,
+    others: list[str] | None = None,
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
@@ -207,10 +241,14 @@ def load_config(
                                         that can run here
     protocols                           the test protocols, in place of the preset's
     dataset                             replaces the preset's, without a fallback
-    ways, shots, query, episodes        replace those of the preset's test episodes and of its generalised episodes;
-                                        the latter change their way only if `ways` has one number
+    ways, shots, query, episodes        replace those of the preset's test episodes, and of the test protocols
+                                        generalised, kinds and open_set; generalised and open_set change their way only
+                                        if `ways` has one number
+    kinds                               of episodes, in place of the preset's, for the test protocol kinds
     steps                               of every model that trains
     min_images, skip_damaged            what is left out of a folder of images: see episodes.ReadingOptions
+    others                              other data sets, on which the test protocol `domains` tests every model; that
+                                        protocol then joins the others
 
     A named preset has one file for characters, one for photographs and, if need be, one for features; `dataset` decides
     between them. A preset of one file is for every data set. On features, backbones, weights, augmentation and sizes do
@@ -223,7 +261,7 @@ def load_config(
     table["preset"] = _versioned(preset, table.pop("version", None), path) + (", changed" if steps else "")
     training, tables, names = _learner_tables(table, path)
     specs = learners or names
-    for name in filter(None, [dataset, *specs]):
+    for name in filter(None, [dataset, *specs, *(kinds or []), *(others or [])]):
         if name != in_utf8(name):
             raise InputError(f"{name} is no name in UTF-8, which a run's config.toml could hold: rename it")
     table["learner"] = {}
@@ -232,11 +270,12 @@ def load_config(
     data = _data_asked_for(dataset, size, held_out)
     data |= ({"min_images": min_images} if min_images else {}) | ({"skip_damaged": True} if skip_damaged else {})
     _lay_over_part(table, "data", data)
-    tests = _tests_asked_for(protocols=protocols, ways=ways, shots=shots, query=query, episodes=episodes)
+    numbers = {"ways": ways, "shots": shots, "query": query, "episodes": episodes}
+    tests = _tests_asked_for(protocols, kinds, numbers)
     _lay_over_part(table, "evaluation", tests)
     if seeds:
         table["seeds"] = seeds
-    return _completed(_checked(Config, table, str(path)), path, steps)
+    return _completed(_with_others(_checked(Config, table, str(path)), others), path, steps)
 
 
 def _versioned(preset: str, version: object, path: Path) -> str:
@@ -285,16 +324,30 @@ def _data_asked_for(dataset: str | None, size: int | None, held_out: int | None)
     return data
 
 
-def _tests_asked_for(**arguments: Any) -> dict[str, Any]:
-    """The table [evaluation] of the arguments that were given; InputError for invalid values."""
-    tests = {name: value for name, value in arguments.items() if value is not None}
-    generalised: dict[str, Any] = {name: tests[name] for name in ("shots", "query", "episodes") if name in tests}
-    if len(tests.get("ways", ())) == 1:
-        generalised["way"] = tests["ways"][0]
-    if generalised:
-        tests["generalised"] = generalised
+def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbers: dict[str, Any]) -> dict[str, Any]:
+    """The table [evaluation] of the arguments that were given; InputError for invalid values.
+
+    numbers: ways, shots, query and episodes, None if not given
+    """
+    given = {name: value for name, value in numbers.items() if value is not None}
+    one_way: dict[str, Any] = {name: given[name] for name in ("shots", "query", "episodes") if name in given}
+    if len(given.get("ways", ())) == 1:
+        one_way["way"] = given["ways"][0]
+    parts = {"generalised": one_way, "kinds": given | ({"kinds": kinds} if kinds else {}), "open_set": one_way}
+    tests = given | ({"protocols": protocols} if protocols is not None else {})
+    tests |= {name: table for name, table in parts.items() if table}
     _checked(Evaluation, tests, "the arguments")
     return tests
+
+
+def _with_others(config: Config, names: list[str] | None) -> Config:
+    """The configuration with the test protocol `domains` on these data sets, if there are any."""
+    if not names:
+        return config
+    protocols = [one for one in PROTOCOLS if one in (*config.evaluation.protocols, "domains")]
+    domains = _checked(Domains, {"datasets": names}, "the arguments")
+    evaluation = config.evaluation.model_copy(update={"protocols": protocols, "domains": domains})
+    return config.model_copy(update={"evaluation": evaluation})
 
 
 def _completed(config: Config, path: Path, steps: int | None) -> Config:
@@ -306,7 +359,9 @@ def _completed(config: Config, path: Path, steps: int | None) -> Config:
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
-    complete = config.model_copy(update={"data": data, "learner": settings})
+    domains = Domains(datasets=list(map(full_name, config.evaluation.domains.datasets)))
+    evaluation = config.evaluation.model_copy(update={"domains": domains})
+    complete = config.model_copy(update={"data": data, "evaluation": evaluation, "learner": settings})
     if data.test == "all":
         _check_untrained(complete, path)
     return _on_features(complete) if find_source(data.dataset)[0].features else complete
@@ -397,7 +452,7 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
     for level in levels:
         for name, value in level.items():
             before = merged.get(name)
-            inner = name in ("options", "per_shot", "generalised") or name.isdecimal()
+            inner = name in ("options", "per_shot", "generalised", "kinds", "open_set") or name.isdecimal()
             merged[name] = (
                 _laid_over(before, value) if inner and value and type(before) is type(value) is dict else value
             )

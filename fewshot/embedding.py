@@ -49,6 +49,11 @@ class EmbeddedBank:
         self.seconds = time.perf_counter() - began
         return embeddings
 
+    @property
+    def width(self) -> int:
+        """The size D of the embeddings, 0 before first use."""
+        return self.embeddings.shape[1] if "embeddings" in vars(self) else 0
+
     def rows(self, images: Tensor) -> Tensor:
         """The embeddings (M, D) of the images numbered `images` (M,), float32.
 

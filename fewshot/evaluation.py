@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fewshot.statistics import Estimate, over_episodes
 
 # images of the episodes worked on at once: their embeddings fit the CPU's cache, or fill a GPU
 _CHUNK = {"cpu": 1 << 15, "cuda": 1 << 21, "mps": 1 << 18}
+_WIDTH = 1 << 11  # of embeddings: of longer ones, such as feature maps, there are fewer images at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,17 +79,18 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: Sampler, episode
     began = time.perf_counter() - data.seconds
     was_training = learner.training
     learner.eval()
-    chunk = max(1, _CHUNK[data.device.type] // (sampler.places + sampler.queries))
     with torch.random.fork_rng():  # a learner that draws numbers gets the same ones each time
         torch.manual_seed(sampler.seed)
         _check_inductive(learner, data, sampler)
+        images = _CHUNK[data.device.type] * _WIDTH // max(_WIDTH, data.width)
+        chunk = max(1, images // (sampler.places + sampler.queries))
         # made at once, and small: nothing else grows with the number of episodes
         right, asked = torch.zeros((2, episodes), dtype=torch.int32, device=data.device)
         classes = torch.full((episodes, sampler.way), -1, dtype=torch.int32, device=data.device)
         narrow = torch.uint8 if sampler.way <= 256 else torch.int32
         answers = torch.zeros((episodes, sampler.queries), dtype=narrow, device=data.device)
-        for part in sampler.batches(episodes, chunk, data.device):
-            found = checked_scores(learner, data, part).argmax(2)
+        for part, scores in _scored(learner, data, sampler.batches(episodes, chunk, data.device)):
+            found = scores.argmax(2)
             right[part.numbers] = (found == part.targets).sum(1, dtype=torch.int32)
             asked[part.numbers] = found.shape[1]
             classes[part.numbers, : part.classes.shape[1]] = part.classes.int()
@@ -98,14 +101,45 @@ def run_episodes(learner: Learner, data: EmbeddedBank, sampler: Sampler, episode
     return Accuracies(values, classes.cpu().numpy(), time.perf_counter() - began, answers.cpu().numpy())
 
 
+def _scored(learner: Learner, data: EmbeddedBank, parts: Iterable[Episodes]) -> Iterator[tuple[Episodes, Tensor]]:
+    """The episodes of `parts`, with their scores. If a part exceeds the memory of a GPU, it is cut in halves, and no
+    later part has more episodes than a half."""
+    most: int | None = None
+    for whole in parts:
+        waiting = [whole]
+        while waiting:
+            part = waiting.pop(0)
+            if most is not None and len(part) > most:
+                waiting[:0] = [part.each(lambda one: one[:most]), part.each(lambda one: one[most:])]  # noqa: B023
+                continue
+            try:
+                scores = checked_scores(learner, data, part)
+            except torch.cuda.OutOfMemoryError:
+                most = len(part) // 2
+                waiting.insert(0, part)
+            else:
+                yield part, scores
+
+
 def checked_scores(learner: Learner, data: EmbeddedBank, episodes: Episodes) -> Tensor:
-    """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too."""
+    """The learner's scores, checked: a wrong shape could be broadcast, and the argmax of nan is a class too.
+
+    InputError if the scores are invalid, or if a single episode exceeds the memory of a GPU.
+    """
     if episodes.mask is not None and not takes(learner, "mask"):
         raise InputError(
             f"{_named(learner)} takes the same number of support images of each class: it takes other numbers if its"
             f" {scoring(learner).__name__} has an argument mask"
         )
-    scores = scores_of_episodes(learner, data, episodes)
+    try:
+        scores = scores_of_episodes(learner, data, episodes)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(episodes) > 1:
+            raise
+        raise InputError(
+            f"the memory of the GPU does not hold one episode of {_named(learner)}: take --device cpu, or fewer ways,"
+            " shots or queries"
+        ) from error
     expected = len(episodes), episodes.query[0].numel(), episodes.support.shape[1]
     if not isinstance(scores, Tensor) or scores.shape != expected or not scores.is_floating_point():
         raise InputError(

@@ -57,6 +57,11 @@ _NEITHER = {  # modules that learners import and that neither train nor score
 }
 _PACKAGES = ("torch", "torchvision", "numpy")  # that every number depends on
 _OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
+_MODULES_OF_PROTOCOL = {  # the modules outside fewshot/protocols that measure by a test protocol
+    "kinds": ("episodes/kinds/*.py", "fewshot/difficulty.py"),
+    "open_set": ("episodes/kinds/composition.py", "episodes/kinds/open_set.py"),
+    "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py"),
+}
 _OF_BACKBONE = {
     "timm": ("timm",),
     "openclip": ("open_clip",),
@@ -86,7 +91,9 @@ def suite_code() -> str:
 
 def protocol_code(protocol: str) -> str:
     """A digest of the code of a test protocol."""
-    return _digest({_ROOT / "fewshot" / "protocols" / f"{name}.py" for name in ("base", "similarity", protocol)})
+    own = [f"fewshot/protocols/{name}.py" for name in ("base", "similarity", "ties", protocol)]
+    patterns = [*own, *_MODULES_OF_PROTOCOL.get(protocol, ())]
+    return _digest({path for pattern in patterns for path in _ROOT.glob(pattern)})
 
 
 def learner_code(cls: type) -> str:

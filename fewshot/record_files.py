@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fewshot.files import check_regular, read_text
-from fewshot.records import CELL, MODEL, RUN, array_of, kind_of
+from fewshot.records import DATA, MODEL, ROW, RUN, array_of, kind_of
 
 _ROUNDED = 1e-4  # percent: rows hold four decimals
 
@@ -24,7 +24,9 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     """The tidy rows of a csv file, at least one: `columns`, each of its kind, in this order.
 
     later: columns that older files lack, and their values there. Raises Damaged if a cell is not of its column's kind,
-    a row is cut off, two rows are of one model, way and shot, or the rows are not of one data set and split.
+    a row is cut off, two rows are of one model, way, shot and kind, or the rows are not of one data set and split. This
+    holds for the rows of each kind of episodes, and of each data set in a file with the column `source`, which says
+    what the models were trained on.
     """
     table = _read_cells(path)
     missing = {name: value for name, value in (later or {}).items() if name not in table}
@@ -33,11 +35,13 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     rows = _of_kinds(path.name, table).assign(**missing)[list(columns)]
     if rows.empty:
         raise Damaged(f"{path.name} holds no rows")
-    repeated = rows.duplicated([name for name in [*MODEL, *CELL] if name in rows])
+    repeated = rows.duplicated([name for name in [*MODEL, *DATA, *ROW] if name in rows])
     if repeated.any():
         raise Damaged(f"line {2 + int(repeated.argmax())} of {path.name} is of the same model as one before")
-    for name in [name for name in RUN if name in rows and rows[name].nunique() > 1]:
-        raise Damaged(f"the rows of {path.name} are not of one {name}: {', '.join(map(str, rows[name].unique()))}")
+    apart = [*(DATA if "source" in rows else []), *(["kind"] if "kind" in rows else [])]
+    for part in [one for _, one in rows.groupby(apart, sort=False)] if apart else [rows]:
+        for name in [name for name in RUN if name in part and part[name].nunique() > 1]:
+            raise Damaged(f"the rows of {path.name} are not of one {name}: {', '.join(map(str, part[name].unique()))}")
     return rows
 
 
@@ -62,9 +66,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise Damaged(f"{path.name} cannot be read as arrays ({type(error).__name__})") from error
 
 
-def unlike_episodes(rows: pd.DataFrame, accuracies: dict[str, np.ndarray]) -> list[str]:
-    """Why each of the `rows` is not the mean of its episodes, '' if it is."""
-    return [_unlike(row, array_of(row, accuracies)) for _, row in rows.iterrows()]
+def unlike_episodes(
+    rows: pd.DataFrame, accuracies: dict[str, np.ndarray], files: tuple[str, str] = ("results.csv", "episodes.npz")
+) -> list[str]:
+    """Why each of the `rows` is not the mean of its episodes, '' if it is; files: of the rows and of the accuracies."""
+    return [_unlike(row, array_of(row, accuracies), *files) for _, row in rows.iterrows()]
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -87,17 +93,18 @@ def read_environment(path: Path) -> dict[str, Any]:
     return found
 
 
-def _unlike(row: pd.Series, values: np.ndarray | None) -> str:
-    cell = f"{row['learner']}, {row['way']}-way {row['shot']}-shot, seed {row['seed']}"
+def _unlike(row: pd.Series, values: np.ndarray | None, table: str, archive: str) -> str:
+    kind = f"{row['kind']} " if "kind" in row else ""
+    cell = f"{row['learner']}, {kind}{row['way']}-way {row['shot']}-shot, seed {row['seed']}"
     if values is None:
-        return f"episodes.npz lacks the episodes of {cell}"
+        return f"{archive} lacks the episodes of {cell}"
     if values.shape != (row["episodes"],) or values.dtype.kind != "f":
-        return f"episodes.npz holds {values.shape} of {values.dtype}, not {row['episodes']:,} accuracies, of {cell}"
+        return f"{archive} holds {values.shape} of {values.dtype}, not {row['episodes']:,} accuracies, of {cell}"
     if not ((values >= 0) & (values <= 1)).all():  # false for nan, too
-        return f"episodes.npz holds accuracies of {cell} that are not between 0 and 1"
+        return f"{archive} holds accuracies of {cell} that are not between 0 and 1"
     mean = 100 * float(values.mean())
     if abs(mean - row["accuracy"]) > _ROUNDED:
-        return f"results.csv says {row['accuracy']} % of {cell}, but the mean of its episodes is {mean:.4f} %"
+        return f"{table} says {row['accuracy']} % of {cell}, but the mean of its episodes is {mean:.4f} %"
     return ""
 
 

@@ -160,6 +160,22 @@ def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     return Difference(float(mean), _t_half_width(error, degrees), float(p))
 
 
+def unpaired(first: np.ndarray, second: np.ndarray) -> Difference:
+    """The mean of `first` minus that of `second`, accuracies (E,) and (F,) in different episodes: Welch's t test.
+
+    The interval covers the choice of both sets of episodes, for these trained models and these test images.
+    """
+    samples = [_vector(accuracies, "(E,) of at least 2 episodes") for accuracies in (first, second)]
+    mean = samples[0].mean() - samples[1].mean()
+    variances = np.array([_standard_error(values) ** 2 for values in samples])
+    error = float(np.sqrt(variances.sum()))
+    if error == 0:
+        return Difference(float(mean), 0.0, float(mean == 0))
+    degrees = error**4 / sum(one**2 / (len(values) - 1) for one, values in zip(variances, samples))
+    p = 2 * scipy.special.stdtr(degrees, -abs(mean) / error)
+    return Difference(float(mean), _t_half_width(error, degrees), float(p))
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """The p-values (T,) of T tests, adjusted by Holm's (1979) step-down method, in their order.
 

@@ -18,6 +18,7 @@ from episodes.sampler import Episodes, Sampler
 
 COLUMNS = ("episode", "file", "label", "role")
 ROLES = ("support", "query", "unlabelled")
+_PART = 4096  # episodes drawn at once, to be written
 
 
 @dataclasses.dataclass
@@ -74,6 +75,36 @@ class ListedSampler(Sampler):
             for rows in (numbers < count).nonzero().flatten().split(size):
                 if len(rows):
                     yield whole.each(operator.itemgetter(rows)).to(device or "cpu")
+
+
+def listed_lines(bank: ImageBank, sampler: Sampler, count: int) -> Iterator[tuple[int, str, str, str]]:
+    """The lines of a csv file that lists episodes 0 .. `count` - 1 of `sampler`, in order, each with the cells of
+    COLUMNS; ListedSampler draws the same episodes from the file.
+
+    Unlabelled images have their label, too: a learner must not see it. Raises InputError if two images of the bank have
+    the same file and label, or if the bank does not know the files of its images.
+    """
+    if not bank.files:
+        raise InputError(f"{bank.name} does not know the files of its images, so that no list can name its images")
+    names = [*_keys(bank)]
+    if len(set(names)) < len(names):
+        raise InputError(f"several images of {bank.name} have the same file and label: a list cannot tell them apart")
+    places: dict[int, tuple[Episodes, int]] = {}
+    for part in sampler.batches(count, _PART, "cpu"):
+        assert part.numbers is not None  # as in every part of a sampler
+        places |= {number: (part, row) for row, number in enumerate(part.numbers.tolist())}
+    for number in range(count):
+        for role, images in _by_role(*places[number]):
+            yield from ((number, *names[image], role) for image in images.tolist())
+
+
+def _by_role(part: Episodes, row: int) -> Iterator[tuple[str, Tensor]]:
+    """The images (M,) of each role in one of the episodes, support images class after class."""
+    support = part.support[row]
+    yield "support", support.flatten() if part.mask is None else support[part.mask[row]]
+    yield "query", part.query[row].flatten()
+    if part.unlabelled is not None:
+        yield "unlabelled", part.unlabelled[row]
 
 
 def _read(path: Path, bank: ImageBank) -> list[_Episode]:

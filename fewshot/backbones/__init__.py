@@ -21,6 +21,7 @@ __all__ = [
     "backbone_listing",
     "conv4",
     "find_backbone",
+    "gives_maps",
     "load_weights",
     "make_backbone",
 ]
@@ -38,6 +39,11 @@ def find_backbone(name: str) -> Recipe:
     if name not in known:
         raise unknown_name("backbone", name, [*known, *(f"{library}:NAME" for library in external.LIBRARIES)])
     return known[name]
+
+
+def gives_maps(name: str) -> bool:
+    """Whether the backbone called `name` gives feature maps (see Backbone.maps)."""
+    return name in {**CONV4, **RESNETS, **WIDE_RESNETS}
 
 
 def make_backbone(name: str, channels: int, size: int, weights: str | Path = "") -> Backbone:

@@ -10,6 +10,7 @@ from episodes.errors import InputError
 
 # of red, green and blue in ImageNet's training images, which published networks and their weights expect
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NO_MAPS = "this backbone gives no feature maps: take a conv4, a resnet or wrn28_10"
 
 
 class Backbone(nn.Module):
@@ -22,6 +23,7 @@ class Backbone(nn.Module):
     at_once: how many images an evaluation gives it at once, at most
     trained_on: the data set of the weights that it has from the start, '' for random weights
     published: the means and deviations of colours that its library gives for its published weights; None for ImageNet's
+    map_shape: (C, H, W) of one of its `maps`; None if it gives none
     """
 
     mean: Tensor
@@ -31,21 +33,29 @@ class Backbone(nn.Module):
     trained_on = ""
     published: tuple[Sequence[float], Sequence[float]] | None = None
 
-    def __init__(self, body: nn.Module, embedding_size: int) -> None:
+    def __init__(self, body: nn.Module, embedding_size: int, map_shape: tuple[int, int, int] | None = None) -> None:
+        """map_shape: only of a body that computes one child after the other, and averages places by an
+        AdaptiveAvgPool2d, if at all."""
         super().__init__()
         self.body = body.to(memory_format=torch.channels_last)
         self.embedding_size = embedding_size
+        self.map_shape = map_shape
         self.precision = torch.float32
         self.layout = torch.channels_last
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.standardises(images.shape[1]):
-            images = (images - self.mean) / self.deviation
-        with self.arithmetic(images.device):
-            features = self.body(self._laid_out(images))
-        return features.flatten(1).float()
+        return self._computed(self.body, images).flatten(1).float()
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The last feature maps (B, C, H, W) of images, in float32, before they are averaged over their places.
+
+        InputError if the network gives none: networks of other libraries keep their maps to themselves.
+        """
+        if self.map_shape is None:
+            raise InputError(NO_MAPS)
+        return self._computed(self._before_pooling, images).float()
 
     def standardises(self, channels: int) -> bool:
         """Whether images with this number of channels are standardised by `mean` and `deviation`."""
@@ -65,6 +75,20 @@ class Backbone(nn.Module):
         """The context in which the body computes in `precision`."""
         reduced = self.precision != torch.float32
         return torch.autocast(device.type, self.precision if reduced else torch.bfloat16, enabled=reduced)
+
+    def _computed(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """What the body, or a part of it, makes of images (B, C, H, W) in [0, 1]."""
+        if self.standardises(images.shape[1]):
+            images = (images - self.mean) / self.deviation
+        with self.arithmetic(images.device):
+            return network(self._laid_out(images))
+
+    def _before_pooling(self, images: Tensor) -> Tensor:
+        for layer in self.body.children():
+            if isinstance(layer, nn.AdaptiveAvgPool2d):
+                break
+            images = layer(images)
+        return images
 
     def _laid_out(self, images: Tensor) -> Tensor:
         """The images in the layout of the weights; images of one channel get fresh strides.
@@ -99,3 +123,8 @@ def check_size(network: str, size: int, halvings: int) -> None:
     if size < 2**halvings:
         times = {2: "twice", 3: "three times", 4: "four times"}[halvings]
         raise InputError(f"{network} halves an image {times}: it needs {2**halvings} pixels or more, not {size}")
+
+
+def halved(size: int, times: int) -> int:
+    """The side of an image of `size` pixels after so many layers of stride 2 that keep an odd pixel at the border."""
+    return -(-size // 2**times)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewshot.backbones.base import Backbone, Recipe, check_size
+from fewshot.backbones.base import Backbone, Recipe, check_size, halved
 
 _FEW = 3  # channels of images: so few that the moments of patches cost less than passes over a feature map
 
@@ -114,7 +114,8 @@ def conv4(
     check_size("Conv-4" if poolings == 4 else "Conv-4 with three poolings", size, poolings)
     inputs = [channels, *widths[:-1]]
     blocks = [ConvBlock(inputs[i], widths[i], relu=last_relu or i < 3, pool=i < poolings) for i in range(len(widths))]
-    return Backbone(nn.Sequential(*blocks), widths[-1] * (size // 2**poolings) ** 2)
+    side = size // 2**poolings
+    return Backbone(nn.Sequential(*blocks), widths[-1] * side**2, (widths[-1], side, side))
 
 
 def strided_conv4(channels: int, size: int) -> Backbone:
@@ -123,7 +124,8 @@ def strided_conv4(channels: int, size: int) -> Backbone:
     It costs about a quarter of Conv-4, which matters if each episode has weights of its own.
     """
     blocks = [ConvBlock(inputs, 64, pool=False, stride=2) for inputs in (channels, 64, 64, 64)]
-    return Backbone(nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1)), 64)
+    side = halved(size, 4)
+    return Backbone(nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1)), 64, (64, side, side))
 
 
 def _recipes() -> dict[str, Recipe]:

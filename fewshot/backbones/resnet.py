@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewshot.backbones.base import Backbone, Recipe, check_size
+from fewshot.backbones.base import Backbone, Recipe, check_size, halved
 
 
 class DropBlock(nn.Module):
@@ -80,7 +80,8 @@ def resnet12(channels: int, size: int, pool: bool = True) -> Backbone:
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="leaky_relu")
     if pool:
         body.append(nn.AdaptiveAvgPool2d(1))
-    return Backbone(body, 640 if pool else 640 * (size // 16) ** 2)
+    side = size // 16
+    return Backbone(body, 640 if pool else 640 * side**2, (640, side, side))
 
 
 def resnet(channels: int, size: int, blocks: int) -> Backbone:
@@ -100,7 +101,8 @@ def resnet(channels: int, size: int, blocks: int) -> Backbone:
     else:
         body.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return Backbone(body, 512)
+    side = halved(size, 3 if size < 128 else 5)
+    return Backbone(body, 512, (512, side, side))
 
 
 def _conv3(channels: int, width: int) -> nn.Conv2d:

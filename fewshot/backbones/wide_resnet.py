@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from fewshot.backbones.base import Backbone, Recipe, check_size
+from fewshot.backbones.base import Backbone, Recipe, check_size, halved
 
 
 class WideBlock(nn.Module):
@@ -44,7 +44,8 @@ def wide_resnet(channels: int, size: int, depth: int = 28, factor: int = 10) -> 
     for convolution in body.modules():
         if isinstance(convolution, nn.Conv2d):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return Backbone(body, widths[-1])
+    side = halved(size, 2)
+    return Backbone(body, widths[-1], (widths[-1], side, side))
 
 
 WIDE_RESNETS: dict[str, Recipe] = {

@@ -1,21 +1,24 @@
 """What the arguments of several commands share: their types, and the parsers that commands take over."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from episodes import InputError
 from episodes.datasets import short_name
 from episodes.errors import unknown_name
+from episodes.kinds import kind_names
 from fewshot.config import PROTOCOLS
 
 DATASET = (
-    "a data set of 'fewshot data list', with :PROTOCOL for another split protocol than its usual one, or a folder of"
-    " images; with :grey, :rgb or :inverted behind it for images in that form"
+    "a data set of 'fewshot data list', or a folder of images; append :PROTOCOL to choose a split protocol, and :grey,"
+    " :rgb or :inverted to change the colours of the images"
 )
 EVERY = "'all' for every learner of the suite that can run here"
-LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each with @BACKBONE or without"
+LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each optionally with @BACKBONE"
 SPLIT = "train, validation, test, or all for every class"
+KIND = f"kind of episodes: {', '.join(kind_names())}"
 PROTOCOL = f"test protocol: {', '.join(PROTOCOLS)}"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what a command adds its parser to
@@ -37,9 +40,13 @@ def reading() -> argparse.ArgumentParser:
     """The arguments that say which images of a folder are left out."""
     left_out = argparse.ArgumentParser(add_help=False)
     left_out.add_argument(
-        "--min-images", type=number, default=0, metavar="K", help="in a folder: leave out classes of fewer images"
+        "--min-images",
+        type=number,
+        default=0,
+        metavar="K",
+        help="in a folder of images, leave out classes with fewer than K",
     )
-    left_out.add_argument("--skip-damaged", action="store_true", help="in a folder: leave out damaged images")
+    left_out.add_argument("--skip-damaged", action="store_true", help="in a folder of images, leave out damaged ones")
     return left_out
 
 
@@ -51,16 +58,21 @@ def run_settings() -> argparse.ArgumentParser:
     )
     run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
     add_device(run)
-    run.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the preset's)")
+    run.add_argument("--size", type=int, metavar="PIXELS", help="image height and width (default: the preset's)")
     run.add_argument("--output", type=path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
     run.add_argument("--seed", type=seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
     run.add_argument(
         "--held-out",
         type=int,
         metavar="K",
-        help="images of each base class withheld from training (default: the preset's)",
+        help="withhold K images of each base class from training; the test protocol generalised needs them"
+        " (default: the preset's)",
     )
-    run.add_argument("--resume", action="store_true", help="continue the run in the folder; finished rows stay")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in the folder; only missing or outdated rows are computed",
+    )
     return run
 
 
@@ -126,6 +138,22 @@ def check_protocol(name: str) -> None:
     """InputError if there is no test protocol of that name."""
     if name not in PROTOCOLS:
         raise unknown_name("test protocol", name, PROTOCOLS)
+
+
+def add_kinds(parser: argparse.ArgumentParser) -> None:
+    """The kinds of episodes of the test protocol kinds."""
+    parser.add_argument(
+        "--kind",
+        type=names_of("kind of episodes"),
+        metavar="NAME[,NAME]",
+        help=f"{KIND}; several with commas, for the test protocol kinds (default: dirichlet:2)",
+    )
+
+
+def check_kinds(kinds: list[str] | None, protocols: Sequence[str]) -> None:
+    """InputError if kinds of episodes are named for test protocols without kinds."""
+    if kinds and "kinds" not in protocols:
+        raise InputError("--kind names kinds of episodes for the test protocol kinds: add --protocol kinds")
 
 
 def default_folder(preset: str, dataset: str) -> Path:

@@ -14,11 +14,13 @@ from fewshot.files import replace_text, writing
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot backbones`."""
-    parser = commands.add_parser("backbones", help="list the backbones, or measure them on this machine")
+    parser = commands.add_parser("backbones", help="list the backbones, or measure their speed on this machine")
     parser.add_argument(
         "--size", type=arguments.positive, default=84, metavar="PIXELS", help="of RGB images (default: 84)"
     )
-    parser.add_argument("--measure", action="store_true", help="also how many images a second they train on and embed")
+    parser.add_argument(
+        "--measure", action="store_true", help="also measure how many images per second they train on and embed"
+    )
     parser.add_argument(
         "--batch", type=arguments.positive, default=64, metavar="B", help="images at once (default: 64)"
     )

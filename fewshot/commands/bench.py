@@ -17,7 +17,11 @@ from fewshot.run_folder import check_free, read_results, read_sheets
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot bench`."""
     parser = commands.add_parser(
-        "bench", parents=[arguments.run_settings()], help="train and evaluate learners, write the tables"
+        "bench",
+        parents=[arguments.run_settings()],
+        help="train and evaluate learners, write the tables",
+        description="Train learners on the base classes of a data set, evaluate them on its test classes, and write the"
+        " results to a folder.",
     )
     parser.add_argument(
         "--learner",
@@ -30,6 +34,13 @@ def declare(commands: arguments.Commands) -> None:
         type=arguments.names_of("test protocol"),
         metavar="NAME[,NAME]",
         help=f"{arguments.PROTOCOL}; several with commas (default: episodes)",
+    )
+    arguments.add_kinds(parser)
+    parser.add_argument(
+        "--test",
+        type=arguments.names_of("data set"),
+        metavar="NAME[,NAME]",
+        help="other data sets to test on, as --dataset names them; several with commas (test protocol: domains)",
     )
     parser.add_argument(
         "--way", type=arguments.counts, metavar="N[,N]", help="classes per test episode (default: the preset's)"
@@ -45,7 +56,8 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="with --resume: keep and mark the rows of other versions of code or packages (default: run again)",
+        help="with --resume: mark the rows that other versions of the code or of packages wrote, instead of computing"
+        " them again",
     )
     parser.set_defaults(command=run)
 
@@ -64,12 +76,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
         held_out=options.held_out,
         min_images=options.min_images,
         skip_damaged=options.skip_damaged,
+        others=options.test,
         ways=options.way,
         shots=options.shot,
         query=options.query,
         episodes=options.episodes,
         steps=options.steps,
+        kinds=options.kind,
     )
+    arguments.check_kinds(options.kind, wanted.evaluation.protocols)
     check_free(options.output or arguments.default_folder(options.preset, wanted.data.dataset), options.resume)
     config, banks = open_data(wanted, options.data)
     folder = options.output or arguments.default_folder(options.preset, config.data.dataset)

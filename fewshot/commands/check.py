@@ -23,7 +23,7 @@ log = logging.getLogger("fewshot")
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot check`."""
-    parser = commands.add_parser("check", help="tell whether learners keep the promises of the contract")
+    parser = commands.add_parser("check", help="check that learners work as the suite expects")
     parser.add_argument(
         "learner",
         type=arguments.names_of("learner"),

@@ -15,7 +15,7 @@ from fewshot.run_folder import find_runs, read_results
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot compare`."""
-    parser = commands.add_parser("compare", help="put runs beside the published numbers of the same data set")
+    parser = commands.add_parser("compare", help="compare runs with the published numbers of the same data set")
     parser.add_argument(
         "runs", nargs="+", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of such folders"
     )

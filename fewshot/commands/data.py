@@ -13,6 +13,8 @@ from episodes import ImageBank, InputError, MissingData, ReadingOptions, load_da
 from episodes.bank import cache_folder
 from episodes.datasets import ALL, SOURCES, SPLITS, find_source, short_name, where
 from episodes.inspection import draw_episode, intact
+from episodes.kinds import kind_sampler
+from episodes.kinds.listed import COLUMNS, listed_lines
 from episodes.pictures import all_damage
 from episodes.twins import NEAR, Groups, Place, count_twins, near_groups, twin_groups
 from fewshot.commands import arguments
@@ -49,13 +51,36 @@ def declare(commands: arguments.Commands) -> None:
     show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     show.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
     show.add_argument(
-        "--shot", type=arguments.positive, default=1, metavar="K", help="support images a class (default: 1)"
+        "--shot", type=arguments.positive, default=1, metavar="K", help="support images per class (default: 1)"
     )
-    show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries a class (default: 5)")
+    show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries per class (default: 5)")
     show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
     show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
     show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")
     show.set_defaults(command=_show)
+    parents = [arguments.data_folder(), arguments.reading()]
+    _declare_episodes(actions.add_parser("episodes", parents=parents, help="write episodes to a csv file"))
+
+
+def _declare_episodes(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fewshot data episodes`."""
+    parser.add_argument("--dataset", dest="name", required=True, metavar="NAME|DIR", help=arguments.DATASET)
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
+    parser.add_argument("--kind", default="uniform", metavar="NAME", help=f"{arguments.KIND} (default: uniform)")
+    parser.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
+    parser.add_argument(
+        "--shot", type=arguments.positive, default=1, metavar="K", help="support images a class (default: 1)"
+    )
+    parser.add_argument(
+        "--query", type=arguments.positive, default=15, metavar="Q", help="queries a class (default: 15)"
+    )
+    parser.add_argument(
+        "--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)"
+    )
+    parser.add_argument("--episodes", type=arguments.count, default=600, metavar="E", help="episodes (default: 600)")
+    parser.add_argument("--output", type=arguments.path, required=True, metavar="FILE.csv", help="the file to write")
+    parser.set_defaults(command=_episodes)
 
 
 def _add_splits(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +194,16 @@ def _show(options: argparse.Namespace, console: Console) -> None:
     path = options.output or Path(f"episode-{short_name(options.name)}.png")
     draw_episode(bank, path, options.way, options.shot, options.query, options.seed, options.episode)
     print(f"Written to {path}")
+
+
+def _episodes(options: argparse.Namespace, console: Console) -> None:
+    bank = _load(options, options.split)
+    sampler = kind_sampler(options.kind, bank, options.way, options.shot, options.query, options.seed)
+    count = sampler.count or options.episodes
+    table = pd.DataFrame(listed_lines(bank, sampler, count), columns=list(COLUMNS)).to_csv(index=False)
+    with writing(options.output.parent):
+        replace_text(options.output, table)
+    print(f"{count:,} episodes of kind {options.kind} from {bank.name} are written to {options.output}")
 
 
 def _load(options: argparse.Namespace, split: str) -> ImageBank:

@@ -62,6 +62,7 @@ def _kind(cls: type[Learner]) -> str:
         "reads names": lambda traits: traits.text,
         "no support": lambda traits: not traits.sees_support,
         "external data": lambda traits: traits.external,
+        "feature maps": lambda traits: traits.maps,
     }
     words = []
     for word, holds in said.items():

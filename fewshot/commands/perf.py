@@ -1,4 +1,4 @@
-"""fewshot perf: measure speed and memory beside other packages."""
+"""fewshot perf: compare speed and memory with other packages."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from fewshot.commands import arguments
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot perf`."""
     parser = commands.add_parser(
-        "perf", parents=[arguments.data_folder()], help="measure speed and memory beside other packages"
+        "perf", parents=[arguments.data_folder()], help="compare speed and memory with other packages"
     )
     parser.add_argument(
         "--only",

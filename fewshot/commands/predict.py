@@ -24,27 +24,35 @@ def declare(commands: arguments.Commands) -> None:
         "predict",
         parents=[arguments.data_folder()],
         help="label your own pictures",
-        description="Answer each QUERY picture with one of the classes whose pictures the support folder shows.",
+        description="Answer each QUERY picture with one of the classes whose pictures the support folder shows. The"
+        " validation classes of the data set that a checkpoint was trained on, if --data has them, calibrate the"
+        " probabilities.",
     )
     parser.add_argument("model", metavar="CHECKPOINT|BACKBONE", help="best.pt of a run, or a backbone with weights")
     parser.add_argument(
         "queries", type=arguments.path, nargs="+", metavar="QUERY", help="pictures, folders or archives of pictures"
     )
     parser.add_argument(
-        "--support", type=arguments.path, required=True, metavar="DIR", help="a folder with a folder for each class"
+        "--support",
+        type=arguments.path,
+        required=True,
+        metavar="DIR",
+        help="a folder, or an archive, with a folder of pictures for each class",
     )
     parser.add_argument(
         "--output",
         type=arguments.path,
         default=Path("answers.csv"),
         metavar="FILE.csv",
-        help="a table of file, answer, a probability of each class, error (default: answers.csv)",
+        help="the table of answers: file, answer, the probability of each class, and why a file cannot be read"
+        " (default: answers.csv)",
     )
     parser.add_argument(
         "--reject",
         type=float,
         metavar="SHARE",
-        help="answer 'none of these' to doubtful pictures; this share of known pictures is refused wrongly",
+        help="answer 'none of these' if all scores are low; on average at most this share (0.5 or less) of the pictures"
+        " that do show a class of the support folder gets this answer",
     )
     parser.add_argument(
         "--page",
@@ -57,7 +65,8 @@ def declare(commands: arguments.Commands) -> None:
         "--learner",
         default="",
         metavar="NAME",
-        help="for a backbone, the learner that scores (default: simpleshot:l2n); for a checkpoint, FILE.py:CLASS",
+        help="with BACKBONE: the learner (default: simpleshot:l2n); with CHECKPOINT: FILE.py:CLASS if its learner is"
+        " not installed",
     )
     arguments.add_device(parser)
     parser.set_defaults(command=run)

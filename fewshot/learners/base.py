@@ -1,4 +1,9 @@
-"""The contract between a few-shot method and the suite: `Learner` has the verbs, `Traits` the declarations."""
+"""The contract between a few-shot method and the suite: `Learner` has the methods, `Traits` the declarations.
+
+A subclass of Learner is a method. The suite calls `loss` to train it and `episode_scores` to evaluate it; unless it is
+overridden, `episode_scores` looks up the embeddings of an episode and calls `scores`. The functions below the classes
+make these calls.
+"""
 
 import dataclasses
 import inspect
@@ -23,13 +28,14 @@ class Traits:
     The columns `transductive`, `text` and `external` of a row are the traits of those names, and tables show them.
 
     trains         False if there is nothing to learn: no training step is made, and `loss` is never called
-    uses_labels    False if the method trains without class labels: each training image is then a class of its own,
-                   `labels` are the numbers of the images in the bank, and `classes` is the number of images
+    uses_labels    False if the method trains without class labels: each training image is then a class of its own, the
+                   `labels` of `loss` are numbers of images, and the `classes` of `__init__` are the number of images
     fits_episodes  True if it fits something to each episode, such as a head or the weights of its network
     sees_support   False if its scores do not depend on the support images
     transductive   True if the scores of one query depend on other queries
     text           True if it reads the names of classes, in training or in episodes
     external       True if it starts from weights that were trained on other data
+    maps           True if it compares feature maps, which the backbone must give (see Backbone.maps)
     paper          authors and year of the publication, for listings
     needs          Python packages that it imports and the suite does not require
     """
@@ -41,6 +47,7 @@ class Traits:
     transductive: bool = False
     text: bool = False
     external: bool = False
+    maps: bool = False
     paper: str = ""
     needs: tuple[str, ...] = ()
 
@@ -68,7 +75,7 @@ class Learner(nn.Module):
 
     Letters of shapes: B images, E episodes of N ways, K shots and Q queries, embedding size D. Q counts the queries of
     all classes of an episode: N times the setting `query`.
-    Keyword arguments of __init__ after `backbone` and `classes` are the options of the learner: a preset may set them.
+    Keyword arguments of __init__ after `variant` are the options of the learner: a preset may set them.
 
     The class declares
 
@@ -83,7 +90,7 @@ class Learner(nn.Module):
     variant      the chosen variant
     traits       its traits; `external` becomes True if the backbone starts from weights of other data
     backbone     images (B, C, H, W) to (B, backbone.embedding_size)
-    batches      the batches of this training, in place of the class's. ClassBatches bring class after class
+    batches      the batches of this training, in place of the class's. ClassBatches order a batch by class
     stage        how many of `stages` have begun. The suite calls `train()` when the number changes, so that an override
                  of `train` can freeze modules
     class_names  the texts of the base classes (see episodes.class_texts) if the trait `text` holds
@@ -108,7 +115,7 @@ class Learner(nn.Module):
         """The training loss of one batch, a scalar, from images (B, C, H, W) in [0, 1] and base-class labels (B,).
 
         On a GPU the suite records a training step as a CUDA graph and replays it, if `loss` does the same operations on
-        every batch and none of them synchronises with the CPU (`item()`, `nonzero` and boolean masks in brackets do).
+        every batch and none of them synchronises with the CPU (`item()`, `nonzero` and `x[boolean_mask]` do).
         Otherwise each step runs without a recording. A replay runs no Python code: state that changes from batch to
         batch must be tensors that change in place. See fewshot/recording.py.
         """
@@ -139,12 +146,13 @@ class Learner(nn.Module):
     def scores(self, support: Tensor, query: Tensor) -> Tensor:
         """Scores (E, Q, N) of each query for each class, higher is better.
 
-        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. `scores` is given more if it
-        has arguments of these names:
+        support (E, N, K, D) and query (E, Q, D) are embeddings, of all E episodes at once. An override may have more
+        arguments of these names, which the suite then gives by name:
 
-        mask        (E, N, K) bool, False for support images that do not count, because the classes of an episode have
-                    different numbers of them; None if all count. Without it the learner takes equal numbers alone
-        unlabelled  (E, U, D) embeddings of images whose classes are not told; None if the episodes have none
+        mask        (E, N, K) bool, False for padding: images that fill `support` if the classes of an episode have
+                    different numbers of support images. None if all images count. A learner without this argument can
+                    only score episodes whose classes have the same number of support images
+        unlabelled  (E, U, D) embeddings of unlabelled images; None if the episodes have none
         keys        (E,) one integer per episode (see Episodes.keys), from which a learner that needs random numbers
                     draws those of an episode: its scores then depend neither on other episodes nor on their order.
                     None for episodes that no sampler drew
@@ -156,7 +164,7 @@ class Learner(nn.Module):
 
         `data.rows(indices)` takes indices of images (M,) and gives their embeddings (M, D); `data.embeddings` holds the
         embeddings of all images of the split, `data.text_embeddings` the `embed_texts` of the text of every class, and
-        `data.bank` the images. An override that heeds `episodes.mask` has an argument `mask`, which is the same tensor.
+        `data.bank` the images. An override that uses `episodes.mask` says so by an argument `mask`, the same tensor.
         """
         support, query = (rows_of(data, images) for images in (episodes.support, episodes.query.flatten(1)))
         unlabelled = episodes.unlabelled
@@ -167,9 +175,10 @@ class Learner(nn.Module):
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Similarities (E, A, B) of embeddings a (E, A, D) and b (E, B, D), higher if the same class is more likely.
 
-        The default is the score of a for a class whose one support image is b. Override `similarity` if a network of
-        the learner compares two images: verification then uses the override. Retrieval compares too many pairs for that
-        and uses the cosine of the embeddings. See fewshot/protocols/similarity.py for learners of other kinds.
+        By default, the similarity of a and b is the score of the query a for a class whose one support image is b. If
+        such a score also depends on the other classes of the episode, the protocols use the cosine of the embeddings
+        instead. Override `similarity` if a network of the learner compares two images: verification then uses the
+        override. Retrieval compares too many pairs for that and uses the cosine. See fewshot/protocols/similarity.py.
         """
         return self.scores(b[:, :, None], a)
 
@@ -206,31 +215,31 @@ def scores_of(
     mask: Tensor | None = None,
     unlabelled: Tensor | None = None,
 ) -> Tensor:
-    """`learner.scores`, which is given those of `keys`, `mask` and `unlabelled` that it has an argument for."""
+    """`learner.scores` (E, Q, N), called with those of `keys`, `mask` and `unlabelled` that it has an argument for."""
     given = {"keys": keys, "mask": mask, "unlabelled": unlabelled}
     given = {name: value for name, value in given.items() if _has(learner.scores, name)}
     return learner.scores(support, query, **given)
 
 
 def scoring(learner: Learner) -> Callable[..., Tensor]:
-    """The method that the learner defines: `episode_scores` if it overrides that, else `scores`."""
+    """The scoring method that the learner defines: `episode_scores` if the learner overrides it, else `scores`."""
     own = type(learner).episode_scores is not Learner.episode_scores
     return learner.episode_scores if own else learner.scores
 
 
 def takes(learner: Learner, name: str) -> bool:
-    """Whether the method that scores has an argument `name`: 'mask', 'unlabelled' or 'keys'."""
+    """Whether the scoring method of the learner has an argument `name`: 'mask', 'unlabelled' or 'keys'."""
     return _has(scoring(learner), name)
 
 
 def scores_of_episodes(learner: Learner, data: "EmbeddedBank", episodes: Episodes) -> Tensor:
-    """`learner.episode_scores` (E, Q, N), which is given the mask of the episodes if it takes one."""
+    """`learner.episode_scores` (E, Q, N), called with the mask of the episodes if it has an argument `mask`."""
     given = {"mask": episodes.mask} if _has(learner.episode_scores, "mask") else {}
     return learner.episode_scores(data, episodes, **given)
 
 
 def rows_of(data: "EmbeddedBank", images: Tensor) -> Tensor:
-    """The embeddings (..., D) of images numbered in `images`, of any shape (...)."""
+    """The embeddings (..., D) of images by their numbers in the bank, `images`, of any shape (...)."""
     return data.rows(images.flatten()).unflatten(0, images.shape)
 
 

@@ -94,3 +94,17 @@ def in_parts(function: Callable[..., Tensor], numbers: int, *tensors: Tensor | N
     few = max(1, _NUMBERS // numbers)
     parts = [itertools.repeat(None) if tensor is None else tensor.split(few) for tensor in tensors]
     return torch.cat([function(*part) for part in zip(*parts)])
+
+
+def in_query_parts(function: Callable[..., Tensor], numbers: int, query: Tensor, *tensors: Tensor | None) -> Tensor:
+    """function(query, *tensors) of query (E, Q, ...) and tensors (E, ...) or None, for a few episodes, and a few of
+    their queries, at a time: memory grows with neither E nor Q.
+
+    numbers: how many numbers the function's largest tensor has for one query. Each query must be scored by itself.
+    """
+    few = max(1, _NUMBERS // numbers)
+
+    def of_episodes(query: Tensor, *tensors: Tensor | None) -> Tensor:
+        return torch.cat([function(part, *tensors) for part in query.split(few, 1)], 1)
+
+    return in_parts(of_episodes, numbers * min(few, query.shape[1]), query, *tensors)

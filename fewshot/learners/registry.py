@@ -12,6 +12,7 @@ from typing import Any
 
 from episodes.batches import Batches
 from episodes.errors import InputError, unknown_name
+from fewshot.backbones import gives_maps
 from fewshot.learners.base import Learner, Traits, resolved
 
 LEARNERS: dict[str, type[Learner]] = {}
@@ -124,6 +125,9 @@ def missing(cls: type[Learner], settings: Mapping[str, Any]) -> str:
     for package in traits.needs:
         if importlib.util.find_spec(package) is None:
             return f"it needs the package {package}: pip install {package}"
+    backbone = settings.get("backbone")
+    if traits.maps and backbone and not gives_maps(backbone):
+        return f"it compares feature maps, and the backbone {backbone} gives none"
     return f"it {lacks_weights(cls)}" if traits.external and not settings.get("weights") else ""
 
 

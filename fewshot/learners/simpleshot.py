@@ -1,20 +1,18 @@
 """SimpleShot (Wang et al. 2019): nearest centroids of a classifier's embeddings, centred and normalised."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Traits
-from fewshot.learners.linear_classifier import LinearClassifier
+from fewshot.learners.linear_classifier import CentredClassifier
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
 from fewshot.masks import class_means
 
 
 @register("simpleshot")
-class SimpleShot(LinearClassifier):
+class SimpleShot(CentredClassifier):
     """A classifier's embeddings, centred and normalised; the nearest class mean.
 
     A linear classifier of the base classes is trained. A query goes to the class of the nearest centroid, the mean of
@@ -29,15 +27,10 @@ class SimpleShot(LinearClassifier):
     """
 
     variants = dict.fromkeys(["cl2n", "l2n", "un"], Traits(paper="Wang et al. 2019"))
-    mean: Tensor
-
-    def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
-        super().__init__(backbone, classes, variant)
-        self.register_buffer("mean", torch.zeros(backbone.embedding_size))
 
     def begin_validation(self, base: EmbeddedBank) -> None:
         if self.variant == "cl2n":
-            self.mean.copy_(base.embeddings.mean(0))
+            super().begin_validation(base)
 
     def scores(self, support: Tensor, query: Tensor, mask: Tensor | None = None) -> Tensor:
         centroids = class_means(self._transformed(support), mask)  # (E, N, D)
@@ -46,4 +39,4 @@ class SimpleShot(LinearClassifier):
     def _transformed(self, embeddings: Tensor) -> Tensor:
         if self.variant == "un":
             return embeddings
-        return functional.normalize(embeddings - self.mean if self.variant == "cl2n" else embeddings, dim=-1)
+        return self.directions(embeddings) if self.variant == "cl2n" else functional.normalize(embeddings, dim=-1)

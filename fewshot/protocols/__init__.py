@@ -4,4 +4,5 @@ episodes      N-way K-shot: which of N classes does this image show, given K ima
 verification  do two images show the same class?
 retrieval     which of all other images show the class of this one?
 generalised   which of all classes, base and novel, does this image show?
+domains       the questions of `episodes`, about the classes of other data sets too
 """

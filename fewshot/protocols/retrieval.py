@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from fewshot.learners.base import Learner
 from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task, in_columns, with_widths
 from fewshot.protocols.sheets import images_text, measure_sheet, with_seeds
 from fewshot.protocols.similarity import Similarity, measuring, similarity_of
+from fewshot.protocols.ties import TiedRanks, expected_precisions, tied_ranks
 from fewshot.statistics import Estimate, over_classes
 from fewshot.tables import Sheet
 
@@ -103,51 +104,13 @@ def ranked(similarity: Similarity, embeddings: Tensor, labels: Tensor) -> tuple[
         if not near.isfinite().all():
             raise InputError("the similarities of the learner are not all finite numbers")
         near.scatter_(1, part[:, None], -torch.inf)  # a query does not find itself
-        ranks = _tied_ranks(near, labels == labels[part, None], depth, similarity.rounding)
+        ranks = tied_ranks(near, labels == labels[part, None], depth, similarity.rounding)
         hits.append(torch.stack([_found(ranks, min(k, depth)) for k in RANKS], 1))
-        precisions.append(_precision(ranks, others[part]))
+        precisions.append(_precision_at_r(ranks, others[part]))
     return torch.cat(hits), torch.cat(precisions)
 
 
-class _TiedRanks(NamedTuple):
-    """The images that stand at each of the first ranks of some queries, (queries, depth) each, float64.
-
-    An image stands at its rank among `size` images that are equally similar to the query, `right` of them of its class;
-    it is the `place`-th of them, from 1, and `before` images of the query's class are more similar. If no images are
-    equally similar, size and place are 1.
-    """
-
-    size: Tensor
-    right: Tensor
-    place: Tensor
-    before: Tensor
-
-
-def _tied_ranks(near: Tensor, alike: Tensor, depth: int, rounding: float) -> _TiedRanks:
-    """The first `depth` ranks, of similarities (queries, N) to images that are of the query's class or not (likewise).
-
-    The gap of an image to the most similar image, in whole multiples of `rounding`, decides ties: images with the same
-    multiple are tied, so copies of the most similar image are always tied.
-    """
-    values, found = near.topk(depth)
-    step = max(rounding, torch.finfo(near.dtype).tiny)
-    levels, right = ((values[:, :1] - values) / step).floor(), alike.gather(1, found)
-    first = torch.ones_like(right)
-    first[:, 1:] = levels[:, 1:] != levels[:, :-1]
-    group = first.cumsum(1) - 1
-    size, hits = (torch.zeros_like(values, dtype=torch.float64) for _ in range(2))
-    size.scatter_add_(1, group, torch.ones_like(size))
-    hits.scatter_add_(1, group, right.double())
-    last = ((values[:, :1] - near) / step).floor() == levels[:, -1:]  # may go on beyond the first ranks
-    size.scatter_(1, group[:, -1:], last.sum(1, keepdim=True).double())
-    hits.scatter_(1, group[:, -1:], (last & alike).sum(1, keepdim=True).double())
-    ranks = torch.arange(depth, device=near.device).expand_as(group)
-    start = torch.where(first, ranks, 0).cummax(1).values
-    before = (right.cumsum(1) - right.long()).gather(1, start)
-    return _TiedRanks(size.gather(1, group), hits.gather(1, group), (ranks - start + 1).double(), before.double())
-
-
-def _found(ranks: _TiedRanks, k: int) -> Tensor:
+def _found(ranks: TiedRanks, k: int) -> Tensor:
     """How probably one of the first k images is of the query's class, (queries,), if ties are in random order.
 
     The chance that none of `place` images drawn from `size` is one of the `right` ones: hypergeometric.
@@ -158,16 +121,10 @@ def _found(ranks: _TiedRanks, k: int) -> Tensor:
     return torch.where(before[:, 0] > 0, 1.0, 1 - wrong.prod(1))
 
 
-def _precision(ranks: _TiedRanks, others: Tensor) -> Tensor:
-    """The average precision at R = others (queries,) that is expected if ties are in random order, (queries,).
-
-    The image at rank i is of the class with probability right / size, and each of the place - 1 tied ones before it is
-    one of the right - 1 others with probability (right - 1) / (size - 1).
-    """
+def _precision_at_r(ranks: TiedRanks, others: Tensor) -> Tensor:
+    """The average precision at R = others (queries,) that is expected if ties are in random order, (queries,)."""
     places = torch.arange(1, ranks.size.shape[1] + 1, device=others.device)
-    ahead = ranks.before + 1 + (ranks.place - 1) * (ranks.right - 1) / (ranks.size - 1).clamp_min(1)
-    terms = ranks.right / ranks.size * ahead / places
-    return (terms * (places <= others[:, None])).sum(1) / others.clamp_min(1)
+    return (expected_precisions(ranks) * (places <= others[:, None])).sum(1) / others.clamp_min(1)
 
 
 def mutual_information(embeddings: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from fewshot.records import ALIKE, image_form, labels, marks_of
+from fewshot.records import ALIKE, ROW, image_form, labels, marks_of
 from fewshot.statistics import over_seeds
 from fewshot.tables import PRINTED, Sheet, remarks
 
@@ -59,14 +59,15 @@ def sheet_of(
 
 def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for the training seeds of each learner that has several, with Student's t intervals."""
-    keys = [*ALIKE, *(["shot"] if "shot" in rows else [])]
-    measures = [name.removesuffix("_ci95") for name in rows.columns if name.endswith("_ci95")]
+    keys = [*ALIKE, *(name for name in ROW if name in rows)]
+    widths = {name.removesuffix("_ci95"): name for name in rows.columns if name.endswith("_ci95")}
+    widths |= {"accuracy": "ci95"} if "ci95" in rows else {}
     found = []
     for _, trained in rows.groupby(keys, sort=False):
         if len(trained) < 2:
             continue
         row = {**trained.iloc[0], **marks_of(trained), "seed": 0, "seeds": len(trained)}
-        for name in measures:
-            row[name], row[f"{name}_ci95"] = over_seeds(trained[name].to_numpy())
+        for name, width in widths.items():
+            row[name], row[width] = over_seeds(trained[name].to_numpy())
         found.append(row | {name: trained[name].mean() for name in ("nmi", "nmi_std") if name in row})
     return pd.DataFrame(found)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from episodes import InputError
 from fewshot.learners.base import Learner
 
-_ROUNDING = 16 * torch.finfo(torch.float32).eps  # of numbers around 1, after a few thousand operations
+ROUNDING = 16 * torch.finfo(torch.float32).eps  # of numbers around 1, after a few thousand operations
 
 
 class Similarity(NamedTuple):
@@ -43,7 +43,7 @@ def similarity_of(learner: Learner, embeddings: Tensor, every: bool = False) -> 
     defined = type(learner).similarity is not Learner.similarity
     own = not every if defined else scores_apart(learner, embeddings)
     if not own:
-        return Similarity(_cosine, "cosine", True, _ROUNDING)
+        return Similarity(_cosine, "cosine", True, ROUNDING)
     some = _some(embeddings, 8)[None]
     directions = _alike(_checked(learner, 2 * some), _checked(learner, some))
     return Similarity(learner.similarity, "own", directions, rounding_of(learner.similarity, embeddings))
@@ -58,7 +58,7 @@ def rounding_of(similarity: Callable[[Tensor, Tensor], Tensor], embeddings: Tens
     """
     some = _some(embeddings, 8)[None]
     sizes = similarity(torch.cat([some, torch.zeros_like(some)], 1), some).abs()
-    return _ROUNDING * float(sizes.nan_to_num(0, 0, 0).max())
+    return ROUNDING * float(sizes.nan_to_num(0, 0, 0).max())
 
 
 def scores_apart(learner: Learner, embeddings: Tensor) -> bool:

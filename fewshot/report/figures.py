@@ -135,6 +135,26 @@ def accuracy_by_shot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, 
 
 
 @_styled
+def accuracy_by_difficulty(
+    separations: np.ndarray, lines: Sequence[tuple[Style, np.ndarray, np.ndarray]], title: str
+) -> Figure:
+    """The accuracy of groups of episodes against the mean separation of their classes (G,), one line a learner.
+
+    lines: how each learner looks, the accuracies in percent and the half-widths of their intervals, (G,) both
+    """
+    figure, axes = _axes(_WIDE, 245, title)
+    for style, means, widths in lines:
+        look: dict[str, Any] = {"color": style.colour, "markersize": 4, "linewidth": 1.4, "elinewidth": 1.2}
+        axes.errorbar(separations, means, widths, fmt=f"{style.marker}-", label=style.label, **look)
+    axes.set_xlabel("separation of the classes (hard episodes on the left)")
+    axes.set_ylabel("accuracy in percent")
+    axes.grid(axis="y")
+    handles, labels = axes.get_legend_handles_labels()
+    _legend_below(figure, handles, labels)
+    return figure
+
+
+@_styled
 def forest(panel: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Style]) -> Figure:
     """Accuracies one below the other, the highest on top: ours in their colours, published ones in grey.
 

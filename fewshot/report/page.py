@@ -18,7 +18,7 @@ from fewshot import records, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
 from fewshot.protocols.registry import protocol_sheets
-from fewshot.report import classes, figures
+from fewshot.report import classes, difficulty, figures
 from fewshot.report.data import (
     LeftOut,
     Model,
@@ -113,6 +113,7 @@ def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
     makers = {
         ("published results",): lambda: [_literature(run)],
         ("answers by class",): lambda: [_classes(run, data)],
+        ("figures of difficulty",): lambda: [_difficulty(run)] if "kinds" in run.protocols else [],
         ("training curves",): lambda: [_training(run)],
         ("pictures of episodes", "embeddings"): lambda: _inside(run, data),
     }
@@ -201,6 +202,26 @@ def _literature(run: Run) -> Section:
         " comparison.md holds all published results, with sources, verdicts and reasons."
     )
     return Section("published", "Beside published results", [told], pictures, width=420)
+
+
+def _difficulty(run: Run) -> Section:
+    """Accuracy against the separation of the classes, a figure for each kind of episodes."""
+    pictures = []
+    for one in difficulty.read_sorted(run):
+        what = "Episodes within one group" if one.kind == "within" else "Uniform episodes"
+        title = f"{what}, {one.way}-way {one.shot}-shot"
+        said = "; ".join(f"{style.label} from {means[0]:.2f} to {means[-1]:.2f}" for style, means, _ in one.lines)
+        figure = figures.accuracy_by_difficulty(one.separations, one.lines, title)
+        alt = f"Accuracy from the hardest to the easiest group of episodes, {title}: {said}"
+        pictures.append(Picture(f"difficulty-{one.kind}", figure, alt))
+    told = (
+        f"Episodes in {difficulty.GROUPS} groups of equal size (fewer if there are few episodes), by the separation of"
+        " their classes: the mean distance between the means of two classes, over all test images and in units of the"
+        " spread within a class. Distances are those of pixels, or of the features if the data set holds features, so"
+        " that each group has the same episodes for all learners. Bars are 95 % intervals over the episodes of a group."
+        " All classes of an episode within one group belong together in the data set: they are of one alphabet, say."
+    )
+    return Section("difficulty", "Accuracy against difficulty", [told], pictures)
 
 
 def _training(run: Run) -> Section:

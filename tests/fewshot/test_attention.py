@@ -17,7 +17,12 @@ from fewshot.learners import episodic
 from fewshot.learners.registry import LEARNERS
 from fewshot.training import enter_stage
 
-FORMS = [(name, variant) for name in ("matching", "relation", "dynamic") for variant in LEARNERS[name].variants]
+FORMS = [
+    (name, variant)
+    for name in ("matching", "relation", "dynamic")
+    for variant, traits in LEARNERS[name].variants.items()
+    if not traits.maps  # relation:maps has batch norms and learns slowly: test_maps.py
+]
 every_form = pytest.mark.parametrize(("name", "variant"), FORMS)
 close = torch.testing.assert_close
 FEW = {"classes": 10, "images": 4}  # batches, for speed

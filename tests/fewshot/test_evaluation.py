@@ -13,7 +13,7 @@ from episodes.kinds import kind_sampler
 from fewshot import Learner, Traits, evaluate, evaluation
 from fewshot.backbones import make_backbone
 from fewshot.learners.base import scores_of
-from fewshot.learners.registry import LEARNERS
+from fewshot.learners.registry import LEARNERS, traits_of
 
 
 class Pixels(torch.nn.Module):
@@ -62,9 +62,10 @@ def make(name: str = "prototypical", variant: str = ""):
     return LEARNERS[name](make_backbone("conv4", 1, 16), 12, variant)
 
 
-# Before training these learners predict one class for nearly every query, since their heads use inner products; the
+# Before training these learners predict one class for nearly every query, since their heads use inner products, or in
+# feat what attention adds to all prototypes; any support set rebuilds the small maps of frn about as well; the
 # directions that simpleshot compares are nearly equal, and two classes differ by no more than float32 resolves (1e-7).
-GUESSING = {"anil", "baseline", "baseline++", "ridge", "svm", "simpleshot"}
+GUESSING = {"anil", "baseline", "baseline++", "feat", "frn", "ridge", "svm", "simpleshot"}
 FITTING = {"baseline", "baseline++", "svm"}  # the loop fits a head for each query, in many steps
 
 
@@ -73,6 +74,7 @@ def taught(name: str):
     learner = make(name)
     if name in GUESSING:
         base = toy_bank(12, 8, seed=6)
+        learner.stage = len(learner.stages)
         learner.batches = learner.batches.fitted(base)
         optimizer = torch.optim.AdamW(learner.parameters(), 3e-3)
         for step in range(30):
@@ -104,7 +106,12 @@ def naive(learner, bank, way, shot, query, episodes, seed) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, cls in LEARNERS.items() if cls.episode_scores is Learner.episode_scores]
+    "name",
+    [
+        name
+        for name, cls in LEARNERS.items()
+        if cls.episode_scores is Learner.episode_scores and not traits_of(cls).transductive
+    ],
 )
 def test_accuracies_equal_a_loop_over_single_queries(name):
     hard = toy_bank(12, 8, seed=5)
@@ -322,3 +329,54 @@ def test_scores_that_are_no_scores_are_refused(bank, monkeypatch, wrong, message
 def test_too_little_for_an_accuracy_is_refused(bank, wish):
     with pytest.raises(InputError, match="at least 2 episodes and 1 query"):
         accuracies(make(), bank, **{"episodes": 5, **wish})
+
+
+class Hungry(Constant):
+    """Scores as nearest class means do, and has memory for a few episodes at once; `sizes` notes what it is given."""
+
+    most = 4
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.sizes = []
+
+    def scores(self, support, query):
+        self.sizes.append(len(support))
+        if len(support) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return -torch.cdist(query, support.mean(2))
+
+
+def test_where_memory_runs_out_half_as_many_episodes_are_scored_at_once(bank, monkeypatch):
+    monkeypatch.setattr(Hungry, "most", 1000)
+    expected = accuracies(Hungry(Pixels(), 12), bank, 40)
+    monkeypatch.setattr(Hungry, "most", 4)
+    monkeypatch.setitem(evaluation._CHUNK, "cpu", 16 * (10 + 15))
+    learner = Hungry(Pixels(), 12)
+    assert np.array_equal(accuracies(learner, bank, 40), expected)
+    checked = learner.sizes[2:]  # after the two looks at the first episode
+    assert checked[:3] == [16, 8, 4]
+    assert set(checked[3:]) == {4}  # no part is tried that is known to be too large
+
+
+def test_an_episode_that_no_memory_holds_is_told(bank, monkeypatch):
+    monkeypatch.setattr(Hungry, "most", 0)
+    with pytest.raises(InputError, match="the memory of the GPU does not hold one episode of"):
+        accuracies(Hungry(Pixels(), 12), bank)
+
+
+class Wide(torch.nn.Module):
+    """Embeddings as long as the feature maps of a ResNet-12."""
+
+    embedding_size = 16_384
+
+    def forward(self, images):
+        return images.flatten(1).repeat(1, 64)
+
+
+def test_of_long_embeddings_fewer_episodes_are_scored_at_once(bank):
+    learner = Hungry(Wide(), 12)
+    learner.most = 1000
+    accuracies(learner, bank, 400)
+    images = max(learner.sizes) * (10 + 15)
+    assert images * Wide.embedding_size * 4 <= 1 << 28  # bytes

@@ -43,6 +43,8 @@ TRAINED = [
 RECORDED = [
     *("prototypical:euclidean", "prototypical:cosine", "npair", "relation", "matching:basic", "imprinted:imprint"),
     *("imprinted:finetune", "baseline", "baseline:zero-start", "baseline++", "baseline++:mean-start"),
+    *("bd-cspn", "label-propagation", "laplacianshot:rectified", "laplacianshot:plain", "pt-map", "query-clustering"),
+    *("soft-kmeans", "tim", "tim:alpha", "transductive-finetuning"),
     *("simpleshot:cl2n", "simpleshot:l2n", "simpleshot:un", "sklearn:LogisticRegression"),
 ]
 

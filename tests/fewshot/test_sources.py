@@ -240,10 +240,17 @@ SOURCES = {
     "sklearn": whole(tian),
     "anil": whole(raghu),
 }
+TRANSDUCTIVE = (
+    *("soft-kmeans", "bd-cspn", "laplacianshot", "label-propagation", "query-clustering", "tim", "pt-map"),
+    "transductive-finetuning",
+)
 ELSEWHERE = {
     "maml": "test_maml.py: it works on images",
     "clip": "test_clip.py: it works on names",
     "openclip": "test_openclip.py: it works on names",
+    **dict.fromkeys(["dn4", "frn", "deepemd"], "test_maps.py: they compare feature maps"),
+    **dict.fromkeys(["feat", "meta-baseline"], "test_maps.py: beside its loops over equations"),
+    **dict.fromkeys(TRANSDUCTIVE, "test_transductive.py: it needs all queries at once"),
 }
 DIRECTIONS = {"baseline++", "imprinted", "dynamic", "siamese", "exemplar", "triplet", "histogram", "metric", "sklearn"}
 
