@@ -24,6 +24,7 @@ from fewshot.frozen import SharedOutputs, one_thread
 from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec, model_name
+from fewshot.other_data import reading_of, with_other_data
 from fewshot.plan import Planned, plan
 from fewshot.protocols.base import NotComparable, Task
 from fewshot.protocols.registry import check_protocols, measure
@@ -39,6 +40,7 @@ def open_data(
 ) -> tuple[Config, dict[str, ImageBank]]:
     """The banks of `splits`, and the configuration clamped to them; held-out images are a bank of their own.
 
+    Other data sets that the run tests on are banks too, if 'test' is among the splits: see with_other_data.
     If all classes are for the test, 'test' is the only bank, with the images of the split 'all'. If the configured data
     set is unavailable and has a fallback, the fallback is opened. If the data set has fewer
     classes or images than a learner's batches or the validation episodes need, those get fewer. Each change is logged.
@@ -55,7 +57,8 @@ def open_data(
         banks = _banks(config, name, data, splits)
     used = config.data.model_copy(update={"dataset": full_name(name), "fallback": ""})
     banks = with_held_out(banks, used.held_out)
-    return clamped_config(config.model_copy(update={"data": used}), banks), banks
+    config = clamped_config(config.model_copy(update={"data": used}), banks)
+    return with_other_data(config, banks, data) if "test" in banks else (config, banks)
 
 
 def run_benchmark(
@@ -124,7 +127,7 @@ def _measure(
         "preset": folder.config.preset,
         "train_seconds": round(trained.seconds, 2),
     }
-    task = Task(learner, data, wanted, model.shots, columns, spec.label)
+    task = Task(learner, spec, data, wanted, model.shots, columns)
     for protocol in protocols:
         try:
             with contextlib.nullcontext() if "train" in data else one_thread():
@@ -249,7 +252,7 @@ def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: 
 
 
 def _banks(config: Config, name: str, data: str | None, splits: Sequence[str]) -> dict[str, ImageBank]:
-    size, reading = config.data.size or None, config.data.reading
+    size, reading = config.data.size or None, reading_of(name, config)
     return {
         "test" if split == ALL else split: load_dataset(name, split, data=data, size=size, options=reading)
         for split in splits

@@ -62,6 +62,17 @@ def clamped_sessions(settings: Sessions, bank: ImageBank) -> Sessions:
     return _changed("sessions", settings, bank, sessions=sessions, query=query)
 
 
+def fitted(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
+    """The test episodes that the bank can fill: the ways and shots for which the bank has enough classes and images, or
+    the most that it can fill, and as many queries; nothing is logged."""
+    return evaluation.model_copy(update=_fitting(evaluation, bank))
+
+
+def tell_fitted(name: str, evaluation: Evaluation, bank: ImageBank) -> None:
+    """Log what `fitted` changes for the data set of this name, in one line."""
+    _changed(name, evaluation, bank, **_fitting(evaluation, bank))
+
+
 def with_held_out(banks: dict[str, ImageBank], count: int) -> dict[str, ImageBank]:
     """The banks with the last `count` images of each class moved from 'train' to 'held_out'; unchanged if `count` is 0
     or 'held_out' exists."""
@@ -111,9 +122,14 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     }
     asked = [name for name in clamps if name in evaluation.protocols]
     evaluation = evaluation.model_copy(update={name: clamps[name](getattr(evaluation, name), bank) for name in asked})
+    return _changed("test", evaluation, bank, **_fitting(evaluation, bank))
+
+
+def _fitting(evaluation: Evaluation, bank: ImageBank) -> dict[str, Any]:
+    """The ways, shots and queries that the bank can fill; those of `evaluation` if it has a single class or image."""
     if bank.classes < 2 or int(bank.sizes.min()) < 2:
-        return evaluation
-    return _changed("test", evaluation, bank, ways=_ways(evaluation, bank), **_images(evaluation, bank))
+        return {}
+    return {"ways": _ways(evaluation, bank), **_images(evaluation, bank)}
 
 
 def _ways(settings: Evaluation | Kinds, bank: ImageBank) -> list[int]:

@@ -38,7 +38,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Kind = Annotated[str, Field(min_length=1, max_length=1000)]
-Protocol = Literal["episodes", "verification", "retrieval", "generalised", "sessions", "kinds", "open_set"]
+Protocol = Literal["episodes", "verification", "retrieval", "generalised", "sessions", "kinds", "open_set", "domains"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
@@ -125,11 +125,19 @@ class OpenSet(_Settings):
     episodes: Episodes = 2000
 
 
+class Domains(_Settings):
+    """The other data sets on which models are tested, by the names or paths that `--dataset` takes; their episodes have
+    the ways, shots, queries and number of [evaluation]."""
+
+    datasets: Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=100)] = []
+
+
 class Evaluation(_Settings):
     """The test protocols and their settings: every learner and training seed gets the same episodes and pairs.
 
-    protocols: the names of one or more test protocols. 'episodes' tests every way with every shot; 'retrieval' has no
-    settings; each of the others has a table of its own. seed: the seed of all that is drawn
+    protocols: the names of one or more test protocols. 'episodes' tests every way with every shot, and so does
+    'domains' on each of its data sets; 'retrieval' has no settings; each of the others has a table of its own.
+    seed: the seed of all that is drawn
     """
 
     protocols: Annotated[list[Protocol], Field(min_length=1)] = ["episodes"]
@@ -143,6 +151,7 @@ class Evaluation(_Settings):
     sessions: Sessions = Sessions()
     kinds: Kinds = Kinds()
     open_set: OpenSet = OpenSet()
+    domains: Domains = Domains()
 
 
 class Validation(_Settings):
@@ -242,6 +251,7 @@ def load_config(
     min_images: int = 0,
     skip_damaged: bool = False,
     kinds: list[str] | None = None,
+    others: list[str] | None = None,
 ) -> Config:
     """The configuration of a preset (its name, or the path of a TOML file), with every default filled in.
 
@@ -256,6 +266,8 @@ def load_config(
     kinds                               of episodes, in place of the preset's, for the test protocol kinds
     steps                               of every model that trains
     min_images, skip_damaged            what is left out of a folder of images: see episodes.ReadingOptions
+    others                              other data sets, on which the test protocol `domains` tests every model; that
+                                        protocol then joins the others
 
     A named preset has one file for characters, one for photographs and, if need be, one for features; `dataset` decides
     between them. A preset of one file is for every data set. On features, backbones, weights, augmentation and sizes do
@@ -268,7 +280,7 @@ def load_config(
     table["preset"] = _versioned(preset, table.pop("version", None), path) + (", changed" if steps else "")
     training, tables, names = _learner_tables(table, path)
     specs = learners or names
-    for name in filter(None, [dataset, *specs, *(kinds or [])]):
+    for name in filter(None, [dataset, *specs, *(kinds or []), *(others or [])]):
         if name != in_utf8(name):
             raise InputError(f"{name} is no name in UTF-8, which a run's config.toml could hold: rename it")
     table["learner"] = {}
@@ -282,7 +294,7 @@ def load_config(
     _lay_over_part(table, "evaluation", tests)
     if seeds:
         table["seeds"] = seeds
-    return _completed(_checked(Config, table, str(path)), path, steps)
+    return _completed(_with_others(_checked(Config, table, str(path)), others), path, steps)
 
 
 def _versioned(preset: str, version: object, path: Path) -> str:
@@ -350,6 +362,16 @@ def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbe
     return tests
 
 
+def _with_others(config: Config, names: list[str] | None) -> Config:
+    """The configuration with the test protocol `domains` on these data sets, if there are any."""
+    if not names:
+        return config
+    protocols = [one for one in PROTOCOLS if one in (*config.evaluation.protocols, "domains")]
+    domains = _checked(Domains, {"datasets": names}, "the arguments")
+    evaluation = config.evaluation.model_copy(update={"protocols": protocols, "domains": domains})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
 def _completed(config: Config, path: Path, steps: int | None) -> Config:
     """The configuration with the full names of data sets, and with every learner's batches, options and steps."""
     if not config.data.dataset:
@@ -359,7 +381,9 @@ def _completed(config: Config, path: Path, steps: int | None) -> Config:
     if not config.learner:
         raise InputError(f"{path} names no learner: add learners = [...], or name some with --learner")
     settings = {spec: _complete(spec, _with_steps(one, steps)) for spec, one in config.learner.items()}
-    complete = config.model_copy(update={"data": data, "learner": settings})
+    domains = Domains(datasets=list(map(full_name, config.evaluation.domains.datasets)))
+    evaluation = config.evaluation.model_copy(update={"domains": domains})
+    complete = config.model_copy(update={"data": data, "evaluation": evaluation, "learner": settings})
     if data.test == "all":
         _check_untrained(complete, path)
     return _on_features(complete) if find_source(data.dataset)[0].features else complete

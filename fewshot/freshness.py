@@ -49,7 +49,7 @@ def parts_of(
 ) -> dict[str, Any]:
     """What the rows of a model by a test protocol depend on.
 
-    spec: of the training, that of the model or an earlier one; images: the checksums of the images by split.
+    spec: of the training, that of the model or an earlier one; images: the checksums of all banks.
     """
     settings = PROTOCOLS[protocol].settings(evaluation, model.shots)
     about = spec.to_checkpoint()
@@ -57,7 +57,7 @@ def parts_of(
         **{name: about[name] for name in _PARTS},
         "packages": spec.packages and {**spec.packages, **provenance.shared_packages(protocol)},
         "evaluation": {**settings, "seed": evaluation.seed},
-        "images": images["test"],
+        "images": PROTOCOLS[protocol].images(evaluation, images),
         "scoring": provenance.protocol_code(protocol),
     }
 

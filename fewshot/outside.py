@@ -32,13 +32,13 @@ def seen(trained_on: str, classes: Collection[str], bank: ImageBank) -> str:
         return ""
     parts = trained_on.split(_JOINT)
     of_imagenet = [is_imagenet(part) for part in parts]
-    known = {_plain(one) for one in classes}
+    known = {plain(one) for one in classes}
     if any(of_imagenet):
         known |= _imagenet_texts()
     if any(of_imagenet) and bank.dataset in _OF_IMAGENET:
         found = bank.classes
     else:
-        found = sum(_plain(text) in known for text in class_texts(bank))
+        found = sum(plain(text) in known for text in class_texts(bank))
     if found:
         return f"{found} of {bank.classes}"
     natural = SOURCES[bank.dataset].natural if bank.dataset in SOURCES else True
@@ -52,14 +52,14 @@ def is_imagenet(name: str) -> bool:
     return re.sub(r"[^a-z0-9]", "", name.lower()) in _IMAGENET
 
 
+def plain(text: str) -> str:
+    """The text of a class without capitals, underscores and hyphens."""
+    return " ".join(re.split(r"[\W_]+", class_text(text).lower())).strip()
+
+
 @functools.cache
 def _imagenet_texts() -> frozenset[str]:
     """The names of the 1,000 classes of ImageNet-1k, as torchvision has them."""
     import torchvision  # takes two seconds, which models without outside data do without
 
-    return frozenset(map(_plain, torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]))
-
-
-def _plain(text: str) -> str:
-    """The text of a class without capitals, underscores and hyphens."""
-    return " ".join(re.split(r"[\W_]+", class_text(text).lower())).strip()
+    return frozenset(map(plain, torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]))

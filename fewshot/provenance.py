@@ -62,6 +62,7 @@ _MODULES_OF_PROTOCOL = {  # the other modules that measure by a test protocol
     "sessions": ("fewshot/protocols/joint.py", "episodes/sessions.py"),
     "kinds": ("episodes/kinds/*.py", "fewshot/difficulty.py"),
     "open_set": ("episodes/kinds/composition.py", "episodes/kinds/open_set.py"),
+    "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py"),
 }
 _OF_BACKBONE = {
     "timm": ("timm",),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fewshot.files import check_regular, read_text
-from fewshot.records import MODEL, ROW, RUN, array_of, kind_of
+from fewshot.records import DATA, MODEL, ROW, RUN, array_of, kind_of
 
 _ROUNDED = 1e-4  # percent: rows hold four decimals
 
@@ -24,7 +24,9 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     """The tidy rows of a csv file, at least one: `columns`, each of its kind, in this order.
 
     later: columns that older files lack, and their values there. Raises Damaged if a cell is not of its column's kind,
-    a row is cut off, two rows are of one model and equal in all columns of ROW, or the rows are not of one data set.
+    a row is cut off, two rows are of one model, data set and cell (records.ROW), or the rows are not of one data set
+    and split. This holds for the rows of each kind of episodes, and of each data set in a file with the column
+    `source`, which says what the models were trained on.
     """
     table = _read_cells(path)
     missing = {name: value for name, value in (later or {}).items() if name not in table}
@@ -33,12 +35,13 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     rows = _of_kinds(path.name, table).assign(**missing)[list(columns)]
     if rows.empty:
         raise Damaged(f"{path.name} holds no rows")
-    repeated = rows.duplicated([name for name in [*MODEL, *ROW] if name in rows])
+    repeated = rows.duplicated([name for name in [*MODEL, *DATA, *ROW] if name in rows])
     if repeated.any():
         raise Damaged(f"line {2 + int(repeated.argmax())} of {path.name} is of the same model as one before")
-    kinds = rows["kind"] if "kind" in rows else pd.Series("", index=rows.index)
-    for name in [name for name in RUN if name in rows and rows.groupby(kinds)[name].nunique().max() > 1]:
-        raise Damaged(f"the rows of {path.name} are not of one {name}: {', '.join(map(str, rows[name].unique()))}")
+    apart = [*(DATA if "source" in rows else []), *(["kind"] if "kind" in rows else [])]
+    for part in [one for _, one in rows.groupby(apart, sort=False)] if apart else [rows]:
+        for name in [name for name in RUN if name in part and part[name].nunique() > 1]:
+            raise Damaged(f"the rows of {path.name} are not of one {name}: {', '.join(map(str, part[name].unique()))}")
     return rows
 
 

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
+DATA = ["dataset", "protocol"]  # what tells data sets apart
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
 ROW = [*CELL, "session", "kind"]  # and in all test protocols, as far as they have these columns
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 # the columns that the trainings of one learner share; the column `protocol` is the split protocol of the data set
 ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]
-RUN = ["dataset", "split", "protocol", "image_size", "query", "episodes"]  # what all rows of a file, or kind, share
+# what all rows of a file share, or all rows of a kind of episodes or of a data set
+RUN = ["dataset", "split", "protocol", "image_size", "query", "episodes"]
 UNLABELLED = "unlabelled images"  # the mark of rows whose model used images beside the support set
 LATER = {  # columns that older files lack, and their values there
     "collapsed": False,
@@ -117,27 +119,30 @@ _TEXT = Kind(str, "text")
 _PAIRING = Kind({one: one for one in ("paired", "unpaired", "")}.__getitem__, "paired, unpaired or empty")
 _FLAG = Kind({"True": True, "False": False}.__getitem__, "True or False")
 _COUNT = _whole(1, 10**9)
+_COUNT_FROM_0 = _whole(0, 10**9)
 _SEED = _whole(0, 2**63 - 1)
 _PERCENT = _number(0, 100, "a number from 0 to 100")
 _MEAN = _number(0, 100, "a number from 0 to 100, or empty", empty=True)  # of novel classes, before there are any
 _DROP = _number(-100, 100, "a number from -100 to 100")
 _WIDTH = _number(0, 1e6, "a number from 0 on, or empty", empty=True)  # few episodes make intervals of any width
 _DIFFERENCE = _number(-100, 100, "a number from -100 to 100, or empty", empty=True)
+_SHARED = Kind(lambda text: _COUNT_FROM_0.read(text) if text else math.nan, "a whole number from 0 on, or empty")
 _SECONDS = _number(0, 1e12, "a number of seconds")
 _NUMBER = _number(-math.inf, math.inf, "a number")
 
 _KINDS: dict[str, Kind] = {
-    **dict.fromkeys(["dataset", "split", "learner", "backbone"], _NAME),
+    **dict.fromkeys(["dataset", "split", "learner", "backbone", "source"], _NAME),
     **dict.fromkeys(
         ["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key", "model", "preset"], _TEXT
     ),
     **{"order": _TEXT, "session": _whole(0, 10**9), "classes": _COUNT, "draws": _whole(2, 10**9), "drop": _DROP},
     **{"kind": _NAME, "pairing": _PAIRING, "difference": _DIFFERENCE},
-    **dict.fromkeys(["data_version", "episodes_version"], _whole(0, 10**9)),
+    **dict.fromkeys(["data_version", "episodes_version"], _COUNT_FROM_0),
     **dict.fromkeys(["transductive", "text", "external", "collapsed", "unlabelled"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},
     **dict.fromkeys(["base_known", "trained_on", "seen"], _TEXT),
+    **dict.fromkeys(["shared_classes", "shared_images"], _SHARED),
     **dict.fromkeys(["accuracy", "auc", "eer", "tar", "recall1", "recall2", "recall4", "recall8"], _PERCENT),
     **dict.fromkeys(["auroc", "aupr", "fpr95", "oscr"], _PERCENT),
     **dict.fromkeys(["map_at_r", "nmi", "base", "all"], _PERCENT),
@@ -283,7 +288,7 @@ def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
         return said  # grouping would take most of the time of a table
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)
-        words = [_SEEN.get(found["seen"], f"saw {found['seen']} test classes")] if found["seen"] else []
+        words = [_SEEN.get(one, f"saw {one} test classes") for one in found["seen"].split(", ") if one]
         words += ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
         said |= dict.fromkeys(rows.index, words)
     return said

@@ -25,10 +25,10 @@ from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
 from fewshot.files import replace_text, write_arrays, writing
 from fewshot.protocols.base import Protocol
-from fewshot.protocols.registry import PROTOCOLS
+from fewshot.protocols.registry import PROTOCOLS, check_protocols
 from fewshot.provenance import key_of
 from fewshot.record_files import Damaged, read_arrays, read_environment, read_object, read_rows
-from fewshot.records import LATER, LEARNER, MODEL, ROW
+from fewshot.records import DATA, LATER, LEARNER, MODEL, ROW
 
 # columns that older runs lack, and their values there
 _LATER = {"text": False, "external": False, **LATER}
@@ -56,6 +56,7 @@ class RunFolder:
             if (path / "config.toml").exists():
                 with _reading(path):
                     config = self._joined(config, environment["data"], resume)
+                check_protocols(config.evaluation, banks)
             elif found := [one.table for one in PROTOCOLS.values() if (path / one.table).exists()]:
                 raise InputError(
                     f"{path} holds {found[0]} without the config.toml of its settings: bring that file back, or choose"
@@ -247,10 +248,11 @@ class RunFolder:
         earlier = read_config(self.path / "config.toml")
         _check_continues(self.path, earlier, config)
         environment = self.path / "environment.json"
-        if environment.exists() and read_environment(environment)["data"] != data:
-            raise InputError(
-                f"{self.path} holds a run on other images of {config.data.dataset}: choose another one with --output"
-            )
+        before = read_environment(environment)["data"] if environment.exists() else data
+        for split in before.keys() & data.keys():
+            if before[split] != data[split]:
+                name = split if split in config.evaluation.domains.datasets else config.data.dataset
+                raise InputError(f"{self.path} holds a run on other images of {name}: choose another one with --output")
         finished, new = earlier.evaluation, config.evaluation
         kept: dict[str, Any] = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
         names = [name for name in PROTOCOLS if name in (*finished.protocols, *new.protocols)]
@@ -366,11 +368,11 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of the same model, way, shot, session and kind, as far as rows have
-    these; learners keep their order."""
+    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW); learners keep their
+    order."""
     cell = [*(name for name in ROW if name in new)]
     together = pd.concat([before, new]) if len(before) else new
-    together = together.drop_duplicates([*MODEL, *cell], keep="last")
+    together = together.drop_duplicates([*MODEL, *DATA, *cell], keep="last")
     place = together.groupby(LEARNER, sort=False).ngroup()
     together = together.assign(place=place).sort_values(["place", "seed", *cell], kind="stable")
     return together.drop(columns="place").reset_index(drop=True)

@@ -233,6 +233,21 @@ def load_dataset(
         return forms.in_form(bank, forms.split_name(name)[1])
 
 
+def split_to_test(name: str, options: ReadingOptions = EVERYTHING) -> str:
+    """The split of a data set that a model was not trained on: 'test', or 'all' if no class need be kept for training.
+
+    These are folders of images and files of features whose user names no test classes and no seed. Arguments and errors
+    are those of load_dataset.
+    """
+    source, protocol = find_source(name)
+    if protocol or not (source.own or source.features):
+        return "test"
+    path = Path(forms.split_name(name)[0])
+    with _readable():
+        given = features.gives_test(path) if source.features else folder.gives_test(path, options)
+    return "test" if given else ALL
+
+
 def where(source: Source, data: str | os.PathLike | None = None, options: ReadingOptions = EVERYTHING) -> str:
     """Where the files of a data set are, in words; InputError if a file cannot be read."""
     with _readable():

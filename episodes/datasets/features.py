@@ -75,6 +75,12 @@ def where(path: Path, protocol: str = "") -> str:
     return f"{path}, {file.shape[0]:,} features of {file.shape[1]} {file.dtype}, splits {splits}: {counts} classes"
 
 
+def gives_test(path: Path) -> bool:
+    """Whether the file names the rows of the test classes."""
+    division = divided(read_features(path))
+    return division.protocol == "given" and "test" in division.splits
+
+
 def divided(file: FeatureFile, protocol: str = "") -> Division:
     """The classes and splits of a file; InputError if its arrays contradict each other or it has too few classes."""
     labels, names = _classes(file)

@@ -72,6 +72,12 @@ def where(path: Path, protocol: str = "", options: ReadingOptions = EVERYTHING) 
     return "; ".join([f"{path}, splits {made}: {counts} classes", *layout.remarks])
 
 
+def gives_test(path: Path, options: ReadingOptions = EVERYTHING) -> bool:
+    """Whether the user's own splits say which classes at `path` are for the test."""
+    layout = look(image_files(path), "", options)
+    return layout.protocol == "given" and "test" in layout.splits
+
+
 def dataset_name(path: Path) -> str:
     """The name of the data set in tables: the name of the folder, or of the archive without its suffix."""
     name = path.resolve().name

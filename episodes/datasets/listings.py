@@ -10,10 +10,13 @@ from episodes.archives import read_regular
 from episodes.datasets import places
 from episodes.errors import InputError
 
-_FILE_COLUMNS = ("filename", "file", "file_name", "image", "image_name", "path", "name", "id")
-_LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
+_FILE_COLUMNS = (
+    *("filename", "file", "file_name", "image", "image_name", "path"),
+    *("image_path", "img_path", "file_path", "filepath", "image_id", "name", "id"),
+)
+_LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "labels")
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
 
 
 class Row(NamedTuple):
@@ -34,9 +37,9 @@ class Listing(NamedTuple):
 def read(data: bytes, source: str) -> Listing:
     """The rows of a csv file with these bytes; InputError, which names `source`, if the file lacks any of them.
 
-    The header decides whether commas, semicolons or tabs separate the columns. Text is UTF-8 or UTF-16. A column called
-    split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if it
-    holds such words.
+    The header decides whether commas, semicolons, tabs or bars separate the columns. Text is UTF-8 or UTF-16. A column
+    called split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if
+    it holds such words.
     """
     try:
         table = cells_of_lines(data)
@@ -45,13 +48,15 @@ def read(data: bytes, source: str) -> Listing:
         if file is None or label is None:
             raise InputError(
                 f"{source} needs a header with the columns filename and label, not"
-                f" {', '.join(header) or 'an empty file'}: mend it, or move it away"
+                f" {', '.join(header) or 'an empty file'}: write them into its first line, or move it away"
             )
     except (UnicodeError, csv.Error) as error:
         raise InputError(f"{source} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
     split = _split_column(header, [cells for _, cells in table[1:]])
     rows = []
     for line, cells in table[1:]:
+        if any(map(str.strip, cells[len(header) :])):
+            raise InputError(f"line {line} of {source} has more cells than the header: quote names that hold a comma")
         cells = [*map(str.strip, cells), *[""] * (len(header) - len(cells))]
         if not (cells[file] and cells[label]):
             raise InputError(f"line {line} of {source} lacks a file name or a label")
@@ -71,7 +76,7 @@ def _text(data: bytes) -> str:
 
 
 def cells_of_lines(data: bytes) -> list[tuple[int, list[str]]]:
-    """Line number and cells of each line that is not empty, with the separator that gives the header most columns.
+    """Line number and cells of each line that is not blank, with the separator that gives the header most columns.
 
     Raises UnicodeError or csv.Error for bytes that are no csv file in UTF-8 or UTF-16.
     """
@@ -79,8 +84,8 @@ def cells_of_lines(data: bytes) -> list[tuple[int, list[str]]]:
     header = lines.readline()
     separator = max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
     lines.seek(0)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    return [(reader.line_num, cells) for cells in reader if cells]
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+    return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
 
 
 def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

@@ -37,6 +37,12 @@ def declare(commands: arguments.Commands) -> None:
     )
     arguments.add_kinds(parser)
     parser.add_argument(
+        "--test",
+        type=arguments.names_of("data set"),
+        metavar="NAME[,NAME]",
+        help="other data sets to test on, as --dataset names them; several with commas (test protocol: domains)",
+    )
+    parser.add_argument(
         "--way", type=arguments.counts, metavar="N[,N]", help="classes per test episode (default: the preset's)"
     )
     parser.add_argument(
@@ -70,6 +76,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         held_out=options.held_out,
         min_images=options.min_images,
         skip_damaged=options.skip_damaged,
+        others=options.test,
         ways=options.way,
         shots=options.shot,
         query=options.query,

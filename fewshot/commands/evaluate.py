@@ -1,4 +1,4 @@
-"""fewshot evaluate: evaluate a checkpoint by one test protocol."""
+"""fewshot evaluate: evaluate a checkpoint by one test protocol, or all models of a run on other data sets."""
 
 import argparse
 from typing import Any
@@ -12,7 +12,7 @@ from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
 from fewshot.clamping import clamped_generalised, clamped_open_set, clamped_sessions, with_held_out
-from fewshot.commands import arguments
+from fewshot.commands import arguments, evaluate_run
 from fewshot.config import Evaluation, evaluation_from
 from fewshot.confusion import count_answers
 from fewshot.devices import choose_device, placed, prepare
@@ -27,44 +27,70 @@ from fewshot.protocols.episodes import open_interval
 from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, protocol_sheets
 from fewshot.records import row_of
 
+_USUAL = {"way": 5, "query": 15, "seed": 0}  # of a checkpoint's test
 _BESIDE_BASE = ("generalised", "sessions")  # the test protocols that put test classes beside base classes
 
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot evaluate`."""
     parents = [arguments.data_folder(), arguments.reading()]
-    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint")
-    parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
+    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint or a run")
+    parser.add_argument(
+        "checkpoint",
+        type=arguments.path,
+        metavar="CHECKPOINT|RUN",
+        help="best.pt of a learner; or the folder of a run, for all its models on other data sets",
+    )
     parser.add_argument(
         "--protocol", default="episodes", metavar="NAME", help=f"{arguments.PROTOCOL} (default: episodes)"
     )
     arguments.add_kinds(parser)
-    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes per episode (default: 5)")
+    parser.add_argument("--way", type=int, metavar="N", help="classes per episode (default: 5; of a run, its own)")
     parser.add_argument(
         "--shot",
         type=int,
         metavar="K",
-        help="support images per class (default: 1; sessions: 5; generalised and open_set: several)",
+        help="support images per class (default: 1; sessions: 5; generalised and open_set: several; of a run, its own)",
     )
-    parser.add_argument("--query", type=int, default=15, metavar="Q", help="queries per class (default: 15)")
+    parser.add_argument("--query", type=int, metavar="Q", help="queries per class (default: 15; of a run, its own)")
     parser.add_argument(
-        "--episodes", type=int, metavar="E", help="episodes (default: 10000; other test protocols: 2000)"
+        "--episodes",
+        type=int,
+        metavar="E",
+        help="episodes (default: 10000; other test protocols: 2000; of a run, its own)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episodes or pairs (default: 0)")
-    parser.add_argument("--dataset", metavar="NAME", help="default: the data set of the checkpoint's training")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the episodes or pairs (default: 0; of a run, its own)"
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="default: the data set of the checkpoint's training; of a run, other data sets, several with commas",
+    )
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")
     parser.add_argument(
-        "--output", type=arguments.path, metavar="DIR", help="the folder for classes.csv and confusion.npz"
+        "--output",
+        type=arguments.path,
+        metavar="DIR",
+        help="the folder for classes.csv and confusion.npz; of a run, for domains.csv, .npz and .md",
     )
     arguments.add_device(parser)
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Rebuild the learner of a checkpoint, measure it and print the table."""
+    """Rebuild the learner of a checkpoint, measure it and print the table; of a run, all its learners."""
     arguments.check_protocol(options.protocol)
     arguments.check_kinds(options.kind, [options.protocol])
+    if options.checkpoint.is_dir():
+        evaluate_run.run(options, console)
+        return
+    if options.protocol == "domains":
+        raise InputError("domains tests a whole run: name the run's folder, or one data set with --dataset alone")
+    for name, usual in _USUAL.items():
+        if getattr(options, name) is None:
+            setattr(options, name, usual)
     if options.output and not PROTOCOLS[options.protocol].by_shot:
         raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
     spec, learner = open_checkpoint(options.checkpoint, options.learner or "", options.dataset or "")
@@ -135,7 +161,7 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     prepare(device)
     learner.to(device)
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
-    task = Task(learner, data, wanted, (), row_of(spec, learner, bank), spec.label)
+    task = Task(learner, spec, data, wanted, (), row_of(spec, learner, bank))
     return pd.DataFrame(measure(options.protocol, task)[0])
 
 

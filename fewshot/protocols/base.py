@@ -16,6 +16,7 @@ from episodes import ImageBank, InputError
 from fewshot.config import Evaluation
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner
+from fewshot.models import ModelSpec
 from fewshot.records import LATER, LEAGUE, MODEL
 from fewshot.statistics import Estimate
 from fewshot.tables import Sheet
@@ -36,19 +37,23 @@ class Task:
     """One trained model, and the data and settings of its test.
 
     data           banks by split: 'test', which is measured, 'validation', 'train', and 'held_out', the images of base
-                   classes that training did not use
+                   classes that training did not use; and other data sets by name
     wanted         the settings of all test protocols
     shots          the shots that the model is for
     columns        the other columns of its rows: records.row_of, and how the model was trained
-    label          the name of the model in messages
     """
 
     learner: Learner
+    spec: ModelSpec
     data: dict[str, EmbeddedBank]
     wanted: Evaluation
     shots: tuple[int, ...]
     columns: Row
-    label: str
+
+    @property
+    def label(self) -> str:
+        """The name of the model in messages."""
+        return self.spec.label
 
 
 class Protocol(abc.ABC):
@@ -78,6 +83,10 @@ class Protocol(abc.ABC):
     def settings(self, wanted: Evaluation, shots: Sequence[int]) -> Row:
         """The settings, besides the seed, that the rows of a model for these shots depend on."""
         return getattr(wanted, self.name).model_dump() if hasattr(wanted, self.name) else {}
+
+    def images(self, wanted: Evaluation, checksums: Mapping[str, str]) -> Any:
+        """The checksums of the images that its rows depend on, from those of all banks."""
+        return checksums["test"]
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
         """Raise InputError if the banks have too few images for the trials; called before any training."""
