@@ -3,6 +3,7 @@
 import abc
 import bz2
 import contextlib
+import errno
 import functools
 import gzip
 import hashlib
@@ -297,11 +298,21 @@ def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.
                 name = entry.name
                 if name[0] == "." or name == "__MACOSX":
                     continue
-                if not entry.is_dir():
+                if not _is_folder(entry):
                     files.append((inside + name, entry))
                 elif enter(name):
                     (links if entry.is_symlink() else folders).append(f"{inside}{name}/")
     return files, sorted(repeated)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or leads to one; a link that leads to itself is a file that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def _without_waiting(path: str, flags: int) -> int:

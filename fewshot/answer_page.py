@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jinja2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from episodes import InputError
 from episodes.pictures import upright_rgb
@@ -66,7 +66,9 @@ def _thumbnail(query: Query) -> str:
     """A data URI of the whole picture; '' if it is no longer there."""
 
     def small(image: Image.Image) -> Image.Image:
-        return ImageOps.contain(upright_rgb(image), (_THUMBNAIL, _THUMBNAIL))
+        upright = upright_rgb(image)
+        upright.thumbnail((_THUMBNAIL, _THUMBNAIL))  # of one pixel in width at least, unlike ImageOps.contain
+        return upright
 
     data = io.BytesIO()
     try:

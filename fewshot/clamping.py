@@ -6,7 +6,7 @@ from typing import Any
 
 from episodes import ImageBank, ListedEpisodes
 from episodes.datasets import ALL
-from fewshot.config import Config, Evaluation, Generalised, Kinds, OpenSet, Training, Validation
+from fewshot.config import Config, Evaluation, Generalised, Kinds, OpenSet, Sessions, Training, Validation
 from fewshot.learners.registry import find_learner
 from fewshot.training import clamped
 
@@ -50,6 +50,16 @@ def clamped_open_set(settings: OpenSet, bank: ImageBank) -> OpenSet:
     if bank.classes < 4 or int(bank.sizes.min()) < 2:
         return settings
     return _changed("open_set", settings, bank, way=min(settings.way, bank.classes // 2), **_images(settings, bank))
+
+
+def clamped_sessions(settings: Sessions, bank: ImageBank) -> Sessions:
+    """The sessions for which the bank has classes, and the queries for which these have images; settings that leave no
+    session or no query, and sessions that a file lists, stay and are refused later."""
+    fewest = int(bank.sizes.min())
+    if settings.order or bank.classes < settings.way or fewest <= settings.shot:
+        return settings
+    sessions, query = min(settings.sessions, bank.classes // settings.way), min(settings.query, fewest - settings.shot)
+    return _changed("sessions", settings, bank, sessions=sessions, query=query)
 
 
 def fitted(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
@@ -108,6 +118,7 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
         "generalised": clamped_generalised,
         "kinds": clamped_kinds,
         "open_set": clamped_open_set,
+        "sessions": clamped_sessions,
     }
     asked = [name for name in clamps if name in evaluation.protocols]
     evaluation = evaluation.model_copy(update={name: clamps[name](getattr(evaluation, name), bank) for name in asked})

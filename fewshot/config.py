@@ -38,7 +38,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Kind = Annotated[str, Field(min_length=1, max_length=1000)]
-Protocol = Literal["episodes", "verification", "retrieval", "generalised", "kinds", "open_set", "domains"]
+Protocol = Literal["episodes", "verification", "retrieval", "generalised", "sessions", "kinds", "open_set", "domains"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
@@ -88,6 +88,23 @@ class Generalised(_Settings):
     episodes: Episodes = 2000
 
 
+class Sessions(_Settings):
+    """Class-incremental sessions after the base classes: each adds `way` novel classes with `shot` support images and
+    `query` queries a class.
+
+    draws   of the novel classes, their order and their images
+    order   a csv file that lists the classes of each session, with the columns session and class, in place of classes
+            that are drawn; '' for none
+    """
+
+    sessions: Annotated[int, Field(ge=1, le=1000)] = 8
+    way: Count = 5
+    shot: Count = 5
+    query: Count = 15
+    draws: Episodes = 100
+    order: Annotated[str, Field(max_length=10_000)] = ""
+
+
 class Kinds(_Settings):
     """The kinds of episodes (see episodes.kinds.kind_names) that are measured beside `uniform`, each with every way and
     every shot; kinds that draw their ways and shots themselves are measured once."""
@@ -131,6 +148,7 @@ class Evaluation(_Settings):
     seed: Seed = 0
     verification: Verification = Verification()
     generalised: Generalised = Generalised()
+    sessions: Sessions = Sessions()
     kinds: Kinds = Kinds()
     open_set: OpenSet = OpenSet()
     domains: Domains = Domains()
@@ -243,7 +261,8 @@ def load_config(
     dataset                             replaces the preset's, without a fallback
     ways, shots, query, episodes        replace those of the preset's test episodes, and of the test protocols
                                         generalised, kinds and open_set; generalised and open_set change their way only
-                                        if `ways` has one number
+                                        if `ways` has one number. They replace way, shot and query of the preset's
+                                        sessions if there is one of each
     kinds                               of episodes, in place of the preset's, for the test protocol kinds
     steps                               of every model that trains
     min_images, skip_damaged            what is left out of a folder of images: see episodes.ReadingOptions
@@ -333,7 +352,10 @@ def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbe
     one_way: dict[str, Any] = {name: given[name] for name in ("shots", "query", "episodes") if name in given}
     if len(given.get("ways", ())) == 1:
         one_way["way"] = given["ways"][0]
-    parts = {"generalised": one_way, "kinds": given | ({"kinds": kinds} if kinds else {}), "open_set": one_way}
+    sessions: dict[str, Any] = {"query": given["query"]} if "query" in given else {}
+    sessions |= {name: given[f"{name}s"][0] for name in ("way", "shot") if len(given.get(f"{name}s", ())) == 1}
+    of_kinds = given | ({"kinds": kinds} if kinds else {})
+    parts = {"generalised": one_way, "sessions": sessions, "kinds": of_kinds, "open_set": one_way}
     tests = given | ({"protocols": protocols} if protocols is not None else {})
     tests |= {name: table for name, table in parts.items() if table}
     _checked(Evaluation, tests, "the arguments")
@@ -452,7 +474,7 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
     for level in levels:
         for name, value in level.items():
             before = merged.get(name)
-            inner = name in ("options", "per_shot", "generalised", "kinds", "open_set") or name.isdecimal()
+            inner = name in ("options", "per_shot", "generalised", "sessions", "kinds", "open_set") or name.isdecimal()
             merged[name] = (
                 _laid_over(before, value) if inner and value and type(before) is type(value) is dict else value
             )

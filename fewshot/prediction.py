@@ -92,6 +92,8 @@ def _image_files_in(path: Path, what: str) -> ImageFiles:
     """The images at `path`, and its csv files; InputError if there are no images."""
     if not path.exists():
         raise InputError(f"there is no {path}, which was named as a {what}")
+    if not (path.is_dir() or is_archive(path)):
+        raise InputError(f"{path} is neither a folder nor an archive, and was named as a {what}")
     files = image_files(path)
     if all(map(layouts.is_csv, files.names)):
         raise InputError(f"there are no pictures in {path}, which was named as a {what}")

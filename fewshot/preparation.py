@@ -33,6 +33,8 @@ def pixels_of(images: Images, spec: ModelSpec) -> Tensor:
     """
     if isinstance(images, Tensor):
         return _prepared_already(images, spec)
+    if isinstance(images, str | os.PathLike | Image.Image):
+        raise InputError(f"images are a sequence, and one {type(images).__name__} is none: give a list of it")
     pictures = list(images)
     if not pictures:
         raise InputError("there are no images: give at least one")
@@ -63,6 +65,8 @@ def _picture_pixels(picture: Any, spec: ModelSpec) -> np.ndarray:
         return prepared(image, spec.size, spec.channels, spec.fit, spec.inverted)
 
     if isinstance(picture, str | os.PathLike):
+        if not os.path.exists(picture):
+            raise InputError(f"there is no image {os.fspath(picture)}")
         picture = file_picture(picture)
     if isinstance(picture, Picture):
         return np.ascontiguousarray(picture.source.image(picture.key, prepare))
@@ -70,7 +74,10 @@ def _picture_pixels(picture: Any, spec: ModelSpec) -> np.ndarray:
         picture = _from_array(picture)
     if not isinstance(picture, Image.Image):
         raise InputError(f"an image is a path, a Pillow image or an array, not {type(picture).__name__}")
-    return np.ascontiguousarray(prepare(picture))
+    try:
+        return np.ascontiguousarray(prepare(picture))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reads a file when its pixels are asked for
+        raise InputError(f"a Pillow image cannot be decoded ({error}): replace its file") from error
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

@@ -57,7 +57,9 @@ _NEITHER = {  # modules that learners import and that neither train nor score
 }
 _PACKAGES = ("torch", "torchvision", "numpy")  # that every number depends on
 _OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
-_MODULES_OF_PROTOCOL = {  # the modules outside fewshot/protocols that measure by a test protocol
+_MODULES_OF_PROTOCOL = {  # the other modules that measure by a test protocol
+    "generalised": ("fewshot/protocols/joint.py",),
+    "sessions": ("fewshot/protocols/joint.py", "episodes/sessions.py"),
     "kinds": ("episodes/kinds/*.py", "fewshot/difficulty.py"),
     "open_set": ("episodes/kinds/composition.py", "episodes/kinds/open_set.py"),
     "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py"),

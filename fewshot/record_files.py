@@ -24,9 +24,9 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     """The tidy rows of a csv file, at least one: `columns`, each of its kind, in this order.
 
     later: columns that older files lack, and their values there. Raises Damaged if a cell is not of its column's kind,
-    a row is cut off, two rows are of one model, way, shot and kind, or the rows are not of one data set and split. This
-    holds for the rows of each kind of episodes, and of each data set in a file with the column `source`, which says
-    what the models were trained on.
+    a row is cut off, two rows are of one model, data set and cell (records.ROW), or the rows are not of one data set
+    and split. This holds for the rows of each kind of episodes, and of each data set in a file with the column
+    `source`, which says what the models were trained on.
     """
     table = _read_cells(path)
     missing = {name: value for name, value in (later or {}).items() if name not in table}

@@ -24,7 +24,7 @@ LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
 DATA = ["dataset", "protocol"]  # what tells data sets apart
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
-ROW = [*CELL, "kind"]  # and in all test protocols, as far as they have these columns
+ROW = [*CELL, "session", "kind"]  # and in all test protocols, as far as they have these columns
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 # the columns that the trainings of one learner share; the column `protocol` is the split protocol of the data set
 ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]
@@ -122,6 +122,8 @@ _COUNT = _whole(1, 10**9)
 _COUNT_FROM_0 = _whole(0, 10**9)
 _SEED = _whole(0, 2**63 - 1)
 _PERCENT = _number(0, 100, "a number from 0 to 100")
+_MEAN = _number(0, 100, "a number from 0 to 100, or empty", empty=True)  # of novel classes, before there are any
+_DROP = _number(-100, 100, "a number from -100 to 100")
 _WIDTH = _number(0, 1e6, "a number from 0 on, or empty", empty=True)  # few episodes make intervals of any width
 _DIFFERENCE = _number(-100, 100, "a number from -100 to 100, or empty", empty=True)
 _SHARED = Kind(lambda text: _COUNT_FROM_0.read(text) if text else math.nan, "a whole number from 0 on, or empty")
@@ -133,6 +135,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(
         ["variant", "protocol", "similarity", "device", "precision", "torch", "kept", "key", "model", "preset"], _TEXT
     ),
+    **{"order": _TEXT, "session": _whole(0, 10**9), "classes": _COUNT, "draws": _whole(2, 10**9), "drop": _DROP},
     **{"kind": _NAME, "pairing": _PAIRING, "difference": _DIFFERENCE},
     **dict.fromkeys(["data_version", "episodes_version"], _COUNT_FROM_0),
     **dict.fromkeys(["transductive", "text", "external", "collapsed", "unlabelled"], _FLAG),
@@ -142,7 +145,8 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["shared_classes", "shared_images"], _SHARED),
     **dict.fromkeys(["accuracy", "auc", "eer", "tar", "recall1", "recall2", "recall4", "recall8"], _PERCENT),
     **dict.fromkeys(["auroc", "aupr", "fpr95", "oscr"], _PERCENT),
-    **dict.fromkeys(["map_at_r", "nmi", "novel", "base", "all", "harmonic"], _PERCENT),
+    **dict.fromkeys(["map_at_r", "nmi", "base", "all"], _PERCENT),
+    **dict.fromkeys(["novel", "harmonic"], _MEAN),
     **dict.fromkeys(["ci95", "ci95_open"], _WIDTH),
     **dict.fromkeys(["train_seconds", "eval_seconds", "seconds"], _SECONDS),
     **dict.fromkeys(["threshold", "loss"], _NUMBER),

@@ -368,7 +368,7 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of one model, data set, way, shot and kind; learners keep their
+    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW); learners keep their
     order."""
     cell = [*(name for name in ROW if name in new)]
     together = pd.concat([before, new]) if len(before) else new

@@ -2,17 +2,21 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from episodes.archives import read_regular
 from episodes.datasets import places
 from episodes.errors import InputError
 
-_FILE_COLUMNS = ("filename", "file", "file_name", "image", "image_name", "path", "name", "id")
-_LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
+_FILE_COLUMNS = (
+    *("filename", "file", "file_name", "image", "image_name", "path"),
+    *("image_path", "img_path", "file_path", "filepath", "image_id", "name", "id"),
+)
+_LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "labels")
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
 
 
 class Row(NamedTuple):
@@ -33,9 +37,9 @@ class Listing(NamedTuple):
 def read(data: bytes, source: str) -> Listing:
     """The rows of a csv file with these bytes; InputError, which names `source`, if the file lacks any of them.
 
-    The header decides whether commas, semicolons or tabs separate the columns. Text is UTF-8 or UTF-16. A column called
-    split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if it
-    holds such words.
+    The header decides whether commas, semicolons, tabs or bars separate the columns. Text is UTF-8 or UTF-16. A column
+    called split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if
+    it holds such words.
     """
     try:
         table = cells_of_lines(data)
@@ -44,13 +48,15 @@ def read(data: bytes, source: str) -> Listing:
         if file is None or label is None:
             raise InputError(
                 f"{source} needs a header with the columns filename and label, not"
-                f" {', '.join(header) or 'an empty file'}: mend it, or move it away"
+                f" {', '.join(header) or 'an empty file'}: write them into its first line, or move it away"
             )
     except (UnicodeError, csv.Error) as error:
         raise InputError(f"{source} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
     split = _split_column(header, [cells for _, cells in table[1:]])
     rows = []
     for line, cells in table[1:]:
+        if any(map(str.strip, cells[len(header) :])):
+            raise InputError(f"line {line} of {source} has more cells than the header: quote names that hold a comma")
         cells = [*map(str.strip, cells), *[""] * (len(header) - len(cells))]
         if not (cells[file] and cells[label]):
             raise InputError(f"line {line} of {source} lacks a file name or a label")
@@ -70,7 +76,7 @@ def _text(data: bytes) -> str:
 
 
 def cells_of_lines(data: bytes) -> list[tuple[int, list[str]]]:
-    """Line number and cells of each line that is not empty, with the separator that gives the header most columns.
+    """Line number and cells of each line that is not blank, with the separator that gives the header most columns.
 
     Raises UnicodeError or csv.Error for bytes that are no csv file in UTF-8 or UTF-16.
     """
@@ -78,8 +84,31 @@ def cells_of_lines(data: bytes) -> list[tuple[int, list[str]]]:
     header = lines.readline()
     separator = max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
     lines.seek(0)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    return [(reader.line_num, cells) for cells in reader if cells]
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+    return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+
+
+def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the cells of `columns` of each line of a csv file, which has a header with these columns.
+
+    Raises InputError if the file cannot be read, its header lacks a column, or a line has more or fewer cells.
+    """
+    try:
+        table = cells_of_lines(read_regular(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (UnicodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
+    header = [name.strip().lower() for name in table[0][1]] if table else []
+    if not set(columns) <= set(header):
+        raise InputError(
+            f"{path} needs a header with the columns {', '.join(columns)}, not {', '.join(header) or 'an empty file'}"
+        )
+    positions = [header.index(name) for name in columns]
+    for line, cells in table[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"line {line} of {path} has {len(cells)} cells, but the header has {len(header)}")
+        yield line, [cells[position].strip() for position in positions]
 
 
 def _position(header: Sequence[str], names: Iterable[str]) -> int | None:

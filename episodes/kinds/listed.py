@@ -1,6 +1,5 @@
 """Episodes that a csv file lists image by image, with the columns episode, file, label and role."""
 
-import csv
 import dataclasses
 import operator
 from collections.abc import Iterator
@@ -9,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from episodes.archives import read_regular
 from episodes.bank import ImageBank
-from episodes.datasets.listings import cells_of_lines
+from episodes.datasets.listings import lines_of
 from episodes.draws import stream
 from episodes.errors import InputError
 from episodes.sampler import Episodes, Sampler
@@ -115,7 +113,7 @@ def _read(path: Path, bank: ImageBank) -> list[_Episode]:
     files = {file: number for number, file in reversed([*enumerate(bank.files)])}
     labels = bank.labels.tolist()
     episodes: dict[str, _Episode] = {}
-    for line, (name, file, label, role) in _lines(path):
+    for line, (name, file, label, role) in lines_of(path, COLUMNS):
         where = f"line {line} of {path}"
         if role not in ROLES:
             raise InputError(f"{where} has the role '{role}': write {', '.join(ROLES[:2])} or {ROLES[2]}")
@@ -138,26 +136,6 @@ def _read(path: Path, bank: ImageBank) -> list[_Episode]:
     for name, one in episodes.items():
         _check(name, one, path)
     return [*episodes.values()]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the cells of COLUMNS of each line."""
-    try:
-        table = cells_of_lines(read_regular(path))
-    except OSError as error:
-        raise InputError(f"the list of episodes {path} cannot be read ({error.strerror or error})") from error
-    except (UnicodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
-    header = [name.strip().lower() for name in table[0][1]] if table else []
-    if not set(COLUMNS) <= set(header):
-        raise InputError(
-            f"{path} needs a header with the columns {', '.join(COLUMNS)}, not {', '.join(header) or 'an empty file'}"
-        )
-    places = [header.index(name) for name in COLUMNS]
-    for line, cells in table[1:]:
-        if len(cells) != len(header):
-            raise InputError(f"line {line} of {path} has {len(cells)} cells, but the header has {len(header)}")
-        yield line, [cells[place].strip() for place in places]
 
 
 def _keys(bank: ImageBank) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from episodes.errors import InputError
@@ -37,12 +38,25 @@ def load_weights(backbone: Backbone, path: Path, name: str) -> None:
             f"in {path} {len(reshaped)} of the {len(wanted)} weights have another shape than {name} needs for these"
             f" images: {_first(reshaped)}"
         )
+    unusable = [weight for weight, value in wanted.items() if weight in given and not _usable(given[weight], value)]
+    if unusable:
+        raise InputError(
+            f"{path} has {len(unusable)} weights that are no plain floating-point numbers (they are integers, complex,"
+            f" NaN, sparse or empty): {_first(unusable)}; save the network's own weights in float32"
+        )
     foreign = [weight for weight in given if weight not in wanted and not _of_classifier(weight, given, backbone.body)]
     if foreign:
         raise InputError(
             f"{path} is of another network than {name}, which lacks {len(foreign)} of its weights: {_first(foreign)}"
         )
     backbone.body.load_state_dict({**wanted, **{key: value for key, value in given.items() if key in wanted}})
+
+
+def _usable(given: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor of a file holds numbers that the body can calculate with: it may be quantised, sparse or NaN."""
+    if given.is_meta or given.layout != torch.strided or given.is_quantized or given.is_complex():
+        return False
+    return not wanted.is_floating_point() or (given.is_floating_point() and not bool(given.float().isnan().any()))
 
 
 def _first(names: list[str]) -> str:

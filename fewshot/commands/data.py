@@ -70,10 +70,10 @@ def _declare_episodes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", default="uniform", metavar="NAME", help=f"{arguments.KIND} (default: uniform)")
     parser.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
     parser.add_argument(
-        "--shot", type=arguments.positive, default=1, metavar="K", help="support images a class (default: 1)"
+        "--shot", type=arguments.positive, default=1, metavar="K", help="support images per class (default: 1)"
     )
     parser.add_argument(
-        "--query", type=arguments.positive, default=15, metavar="Q", help="queries a class (default: 15)"
+        "--query", type=arguments.positive, default=15, metavar="Q", help="queries per class (default: 15)"
     )
     parser.add_argument(
         "--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)"

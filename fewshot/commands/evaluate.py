@@ -11,7 +11,7 @@ from episodes.datasets import find_source, full_name
 from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
-from fewshot.clamping import clamped_generalised, clamped_open_set, with_held_out
+from fewshot.clamping import clamped_generalised, clamped_open_set, clamped_sessions, with_held_out
 from fewshot.commands import arguments, evaluate_run
 from fewshot.config import Evaluation, evaluation_from
 from fewshot.confusion import count_answers
@@ -28,6 +28,7 @@ from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, prot
 from fewshot.records import row_of
 
 _USUAL = {"way": 5, "query": 15, "seed": 0}  # of a checkpoint's test
+_BESIDE_BASE = ("generalised", "sessions")  # the test protocols that put test classes beside base classes
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -49,7 +50,7 @@ def declare(commands: arguments.Commands) -> None:
         "--shot",
         type=int,
         metavar="K",
-        help="support images per class (default: 1; generalised and open_set: several; of a run, its own)",
+        help="support images per class (default: 1; sessions: 5; generalised and open_set: several; of a run, its own)",
     )
     parser.add_argument("--query", type=int, metavar="Q", help="queries per class (default: 15; of a run, its own)")
     parser.add_argument(
@@ -141,17 +142,19 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
     trained = options.split == "train" or (options.split == "all" and not options.dataset)
-    if options.protocol == "generalised" and trained:
-        raise InputError("generalised needs classes that are not trained on: take --split test or validation")
+    if options.protocol in _BESIDE_BASE and trained:
+        raise InputError(f"{options.protocol} needs classes that are not trained on: take --split test or validation")
     wanted = _wanted(options)
     if options.protocol == "generalised" and options.shot is None:
         wanted = wanted.model_copy(update={"generalised": clamped_generalised(wanted.generalised, bank)})
+    if options.protocol == "sessions":
+        wanted = wanted.model_copy(update={"sessions": clamped_sessions(wanted.sessions, bank)})
     if options.protocol == "open_set" and options.shot is None:
         wanted = wanted.model_copy(update={"open_set": clamped_open_set(wanted.open_set, bank)})
     banks = {"test": bank}
     if options.protocol == "verification":
         banks["validation"] = _load(options, spec, "validation", options.dataset)
-    if options.protocol == "generalised" and spec.held_out:
+    if options.protocol in _BESIDE_BASE:
         banks = with_held_out({**banks, "train": _load(options, spec, "train")}, spec.held_out)
     check_protocols(wanted, banks)
     device = choose_device(options.device)
@@ -173,6 +176,9 @@ def _wanted(options: argparse.Namespace) -> Evaluation:
         tests["kinds"] = {"shots": [1], **settings, "ways": [options.way], **kinds}
     elif options.protocol in ("generalised", "open_set"):
         tests[options.protocol] = {**settings, "way": options.way}
+    elif options.protocol == "sessions":
+        shot = {} if options.shot is None else {"shot": options.shot}
+        tests["sessions"] = {"way": options.way, "query": options.query, **shot}
     return evaluation_from(tests)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from episodes import ImageBank, InputError
 from fewshot.commands import arguments
+from fewshot.files import writing
 from fewshot.statistics import Interval
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Open the model, answer all queries, write the csv file and print how sure the answers are."""
     for path in filter(None, [options.output, options.page]):
         _check_free(path, options.overwrite)
+    if options.page and options.page.resolve() == options.output.resolve():
+        raise InputError(f"{options.page} cannot be the table and the page: choose two names")
     from fewshot import prediction  # these modules take a while to load
     from fewshot.confidence import confidence
     from fewshot.loading import load
@@ -88,11 +92,13 @@ def run(options: argparse.Namespace, console: Console) -> None:
     answered = prediction.answer(model, support, queries)
     answers = prediction.answers_of(answered, sure)
     chances = sure.probabilities(answered.scores)
-    prediction.write_csv(options.output, answered, answers, chances)
+    with writing(options.output.parent):
+        prediction.write_csv(options.output, answered, answers, chances)
     if options.page:
         from fewshot.answer_page import write_page
 
-        write_page(options.page, answered, answers, chances, f"Answers by {Path(options.support).name}")
+        with writing(options.page.parent):
+            write_page(options.page, answered, answers, chances, f"Answers by {Path(options.support).name}")
     damaged = sum(map(bool, answered.errors))
     written = " and ".join(map(str, filter(None, [options.output, options.page])))
     print(f"{len(queries) - damaged:,} pictures answered, {damaged:,} cannot be read; written to {written}")
@@ -140,3 +146,5 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path} is there already: choose another name, or replace the file with --overwrite")
     if not path.parent.is_dir():
         raise InputError(f"{path} cannot be written, since there is no folder {path.parent}: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written, since you may not write to {path.parent}: choose another folder")

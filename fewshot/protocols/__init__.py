@@ -4,5 +4,8 @@ episodes      N-way K-shot: which of N classes does this image show, given K ima
 verification  do two images show the same class?
 retrieval     which of all other images show the class of this one?
 generalised   which of all classes, base and novel, does this image show?
-domains       the questions of `episodes`, about the classes of other data sets too
+sessions      and which, while novel classes arrive a few at a time?
+kinds         the question of `episodes`, in episodes that are unbalanced, of any size, or harder
+open_set      is a query of a class of the episode at all?
+domains       the question of `episodes`, about the classes of other data sets too
 """

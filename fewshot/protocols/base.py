@@ -90,7 +90,7 @@ class Protocol(abc.ABC):
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
         """Raise InputError if the banks have too few images for the trials; called before any training."""
-        if self.needs_base and "train" not in banks:
+        if self.needs_base and not {"train", "validation"} & set(banks):
             raise InputError(f"{self.name} needs classes besides those of the test, and all classes are for the test")
         if banks["test"].listed:
             name = banks["test"].name

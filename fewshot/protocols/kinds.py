@@ -248,8 +248,8 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
 
 
 def _beside(rows: pd.DataFrame, title: str, text: str, columns: tuple[str, str], note: str) -> Sheet:
-    """One row a label, one column a kind, uniform first; columns: of the means and of the half-widths."""
-    kinds = sorted(rows["kind"].unique(), key=lambda kind: kind != UNIFORM)
+    """One row a label, one column a kind, uniform and Dirichlet first; columns: of the means and of the half-widths."""
+    kinds = sorted(rows["kind"].unique(), key=lambda kind: (kind != UNIFORM, not kind.startswith("dirichlet")))
     by_kind = {kind: rows[rows["kind"] == kind].set_index("label") for kind in kinds}
     cells = {kind: (one[columns[0]], one[columns[1]]) for kind, one in by_kind.items()}
     return sheet_of(title, text, pd.Index(rows["label"].unique()), cells, note)

@@ -331,6 +331,15 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path):
     assert "a/gone.png" in refusal(tmp_path)
 
 
+def test_a_link_that_leads_to_itself_is_a_file_that_cannot_be_read(tmp_path):
+    write_files(tmp_path, GOOD)
+    (tmp_path / "a" / "loop.png").symlink_to(tmp_path / "a" / "loop.png")
+    files = ImageFiles(tmp_path, PATTERN)
+    assert files.names == sorted([*GOOD, "a/loop.png"])
+    with pytest.raises(InputError, match=r"^a/loop\.png in "):
+        files.read("a/loop.png")
+
+
 def test_a_lattice_of_links_is_read_once(tmp_path):
     """Each of 22 folders holds two links to the next: 2^22 paths lead to the one image."""
     for level in range(23):

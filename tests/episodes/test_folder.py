@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -342,6 +343,10 @@ REFUSED = {
     ),
     "no header": (listed(listing(ROWS[1:], ",".join(ROWS[0]))), "needs a header with the columns filename and label"),
     "an empty csv file": (listed(b""), "needs a header with the columns filename and label, not an empty file"),
+    "a comma without quotes": (
+        listed(listing([*ROWS[:3], ("images/3.png", "owl", " barn")])),
+        "has more cells than the header: quote names that hold a comma",
+    ),
     "no rows": (listed(listing([])), "has 0 classes: three splits of two classes or more need six"),
     "no label": (listed(listing([*ROWS[:3], ("images/3.png", "")])), "line 5 of labels.csv in "),
     "a short line": (listed(listing([*ROWS[:3], ("images/3.png",)])), "line 5 of labels.csv in "),
@@ -638,6 +643,12 @@ def test_what_is_left_out_of_a_published_data_set_is_refused():
 FORMS = {
     "semicolons": lambda text: text.replace(",", ";").encode(),
     "tabs": lambda text: text.replace(",", "\t").encode(),
+    "bars": lambda text: text.replace(",", "|").encode(),
+    "quotes after a space": lambda text: re.sub(",(label .)", r', "\1"', text).encode(),
+    "lines of an old Macintosh": lambda text: text.replace("\n", "\r").encode(),
+    "blank lines": lambda text: f"{text},\n , \n\n".encode(),
+    "columns called image_path and labels": lambda text: text.replace("filename,label", "image_path,labels").encode(),
+    "columns called image_id and label": lambda text: text.replace("filename", "image_id").replace(".png", "").encode(),
     "a byte order mark": lambda text: text.encode("utf-8-sig"),
     "UTF-16": lambda text: text.encode("utf-16"),
     "UTF-16 big-endian without a mark": lambda text: text.encode("utf-16-be"),

@@ -13,7 +13,8 @@ from fewshot import Traits
 from fewshot.config import Generalised
 from fewshot.learners.npair import NPair
 from fewshot.learners.prototypical import Prototypical
-from fewshot.protocols.generalised import Joint, NotComparable, generalise
+from fewshot.protocols.base import NotComparable
+from fewshot.protocols.generalised import Joint, generalise
 from fewshot.statistics import over_episodes
 
 USUAL = {"way": 2, "shots": [1], "query": 2, "episodes": 50}
@@ -102,8 +103,8 @@ def test_base_queries_are_the_same_for_every_learner_and_any_size_of_batches(mon
     novel, train, held_out = (Given(clustered(6, 8, 3, 0.6, seed), [8] * 6) for seed in range(3))
     for name in ("prototypical", "npair"):
         whole, _ = measured(learner_of(name, 3), novel, train, held_out, shots=[1, 5], episodes=40)
-        for chunks in ("_CHUNK", "_IMAGES"):
-            monkeypatch.setattr(f"fewshot.protocols.generalised.{chunks}", {"cpu": 60})
+        for chunks in ("joint._CHUNK", "generalised._IMAGES"):
+            monkeypatch.setattr(f"fewshot.protocols.{chunks}", {"cpu": 60})
         parts, _ = measured(learner_of(name, 3), novel, train, held_out, shots=[1, 5], episodes=40)
         monkeypatch.undo()
         for one, other in zip(whole, parts):

@@ -17,12 +17,13 @@ from episodes.kinds import kind_sampler
 from episodes.kinds.listed import listed_lines
 from fewshot import Traits
 from fewshot.backbones import make_backbone
-from fewshot.config import evaluation_from
+from fewshot.config import Training, evaluation_from
 from fewshot.difficulty import separations
 from fewshot.embedding import EmbeddedBank
 from fewshot.evaluation import evaluate, run_episodes
 from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.learners.prototypical import Prototypical
+from fewshot.models import ModelSpec
 from fewshot.protocols.base import Task
 from fewshot.protocols.kinds import PROTOCOL, kinds_for, open_width, trials
 from fewshot.protocols.registry import check_protocols, measure
@@ -81,7 +82,8 @@ def task_of(cls, bank: ImageBank, kinds: list[str], **wanted) -> Task:
     settings = {"kinds": kinds, "ways": [5], "shots": [2], "query": 3, "episodes": 40, **wanted}
     evaluation = evaluation_from({"protocols": ["kinds"], "kinds": settings})
     columns = COLUMNS | {"transductive": learner.traits.transductive}
-    return Task(learner, {"test": EmbeddedBank(learner, bank)}, evaluation, (), columns, "mine, seed 0")
+    spec = ModelSpec.of(Prototypical, bank, Training(backbone="pixels"))
+    return Task(learner, spec, {"test": EmbeddedBank(learner, bank)}, evaluation, (), columns)
 
 
 def measured(cls, bank: ImageBank, kinds: list[str], **wanted) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -121,7 +123,7 @@ def test_uniform_episodes_are_those_of_every_other_evaluation():
 def test_a_learner_without_a_mask_is_left_out_of_unequal_shots_alone(caplog):
     rows, _ = measured(EqualShots, noisy_bank(), ["imbalance:step", "within", "any"])
     assert rows["kind"].tolist() == ["uniform", "within"]
-    assert "mine, seed 0 is left out of kind imbalance:step: the classes of an episode have different" in caplog.text
+    assert "seed 0 is left out of kind imbalance:step: the classes of an episode have different" in caplog.text
     assert "scores of nearest-pixel has no argument mask" in caplog.text
     rows, _ = measured(Prototypical, noisy_bank(), ["imbalance:step"])
     assert rows["kind"].tolist() == ["uniform", "imbalance:step"]
@@ -134,7 +136,7 @@ def test_balanced_queries_of_a_transductive_learner_never_stand_alone():
     assert kinds_for(Prototypical(make_backbone("pixels", 1, 8), 30), ["within"]) == ["uniform", "within"]
     rows, arrays = measured(Transductive, noisy_bank(), ["within"])
     first = PROTOCOL.sheets(rows, arrays)[0]
-    assert list(first.cells.columns) == ["uniform", "within", "dirichlet:2"]
+    assert list(first.cells.columns) == ["uniform", "dirichlet:2", "within"]
     assert first.cells.index.tolist() == ["mine [transductive]"]
 
 

@@ -12,7 +12,8 @@ from embedded import Given, clustered, learner_of
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from episodes.kinds.open_set import OpenSampler
-from fewshot.config import evaluation_from
+from fewshot.config import Training, evaluation_from
+from fewshot.models import ModelSpec
 from fewshot.protocols.base import Task
 from fewshot.protocols.open_set import measures, recognise
 from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, protocol_sheets
@@ -132,7 +133,9 @@ def test_episodes_count_the_same_in_any_size_of_batches(monkeypatch):
 
 def task_of(data: Given, **wanted) -> Task:
     evaluation = evaluation_from({"protocols": ["open_set"], "open_set": wanted})
-    return Task(learner_of("prototypical", 4), {"test": data}, evaluation, (), COLUMNS, "mine")
+    learner = learner_of("prototypical", 4)
+    spec = ModelSpec.of(type(learner), data.bank, Training(backbone="pixels"))
+    return Task(learner, spec, {"test": data}, evaluation, (), COLUMNS)
 
 
 def test_each_measure_has_the_open_interval_over_known_and_unknown_classes():

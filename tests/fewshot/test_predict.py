@@ -117,13 +117,15 @@ def test_a_file_that_is_there_is_replaced_on_request_only(call_plain, pixels, pi
         ({"support": "missing"}, "there is no"),
         ({"reject": "0.7"}, "at most 0.5"),
         ({"output": "nowhere/a.csv"}, "there is no folder"),
+        ({"support": "query/06.png"}, "is neither a folder nor an archive"),
+        ({"page": "a.csv"}, "choose two names"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(call_plain, pixels, pictures, tmp_path, change, message):
-    wanted = {"query": "query", "support": "support", "reject": "0.05", "output": "a.csv", **change}
+    wanted = {"query": "query", "support": "support", "reject": "0.05", "output": "a.csv", "page": "a.html", **change}
     said = call_plain(
         *("predict", pixels, "--support", pictures / wanted["support"], pictures / wanted["query"]),
-        *("--output", tmp_path / wanted["output"], "--reject", wanted["reject"]),
+        *("--output", tmp_path / wanted["output"], "--page", tmp_path / wanted["page"], "--reject", wanted["reject"]),
     )
     assert said.code == 2
     assert message in said.err
@@ -153,6 +155,36 @@ def test_labels_keep_their_type(pixels):
     assert (made.predict(bank.images) == labels).all()
     assert "each image needs one label" in refusal(lambda: made.fit(bank.images, labels[1:]))
     assert "2 classes or more" in refusal(lambda: made.fit(bank.images[:8], labels[:8]))
+
+
+def test_what_is_no_sequence_of_images_is_refused(pixels, pictures):
+    bank = toy_bank(2, 8, seed=3)
+    made = Classifier(pixels, device="cpu", temperature=1.0).fit(bank.images, bank.labels.numpy())
+    path = pictures / "other" / "0.png"
+    for one in (path, str(path), Image.new("L", (9, 9))):
+        assert "give a list of it" in refusal(lambda one=one: made.predict(one))
+    for gone in ("~/owl.png", "https://example.org/owl.png", pictures / "gone.png"):
+        assert refusal(lambda gone=gone: made.predict([gone])) == f"there is no image {gone}"
+    cut = pictures / "cut.png"
+    cut.write_bytes(path.read_bytes()[:-30])
+    with Image.open(cut) as opened:
+        assert "cannot be decoded" in refusal(lambda: made.predict([opened]))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(call_plain, pixels, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot.commands.predict.os.access", lambda *_: False)  # the superuser may write everywhere
+    said = call_plain("predict", pixels, "--support", pictures / "support", pictures, "--output", tmp_path / "a.csv")
+    assert (said.code, said.out) == (2, "")
+    assert "you may not write" in said.err
+
+
+def test_the_page_shows_a_strip_of_one_pixel(call_plain, pixels, pictures, tmp_path):
+    (pictures / "query" / "strip.png").write_bytes(encoded(np.zeros((1, 2000), np.uint8)))
+    page = tmp_path / "a.html"
+    query = pictures / "query" / "strip.png"
+    command = ["predict", pixels, "--support", pictures / "support", query, "--output", tmp_path / "a.csv"]
+    assert call_plain(*command, "--page", page).code == 0
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 1
 
 
 def test_refused_pictures_are_answered_so_by_the_classifier(pixels, toy_banks):

@@ -153,3 +153,47 @@ def test_weights_that_do_not_fit_are_counted_and_the_first_are_named(tmp_path, c
         make_backbone("conv4", 1, 16, tmp_path / "narrow.pt")
     with pytest.raises(InputError, match=r"lacks \d+ of the \d+ weights of resnet12: .* and \d+ more$"):
         make_backbone("resnet12", 1, 16, tmp_path / "narrow.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_lightning(tmp_path, conv4, zipped):
+    optimizer = torch.optim.Adam(conv4.body.parameters())
+    content = {
+        "epoch": 3,
+        "state_dict": {f"model.backbone.{name}": value for name, value in conv4.body.state_dict().items()}
+        | {"model.head.weight": torch.rand(5, 64), "criterion.weight": torch.rand(5)},
+        "callbacks": {"ModelCheckpoint{'monitor': 'val'}": {"best_model_score": torch.tensor(0.5)}},
+        "optimizer_states": [optimizer.state_dict()],
+        "hyper_parameters": {"lr": 0.1},
+    }
+    torch.save(content, tmp_path / "last.ckpt", _use_new_zipfile_serialization=zipped)
+    check_loads(tmp_path / "last.ckpt", conv4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(tmp_path, conv4, dtype):
+    content = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for name, value in conv4.body.state_dict().items()
+    }
+    save_file(content, tmp_path / "weights.safetensors")
+    loaded = make_backbone("conv4", 1, 16, tmp_path / "weights.safetensors").body.state_dict()
+    assert all(torch.equal(value.to(loaded[name].dtype), loaded[name]) for name, value in content.items())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.to(torch.int8),
+        lambda value: value.to(torch.complex64),
+        lambda value: value.to("meta"),
+        lambda value: value.to_sparse(),
+        lambda value: value * float("nan"),
+    ],
+    ids=["integers", "complex", "meta", "sparse", "NaN"],
+)
+def test_what_is_no_plain_number_is_refused(tmp_path, conv4, change):
+    weights = conv4.body.state_dict()
+    torch.save({**weights, "0.convolution.weight": change(weights["0.convolution.weight"])}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"has 1 weights that are no plain .*: 0\.convolution\.weight; save"):
+        make_backbone("conv4", 1, 16, tmp_path / "weights.pt")
