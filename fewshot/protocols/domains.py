@@ -227,8 +227,9 @@ def _caption(rows: pd.DataFrame) -> str:
     queries = rows.drop_duplicates("heading").set_index("heading")["query"]
     others = queries[queries != queries.iloc[0]]
     fewer = f" ({', '.join(f'{name} {count}' for name, count in others.items())})" if len(others) else ""
+    trained = "Not trained" if row["source"] == "none" else f"Trained on {row['source']}"
     return (
-        f"Trained on {row['source']}, {image_form(row['image_size'])}: accuracy in percent over {row['episodes']:,}"
+        f"{trained}, {image_form(row['image_size'])}: accuracy in percent over {row['episodes']:,}"
         f" episodes of each data set, queries a class: {queries.iloc[0]}{fewer}"
     )
 
