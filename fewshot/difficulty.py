@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from episodes import ImageBank
+from fewshot.devices import exact
 
 _BATCH, _EPISODES = 256, 1 << 12  # images and episodes at once
 _NOTHING = 1e-6  # of the distance between classes: a smaller spread comes from rounding alone
@@ -35,7 +36,7 @@ def _classes(bank: ImageBank) -> tuple[Tensor, Tensor]:
     sums = torch.zeros((bank.classes, bank.images[0].numel()), dtype=torch.float64)
     squares = torch.zeros(bank.classes, dtype=torch.float64)
     for part in torch.arange(len(bank)).split(_BATCH):
-        rows = bank.batch(part).flatten(1).double()
+        rows = exact(bank.batch(part).flatten(1)).cpu()
         sums.index_add_(0, labels[part], rows)
         squares.index_add_(0, labels[part], rows.square().sum(1))
     means = sums / counts[:, None]

@@ -44,6 +44,15 @@ def on_counted(function: Callable[..., Tensor], support: Tensor, mask: Tensor | 
     return torch.cat(found)[torch.cat(places).argsort()]
 
 
+def memberships(support: Tensor, mask: Tensor | None) -> Tensor:
+    """The one-hot classes (E, N K, N) of the support images (E, N, K, D), class after class; zeros if one is masked."""
+    episodes, way, shot, _ = support.shape
+    classes = one_hot(way, shot, support)
+    if mask is None:
+        return classes.expand(episodes, -1, -1)
+    return classes * mask.flatten(1)[..., None].to(support.dtype)
+
+
 def descend(
     start: Tensor,
     gradient: Callable[[Tensor], Tensor],

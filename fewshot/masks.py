@@ -2,8 +2,6 @@
 
 from torch import Tensor
 
-from fewshot.heads import one_hot
-
 
 def class_means(support: Tensor, mask: Tensor | None) -> Tensor:
     """The mean (E, N, D) of the support rows (E, N, K, D) of each class, over those that `mask` (E, N, K) has."""
@@ -21,12 +19,3 @@ def shares(mask: Tensor, like: Tensor) -> Tensor:
 def counted(pairs: Tensor, mask: Tensor | None, otherwise: float) -> Tensor:
     """The numbers `pairs` (E, Q, N * K) of queries and support images, `otherwise` for images that do not count."""
     return pairs if mask is None else pairs.masked_fill(~mask.flatten(1)[:, None], otherwise)
-
-
-def memberships(support: Tensor, mask: Tensor | None) -> Tensor:
-    """The one-hot classes (E, N K, N) of the support images (E, N, K, D), class after class; zeros if one is masked."""
-    episodes, way, shot, _ = support.shape
-    classes = one_hot(way, shot, support)
-    if mask is None:
-        return classes.expand(episodes, -1, -1)
-    return classes * mask.flatten(1)[..., None].to(support.dtype)

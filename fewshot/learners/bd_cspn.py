@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewshot.backbones.base import Backbone
+from fewshot.heads import memberships
 from fewshot.learners.base import Traits
 from fewshot.learners.linear_classifier import CentredClassifier
 from fewshot.learners.registry import register
-from fewshot.masks import class_means, memberships
+from fewshot.masks import class_means
 
 
 @register("bd-cspn")

@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from fewshot.backbones.base import Backbone
 from fewshot.devices import exact
+from fewshot.heads import memberships
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import in_parts
 from fewshot.learners.linear_classifier import CentredClassifier
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
-from fewshot.masks import memberships
 
 _LEAST = 1e-12  # of F: smaller ones are rounding, as for a class that no edge leads to
 

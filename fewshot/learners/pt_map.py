@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewshot.backbones.base import Backbone
+from fewshot.heads import memberships
 from fewshot.learners.base import Traits
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
-from fewshot.masks import memberships
 
 _LEAST = 1e-6  # added before the power
 _SETTLED, _ROUNDS = 1e-6, 1000  # of Sinkhorn: the largest change of a query's sum when it ends, and rounds at most

@@ -5,11 +5,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from fewshot.backbones.base import Backbone
+from fewshot.heads import memberships
 from fewshot.learners.base import Traits
 from fewshot.learners.linear_classifier import CentredClassifier
 from fewshot.learners.registry import register
 from fewshot.losses import squared_distances
-from fewshot.masks import class_means, memberships
+from fewshot.masks import class_means
 
 
 @register("soft-kmeans")

@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewshot.backbones.base import Backbone
+from fewshot.heads import memberships
 from fewshot.information import Objective, fitted_prototypes, prototype_logits
 from fewshot.learners.base import Traits
 from fewshot.learners.episodic import in_parts
 from fewshot.learners.linear_classifier import LinearClassifier
 from fewshot.learners.registry import register
-from fewshot.masks import class_means, memberships
+from fewshot.masks import class_means
 
 _TEMPERATURE = 15.0
 _TIM = Objective(cross=0.1, marginal=1.0, conditional=0.1)

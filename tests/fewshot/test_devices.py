@@ -63,5 +63,6 @@ def test_no_other_code_asks_a_tensor_for_float64():
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"\.double\(|torch\.float64", line)
     ]
-    # these are on exact_device already
-    assert all(line.startswith("retrieval.py") for line in found), found
+    # these work on exact_device already, or on the CPU
+    there = ("retrieval.py", "ties.py", "open_set.py", "difficulty.py")
+    assert all(line.startswith(there) for line in found), found
