@@ -75,13 +75,7 @@ MODULES = {
     "half": "from fewshot import Learner\nclass Half(Learner):\n    def loss(self, images, labels): ...",
     "whole": "from fewshot.learners.npair import NPair\nclass Whole(NPair):\n    '''Pairs, from elsewhere.'''",
 }
-POINTS = {
-    "fails": "fails:Gone",
-    "no_class": "other:Other",
-    "half": "half:Half",
-    "whole": "whole:Whole",
-    "void": "void:X",
-}
+POINTS = {"fails": "fails:Gone", "vain": "other:Other", "half": "half:Half", "whole": "whole:Whole", "void": "void:X"}
 
 
 @pytest.fixture
@@ -103,7 +97,7 @@ def packages(tmp_path, monkeypatch):
 
 SENTENCES = {
     "fails": "the entry point fails = theirs_fails:Gone of the package theirs cannot be loaded: ImportError: no libfoo",
-    "no_class": "the entry point no_class = theirs_other:Other of the package theirs is no learner: it must name a class",
+    "vain": "the entry point vain = theirs_other:Other of the package theirs is no learner: it must name a class",
     "half": "the entry point half = theirs_half:Half of the package theirs is not a whole learner: it lacks scores",
     "void": "the entry point void = theirs_void:X of the package theirs cannot be loaded: ModuleNotFoundError",
 }
