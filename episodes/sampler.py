@@ -100,6 +100,23 @@ class Sampler(abc.ABC):
         number of classes and of queries. `Episodes.numbers` says which they are: parts need not be in order."""
 
 
+def check_fits(bank_or_sizes: ImageBank | Tensor, what: str, classes: int = 0, images: int = 0) -> None:
+    """InputError if there are fewer than `classes` classes, or a class has fewer than `images` images, which `what`
+    needs; `what` names things in the plural."""
+    bank = bank_or_sizes if isinstance(bank_or_sizes, ImageBank) else None
+    sizes = bank_or_sizes if isinstance(bank_or_sizes, Tensor) else bank_or_sizes.sizes
+    source = "the data set" if bank is None else bank.name
+    if classes > len(sizes):
+        raise InputError(f"{what} need {classes} classes, but {source} has {len(sizes)}: ask for fewer ways with --way")
+    smallest = int(sizes.argmin())
+    if images > int(sizes[smallest]):
+        name = str(smallest) if bank is None else f"'{bank.class_names[smallest]}'"
+        raise InputError(
+            f"{what} need {images} images a class, but class {name} of {source} has {int(sizes[smallest])}: ask for"
+            " fewer shots or queries with --shot or --query"
+        )
+
+
 class EpisodeSampler(Sampler):
     """Draws `way` classes, and from each class `shot` support and `query` query images, uniformly without replacement.
 
@@ -118,21 +135,11 @@ class EpisodeSampler(Sampler):
     ) -> None:
         bank = bank_or_sizes if isinstance(bank_or_sizes, ImageBank) else None
         sizes = torch.as_tensor(bank_or_sizes, dtype=torch.int64) if bank is None else bank.sizes
-        source = "the data set" if bank is None else bank.name
         for word, number, least in (("way", way, 1), ("shot", shot, 1), ("query", query, 0)):
             if number < least:
                 raise InputError(f"{word} must be at least {least}, not {number}")
-        if way > len(sizes):
-            raise InputError(
-                f"{way}-way episodes need {way} classes, but {source} has {len(sizes)}: ask for fewer ways with --way"
-            )
-        smallest = int(sizes.argmin())
-        if shot + query > int(sizes[smallest]):
-            name = str(smallest) if bank is None else f"'{bank.class_names[smallest]}'"
-            raise InputError(
-                f"{shot} shots and {query} queries need {shot + query} images a class, but class {name} of"
-                f" {source} has {int(sizes[smallest])}: ask for fewer shots or queries with --shot or --query"
-            )
+        check_fits(sizes if bank is None else bank, f"{way}-way episodes", classes=way)
+        check_fits(sizes if bank is None else bank, f"{shot} shots and {query} queries", images=shot + query)
         self.way, self.shot, self.query, self.seed = way, shot, query, seed
         self._sizes = sizes
         self._offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])

@@ -42,8 +42,8 @@ def open_data(
 
     Other data sets that the run tests on are banks too, if 'test' is among the splits: see with_other_data.
     If all classes are for the test, 'test' is the only bank, with the images of the split 'all'. If the configured data
-    set is unavailable and has a fallback, the fallback is opened. If the data set has fewer
-    classes or images than a learner's batches or the validation episodes need, those get fewer. Each change is logged.
+    set is unavailable and has a fallback, the fallback is opened. If the data set has fewer classes or images than a
+    learner's batches or the validation episodes need, those get fewer. Each change is logged.
     """
     name = config.data.dataset
     splits = (ALL,) if config.data.test == ALL else splits
@@ -196,7 +196,8 @@ def _obtain(
     """The trained learner of a model: with `resume` from the best checkpoint in `folder`, if that is of this model or,
     with `keep`, of other code or packages; otherwise trained, with checkpoints in `folder`. It gets no test images.
 
-    Without base classes, the learner is taken as it is, and there is nothing that a checkpoint would have to keep."""
+    Without base classes, the learner is taken as it is, and there is nothing that a checkpoint would have to keep.
+    """
     spec, path = model.spec, folder / "best.pt"
     if "train" not in banks:
         learner = spec.build(model.cls)

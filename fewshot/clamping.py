@@ -62,6 +62,18 @@ def clamped_sessions(settings: Sessions, bank: ImageBank) -> Sessions:
     return _changed("sessions", settings, bank, sessions=sessions, query=query)
 
 
+def clamped_protocols(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
+    """The settings of each test protocol that has its own, with no more classes, images and sessions than there are."""
+    clamps: dict[str, Callable[[Any, ImageBank], Any]] = {
+        "generalised": clamped_generalised,
+        "kinds": clamped_kinds,
+        "open_set": clamped_open_set,
+        "sessions": clamped_sessions,
+    }
+    asked = [name for name in clamps if name in evaluation.protocols]
+    return evaluation.model_copy(update={name: clamps[name](getattr(evaluation, name), bank) for name in asked})
+
+
 def fitted(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     """The test episodes that the bank can fill: the ways and shots for which the bank has enough classes and images, or
     the most that it can fill, and as many queries; nothing is logged."""
@@ -114,15 +126,7 @@ def _with_tests(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
         log.info("test: the %d episodes that the data set lists, %d-way %d-shot", episodes, listed.way, listed.shot)
         found = {"ways": ways, "shots": shots, "query": query, "episodes": episodes, "seed": listed.seed}
         return evaluation.model_copy(update=found)
-    clamps: dict[str, Callable[[Any, ImageBank], Any]] = {
-        "generalised": clamped_generalised,
-        "kinds": clamped_kinds,
-        "open_set": clamped_open_set,
-        "sessions": clamped_sessions,
-    }
-    asked = [name for name in clamps if name in evaluation.protocols]
-    evaluation = evaluation.model_copy(update={name: clamps[name](getattr(evaluation, name), bank) for name in asked})
-    return _changed("test", evaluation, bank, **_fitting(evaluation, bank))
+    return _changed("test", clamped_protocols(evaluation, bank), bank, **_fitting(evaluation, bank))
 
 
 def _fitting(evaluation: Evaluation, bank: ImageBank) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 The embedding is the same for all learners of a run: the pixels, or the features if the data set holds features.
 """
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ def separations(bank: ImageBank, classes: np.ndarray) -> np.ndarray:
     return torch.where(spread > _NOTHING * between, between / spread, torch.inf).numpy()
 
 
+@functools.lru_cache(maxsize=1)  # for all models of a run; banks are compared by identity
 def _classes(bank: ImageBank) -> tuple[Tensor, Tensor]:
     """The mean (C, D) and the spread (C,) of each class, float64, on the CPU."""
     labels, counts = bank.labels.cpu(), bank.sizes.cpu().double()

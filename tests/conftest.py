@@ -77,6 +77,12 @@ def real_data() -> Path:
     return Path(folder)
 
 
+def toy_splits(classes: int, images: int) -> dict[str, ImageBank]:
+    """A toy bank for each split, of different classes."""
+    seeds = {"train": 1, "validation": 2, "test": 3}
+    return {split: toy_bank(classes, images, seed=seed, split=split) for split, seed in seeds.items()}
+
+
 def toy_bank(classes: int = 30, images: int = 8, size: int = 16, seed: int = 0, split: str = "train") -> ImageBank:
     """Classes that are easy to tell apart: each a random pattern, its images the pattern with noise."""
     generator = torch.Generator().manual_seed(seed)

@@ -6,7 +6,8 @@ from torch import Tensor
 from episodes.bank import ImageBank
 from episodes.draws import below, slot_words, uniform
 from episodes.errors import InputError
-from episodes.kinds.composition import ComposedSampler, Composition, check_fits, composed
+from episodes.kinds.composition import ComposedSampler, Composition, composed
+from episodes.sampler import check_fits
 
 _WAYS = 5, 50  # fewest and most, as all numbers here from Meta-Dataset
 _QUERIES = 10  # of a class, at most
@@ -87,6 +88,6 @@ class MetaDLSampler(ComposedSampler):
 
 
 def _most_shots(ways: int, largest: int, smallest: int) -> int:
-    """A number of support images of a class that no episode of so many ways exceeds."""
+    """A number of support images of a class that no episode of `ways` ways exceeds."""
     share = 2 * largest / (2 * largest + (ways - 1) * smallest / 2)
     return min(int(share * (min(_SUPPORT, ways * _SHARE) - ways)) + 1, largest - 1)

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from episodes.bank import ImageBank
 from episodes.draws import draw, stream
-from episodes.errors import InputError
 from episodes.sampler import CHUNK, Episodes, Sampler
 
 _BLOCK = 1 << 14  # episodes composed at once, at most: those of equal shape become parts
 _IMAGES = 1 << 22  # places for images in such a block, at most
-_SLICES = 16  # classes are drawn in so many slices, each with about equal numbers of images
+_SLICES = 16  # slices of classes that are drawn at once; the classes of a slice have about equal numbers of images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,21 +52,6 @@ def composed(classes: Tensor, support: Tensor | int, query: Tensor | int, unlabe
     """The composition of these classes (E, M) and numbers of images, which may be the same for all episodes or classes:
     (M,), (E, 1) or one number."""
     return Composition(classes, *(torch.as_tensor(part).expand_as(classes) for part in (support, query, unlabelled)))
-
-
-def check_fits(bank: ImageBank, what: str, classes: int, images: int) -> None:
-    """InputError if `bank` has fewer than `classes` classes, or a class fewer than `images` images, which `what` needs;
-    `what` names things in the plural."""
-    if classes > bank.classes:
-        raise InputError(
-            f"{what} need {classes} classes, but {bank.name} has {bank.classes}: ask for fewer ways with --way"
-        )
-    smallest = int(bank.sizes.argmin())
-    if images > int(bank.sizes[smallest]):
-        raise InputError(
-            f"{what} need {images} images a class, but class '{bank.class_names[smallest]}' of {bank.name} has"
-            f" {int(bank.sizes[smallest])}: ask for fewer shots or queries with --shot or --query"
-        )
 
 
 class ComposedSampler(Sampler):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from episodes.bank import ImageBank
 from episodes.errors import InputError
-from episodes.kinds.composition import ComposedSampler, Composition, check_fits, composed
-from episodes.sampler import EpisodeSampler
+from episodes.kinds.composition import ComposedSampler, Composition, composed
+from episodes.sampler import EpisodeSampler, check_fits
 
 
 def linear(way: int, most: int) -> list[int]:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from episodes.bank import ImageBank
-from episodes.kinds.composition import ComposedSampler, Composition, check_fits, composed
-from episodes.sampler import EpisodeSampler
+from episodes.kinds.composition import ComposedSampler, Composition, composed
+from episodes.sampler import EpisodeSampler, check_fits
 
 UNLABELLED = 5  # images of each class, as in the source
 

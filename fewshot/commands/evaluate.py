@@ -11,7 +11,7 @@ from episodes.datasets import find_source, full_name
 from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
-from fewshot.clamping import clamped_generalised, clamped_open_set, clamped_sessions, with_held_out
+from fewshot.clamping import clamped_protocols, with_held_out
 from fewshot.commands import arguments, evaluate_run
 from fewshot.config import Evaluation, evaluation_from
 from fewshot.confusion import count_answers
@@ -28,6 +28,7 @@ from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, prot
 from fewshot.records import row_of
 
 _USUAL = {"way": 5, "query": 15, "seed": 0}  # of a checkpoint's test
+_SEVERAL_SHOTS = ("generalised", "open_set")  # the test protocols that test with several shots
 _BESIDE_BASE = ("generalised", "sessions")  # the test protocols that put test classes beside base classes
 
 
@@ -145,12 +146,9 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     if options.protocol in _BESIDE_BASE and trained:
         raise InputError(f"{options.protocol} needs classes that are not trained on: take --split test or validation")
     wanted = _wanted(options)
-    if options.protocol == "generalised" and options.shot is None:
-        wanted = wanted.model_copy(update={"generalised": clamped_generalised(wanted.generalised, bank)})
-    if options.protocol == "sessions":
-        wanted = wanted.model_copy(update={"sessions": clamped_sessions(wanted.sessions, bank)})
-    if options.protocol == "open_set" and options.shot is None:
-        wanted = wanted.model_copy(update={"open_set": clamped_open_set(wanted.open_set, bank)})
+    # several shots that nobody asked for, and sessions, are as many as there can be; what was asked for is refused
+    if options.protocol == "sessions" or (options.protocol in _SEVERAL_SHOTS and options.shot is None):
+        wanted = clamped_protocols(wanted, bank)
     banks = {"test": bank}
     if options.protocol == "verification":
         banks["validation"] = _load(options, spec, "validation", options.dataset)
@@ -174,7 +172,7 @@ def _wanted(options: argparse.Namespace) -> Evaluation:
     if options.protocol == "kinds":
         kinds = {} if options.kind is None else {"kinds": options.kind}
         tests["kinds"] = {"shots": [1], **settings, "ways": [options.way], **kinds}
-    elif options.protocol in ("generalised", "open_set"):
+    elif options.protocol in _SEVERAL_SHOTS:
         tests[options.protocol] = {**settings, "way": options.way}
     elif options.protocol == "sessions":
         shot = {} if options.shot is None else {"shot": options.shot}

@@ -10,7 +10,7 @@ from torch.nn import functional
 from episodes import ClassBatches, Episodes
 from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank
-from fewshot.learners.base import Learner, Traits
+from fewshot.learners.base import Learner, Traits, rows_of
 from fewshot.learners.registry import register
 from fewshot.learners.text_encoder import NGramEncoder
 from fewshot.losses import image_text
@@ -65,11 +65,10 @@ class CLIP(Learner):
         return image_text(self.embed(images), texts, numbers, self.log_scale.exp().clamp(max=_MOST))
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
-        query = data.rows(episodes.query.flatten()).unflatten(0, (len(episodes), -1))
+        query = rows_of(data, episodes.query.flatten(1))
         if not self.traits.sees_support:
             return query @ data.text_embeddings[episodes.classes].mT
-        support = data.rows(episodes.support.flatten()).unflatten(0, episodes.support.shape)
-        prototypes = functional.normalize(class_means(support, mask), dim=2)  # (E, N, D)
+        prototypes = functional.normalize(class_means(rows_of(data, episodes.support), mask), dim=2)  # (E, N, D)
         if self.variant == "mixed":
             texts = data.text_embeddings[episodes.classes]
             prototypes = functional.normalize(torch.lerp(prototypes, texts, self.text_weight), dim=2)

@@ -25,7 +25,7 @@ class DeepEmd(MapLearner):
     Let u_i be the query's and v_j the class's local descriptors. The weight of a place is its likeness to the whole of
     the other map (cross-reference), s_i = max(u_i . mean of v_j, 0), and likewise for the class; the
     weights of a map sum to one. The score of the class is `scale` times the sum over i and j of x_ij cos(u_i, v_j),
-    where x is the transport plan of the costs 1 - cos(u_i, v_j) between these weights. Cosines are those
+    with x the transport plan of the costs 1 - cos(u_i, v_j) between these weights. Cosines are those
     of descriptors whose own mean is subtracted, as in the authors' code.
 
     The paper's plan is that of the earth mover's distance, by an interior-point solver. Here it is the plan of the

@@ -32,7 +32,7 @@ class LabelPropagation(CentredClassifier):
     and a query's scores are the logarithms of its row of F. No node is its own neighbour, as in Zhou et al.; Liu et al.
     keep W_ii = 1, and learn a width for each image. With one width for all, the alpha of 0.99 of both papers lets the
     labels of the best connected class win: in 5-way 1-shot episodes of base classes of miniImageNet (frozen features)
-    it had 62 % where the default has 73 % and the nearest class mean 67 %.
+    it had 62 %, the default 73 % and the nearest class mean 67 %.
     """
 
     variants: ClassVar = {"": Traits(transductive=True, paper="Zhou et al. 2004, Liu et al. 2019")}

@@ -11,7 +11,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.backbones.features import FeaturesBackbone
 from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.embedding import EmbeddedBank
-from fewshot.learners.base import Learner, Traits
+from fewshot.learners.base import Learner, Traits, rows_of
 from fewshot.learners.registry import register
 from fewshot.masks import class_means, counted
 
@@ -70,8 +70,7 @@ class OpenCLIP(Learner):
         return functional.normalize(self.backbone.embed_texts(prompts), dim=1)
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
-        query = data.rows(episodes.query.flatten()).unflatten(0, (len(episodes), -1))
-        support = data.rows(episodes.support.flatten()).unflatten(0, episodes.support.shape)
+        query, support = rows_of(data, episodes.query.flatten(1)), rows_of(data, episodes.support)
         if not self.traits.text:
             return query @ functional.normalize(class_means(support, mask), dim=2).mT
         scores = self.backbone.scale * query @ self._texts(data)[episodes.classes].mT

@@ -9,6 +9,7 @@ import pandas as pd
 
 from episodes import EpisodeSampler, ImageBank, InputError
 from episodes.datasets import ALL, data_version
+from fewshot import outside
 from fewshot.clamping import fitted
 from fewshot.config import Evaluation
 from fewshot.embedding import check_channels
@@ -17,7 +18,7 @@ from fewshot.other_data import shared_with
 from fewshot.protocols.base import FIRST, LAST, Arrays, Protocol, Row, Task
 from fewshot.protocols.episodes import open_interval
 from fewshot.record_files import unlike_episodes
-from fewshot.records import CELL, DATA, LEARNER, array_name, image_form, labels, row_of, summarised
+from fewshot.records import CELL, DATA, LEARNER, array_name, image_form, labels, summarised
 from fewshot.statistics import ranks
 from fewshot.tables import INTERVAL, PRINTED, SEEDS, Sheet, remarks
 
@@ -136,7 +137,6 @@ def _samplers(wanted: Evaluation, shots: Sequence[int], bank: ImageBank) -> list
 
 def _about(task: Task, bank: ImageBank) -> Row:
     """The columns of a model's rows that depend on the data set alone."""
-    seen = row_of(task.spec, task.learner, bank)
     shared = shared_with(task.data["train"].bank, bank) if "train" in task.data else None
     return {
         "source": task.spec.dataset,
@@ -145,7 +145,7 @@ def _about(task: Task, bank: ImageBank) -> Row:
         "protocol": bank.protocol,
         "data_version": data_version(bank.dataset, bank.protocol),
         "model": task.columns["model"],
-        "seen": seen["seen"],
+        "seen": outside.seen(task.spec.outside_data, task.spec.outside_classes, bank),
         "shared_classes": len(shared.classes) if shared else np.nan,
         "shared_images": shared.images if shared else np.nan,
     }

@@ -194,6 +194,8 @@ def _unlike_separations(row: pd.Series, arrays: Arrays) -> str:
 
 def _check_takes(learner: Learner, trial: Trial) -> bool:
     """Whether the learner uses unlabelled images of the episodes; NotComparable if it cannot take their shots."""
+    if takes(learner, "mask") and not takes(learner, "unlabelled"):
+        return False  # whatever the episodes hold
     masked = unlabelled = False
     for part in trial.sampler.batches(trial.episodes, _PART):
         masked |= part.mask is not None
@@ -223,15 +225,13 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
     for (way, shot), cell in rows[~own].groupby(["way", "shot"]):
         row = cell.iloc[0]
         what = f"{way}-way {shot}-shot"
-        text = (
-            f"{images_text(rows)}: accuracy in percent over {row['episodes']:,} {what} episodes of each kind, of"
-            f" {way * row['query']} queries{seeds}"
-        )
+        of_each = f"over {row['episodes']:,} {what} episodes of each kind, of {way * row['query']} queries{seeds}"
+        text = f"{images_text(rows)}: accuracy in percent {of_each}"
         made.append(_beside(cell, f"Kinds of episodes, {what}", text, ("accuracy", "ci95"), note))
         differences = cell[cell["difference"].notna()]
         if len(differences):
             headings = differences["kind"] + " (" + differences["pairing"] + ")"
-            text = text.replace("accuracy in percent", "accuracy less that in uniform episodes, in points,")
+            text = f"{images_text(rows)}: accuracy less that in uniform episodes, in points, {of_each}"
             title = f"Kinds of episodes, difference from uniform, {what}"
             columns = "difference", "difference_ci95"
             sheet = _beside(differences.assign(kind=headings), title, text, columns, note)

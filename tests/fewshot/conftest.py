@@ -6,7 +6,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 import pytest
-from conftest import toy_bank
+from conftest import toy_splits
 
 import fewshot.benchmark
 from fewshot.cli import main
@@ -46,8 +46,7 @@ class Said(NamedTuple):
 @pytest.fixture(scope="session")
 def toy_banks():
     """The three splits of a toy data set."""
-    seeds = {"train": 1, "validation": 2, "test": 3}
-    return {split: toy_bank(30, 24, seed=seed, split=split) for split, seed in seeds.items()}
+    return toy_splits(30, 24)
 
 
 @pytest.fixture(scope="session")

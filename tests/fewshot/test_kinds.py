@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from conftest import refusal, toy_bank
+from conftest import refusal, toy_bank, toy_splits
 
 from episodes import EpisodeSampler, ImageBank
 from episodes.kinds import kind_sampler
@@ -53,8 +53,7 @@ def noisy_bank() -> ImageBank:
 @pytest.fixture(scope="module")
 def toy_banks():
     """The toy splits with groups and files."""
-    seeds = {"train": 1, "validation": 2, "test": 3}
-    return {split: grouped(toy_bank(30, 24, seed=seed, split=split)) for split, seed in seeds.items()}
+    return {split: grouped(bank) for split, bank in toy_splits(30, 24).items()}
 
 
 class Transductive(Prototypical):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tomli_w
 import torch
-from conftest import refusal, toy_bank
+from conftest import refusal, toy_bank, toy_splits
 
 import fewshot.benchmark
 from fewshot import records, tables
@@ -56,8 +56,7 @@ ALL = 'protocols = ["episodes", "verification", "retrieval", "generalised"]'
 @pytest.fixture(scope="module")
 def toy_banks():
     """Toy banks smaller than those of other tests, with the same name: 14 classes of 12 images."""
-    seeds = {"train": 1, "validation": 2, "test": 3}
-    return {split: toy_bank(14, 12, seed=seed, split=split) for split, seed in seeds.items()}
+    return toy_splits(14, 12)
 
 
 @pytest.fixture(scope="module")

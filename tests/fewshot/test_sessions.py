@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import refusal, toy_bank
+from conftest import refusal, toy_bank, toy_splits
 from embedded import Given, Plain, clustered, learner_of
 
 import fewshot.benchmark
@@ -268,8 +268,7 @@ backbone = "pixels"
 
 @pytest.fixture(scope="module")
 def toy_banks():
-    seeds = {"train": 1, "validation": 2, "test": 3}
-    return {split: toy_bank(10, 12, seed=seed, split=split) for split, seed in seeds.items()}
+    return toy_splits(10, 12)
 
 
 @pytest.fixture(scope="module")
