@@ -21,6 +21,7 @@ from episodes.datasets.splits import pooled
 from episodes.pictures import Picture, cores
 from fewshot.answers import NONE, scores_of_parts, support_bank
 from fewshot.calibration import Calibration
+from fewshot.embedding import EmbeddedBank
 from fewshot.files import replacing
 from fewshot.loading import LoadedModel
 from fewshot.models import ModelSpec
@@ -105,18 +106,18 @@ def _pictures_in(path: Path, what: str) -> list[Query]:
     return [Query(f"{path}/{name}", Picture(files, name)) for name in files.names if not layouts.is_csv(name)]
 
 
-def answer(model: LoadedModel, support: ImageBank, queries: Sequence[Query], seed: int = 0) -> Answered:
-    """The scores of all queries for the classes of the support set, with a progress bar on a terminal.
+def answer(model: LoadedModel, support: EmbeddedBank, queries: Sequence[Query], seed: int = 0) -> Answered:
+    """The scores of all queries for the classes of the embedded support set, with a progress bar on a terminal.
 
     Pictures are decoded and scored a few hundred at a time, so memory does not grow with their number, unless the
     learner is transductive. A picture that cannot be read gets an error instead of scores.
     """
     errors: list[str] = []
     parts = scores_of_parts(model.learner, support, _decoded(queries, model.spec, errors), seed)
-    found = torch.cat([torch.empty(0, support.classes), *parts])
-    scores = np.full((len(queries), support.classes), np.nan)
+    found = torch.cat([torch.empty(0, support.bank.classes), *parts])
+    scores = np.full((len(queries), support.bank.classes), np.nan)
     scores[[not error for error in errors]] = found.numpy()
-    return Answered(list(queries), support.class_names, scores, errors)
+    return Answered(list(queries), support.bank.class_names, scores, errors)
 
 
 def _decoded(queries: Sequence[Query], spec: ModelSpec, errors: list[str]) -> Iterator[Tensor]:

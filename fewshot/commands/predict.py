@@ -80,15 +80,16 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise InputError(f"{options.page} cannot be the table and the page: choose two names")
     from fewshot import prediction  # these modules take a while to load
     from fewshot.confidence import confidence
+    from fewshot.embedding import embedded
     from fewshot.loading import load
     from fewshot.support_quality import leave_one_out
 
     model = load(options.model, options.device, options.learner)
     queries = prediction.find_queries(options.queries)
-    support = prediction.read_support(options.support, model.spec)
-    left_out = leave_one_out(model.learner, support) if int(support.sizes.max()) > 1 else None
+    support = embedded(model.learner, prediction.read_support(options.support, model.spec))
+    left_out = leave_one_out(model.learner, support) if int(support.bank.sizes.max()) > 1 else None
     sure = confidence(model, support, options.reject, data=options.data, left_out=left_out)
-    print("\n".join([*quality_lines(support, left_out), *confidence_lines(sure, options.reject)]))
+    print("\n".join([*quality_lines(support.bank, left_out), *confidence_lines(sure, options.reject)]))
     answered = prediction.answer(model, support, queries)
     answers = prediction.answers_of(answered, sure)
     chances = sure.probabilities(answered.scores)
