@@ -46,7 +46,7 @@ def episode_key(seed: int, device: torch.device) -> Tensor:
 
 
 def scores(learner: Learner, support: EmbeddedBank, queries: Tensor, seed: int = 0) -> Tensor:
-    """Scores (Q, N) on the CPU of queries (Q, C, H, W) uint8 for the N classes of a support set that `learner` embedded.
+    """Scores (Q, N), on the CPU, of queries (Q, C, H, W) uint8 for the N classes of a support set (by `embedded`).
 
     The scores are those that an evaluation gives for an episode of these images: one call of `episode_scores`, or a
     call for every few hundred queries if the learner is inductive, so that memory does not grow with Q. A transductive
