@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fewshot.backbones import BACKBONES, backbone_listing
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.files import replace_text, writing
 
 
@@ -27,11 +27,14 @@ def declare(commands: arguments.Commands) -> None:
     arguments.add_device(parser)
     parser.add_argument("--backbone", type=arguments.names_of("backbone"), metavar="NAME[,NAME]", help="only these")
     parser.add_argument("--output", type=arguments.path, metavar="FILE.csv", help="write the table to a file, too")
+    outputs.add_overwrite(parser)
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Print a table of the backbones, and write it to a file if that was asked for."""
+    if options.output:
+        outputs.check_new(options.output, options.overwrite)
     from fewshot.performance.backbones import measure_backbones  # other commands need not wait for its libraries
 
     about = {name: (text, paper) for name, text, paper in backbone_listing()}

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from episodes import InputError
 from fewshot import comparison, tables
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.files import replace_text, writing
 from fewshot.run_folder import find_runs, read_results
 
@@ -26,11 +26,14 @@ def declare(commands: arguments.Commands) -> None:
         metavar="FILE",
         help="write everything to FILE.csv, FILE.md or FILE.tex instead",
     )
+    outputs.add_overwrite(parser)
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Print the comparison, or write it to the file that was asked for."""
+    if options.output:
+        outputs.check_new(options.output, options.overwrite)
     runs = dict.fromkeys(run.resolve() for path in options.runs for run in find_runs(path))
     several = Counter(run.name for run in runs)
     names = {run: run.name if several[run.name] == 1 else str(run) for run in runs}

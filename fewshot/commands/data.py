@@ -17,7 +17,7 @@ from episodes.kinds import kind_sampler
 from episodes.kinds.listed import COLUMNS, listed_lines
 from episodes.pictures import all_damage
 from episodes.twins import NEAR, Groups, Place, count_twins, near_groups, twin_groups
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.files import replace_text, writing
 
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
@@ -46,6 +46,7 @@ def declare(commands: arguments.Commands) -> None:
     check.add_argument(
         "--output", type=arguments.path, metavar="FILE.csv", help="a file that names all repeated images"
     )
+    outputs.add_overwrite(check)
     check.set_defaults(command=_check)
     show = actions.add_parser("show", parents=[one_set], help="write a picture of an episode")
     show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
@@ -57,6 +58,7 @@ def declare(commands: arguments.Commands) -> None:
     show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
     show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
     show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")
+    outputs.add_overwrite(show)
     show.set_defaults(command=_show)
     parents = [arguments.data_folder(), arguments.reading()]
     _declare_episodes(actions.add_parser("episodes", parents=parents, help="write episodes to a csv file"))
@@ -80,6 +82,7 @@ def _declare_episodes(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--episodes", type=arguments.count, default=600, metavar="E", help="episodes (default: 600)")
     parser.add_argument("--output", type=arguments.path, required=True, metavar="FILE.csv", help="the file to write")
+    outputs.add_overwrite(parser)
     parser.set_defaults(command=_episodes)
 
 
@@ -111,6 +114,8 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 
 def _check(options: argparse.Namespace, console: Console) -> None:
+    if options.output:
+        outputs.check_new(options.output, options.overwrite)
     source, _ = find_source(options.name)
     print(f"{options.name}: {source.about}; {where(source, options.data, _reading(options))}")
     banks, faults = _opened(options)
@@ -190,13 +195,15 @@ def _name_groups(word: str, what: str, groups: Groups) -> None:
 
 
 def _show(options: argparse.Namespace, console: Console) -> None:
-    bank = _load(options, options.split)
     path = options.output or Path(f"episode-{short_name(options.name)}.png")
+    outputs.check_new(path, options.overwrite)
+    bank = _load(options, options.split)
     draw_episode(bank, path, options.way, options.shot, options.query, options.seed, options.episode)
     print(f"Written to {path}")
 
 
 def _episodes(options: argparse.Namespace, console: Console) -> None:
+    outputs.check_new(options.output, options.overwrite)
     bank = _load(options, options.split)
     sampler = kind_sampler(options.kind, bank, options.way, options.shot, options.query, options.seed)
     count = sampler.count or options.episodes

@@ -18,7 +18,7 @@ from episodes.features import UNKNOWN
 from episodes.reading import EVERYTHING
 from fewshot import checkpoints
 from fewshot.backbones import Backbone, make_backbone
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import check_channels, in_batches
 from fewshot.feature_writing import Features, check_suffix, write_features
@@ -52,6 +52,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument("--float16", action="store_true", help="half the bytes, and rounded (default: float32)")
     parser.add_argument("--weights", metavar="FILE", help="a file of weights that the backbone starts from")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    outputs.add_overwrite(parser)
     arguments.add_device(parser)
     parser.set_defaults(command=run)
 
@@ -67,6 +68,7 @@ class _Encoder(NamedTuple):
 def run(options: argparse.Namespace, console: Console) -> None:
     """Embed every image once, and write the file."""
     check_suffix(options.output)
+    outputs.check_new(options.output, options.overwrite)
     splits = SPLITS if options.split == _ALL else (options.split,)
     if not {*splits} <= {*SPLITS}:
         raise unknown_name("split", options.split, [*SPLITS, _ALL])
@@ -78,7 +80,6 @@ def run(options: argparse.Namespace, console: Console) -> None:
     dtype = np.dtype(np.float16 if options.float16 else np.float32)
     features = _features(encoder, device, dtype)
     with writing(options.output.parent):
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         write_features(options.output, features)
     counts = ", ".join(f"{len(bank):,} of {split}" for split, bank in encoder.banks.items())
     print(f"Written to {options.output}: {counts}, {features.shape[1]} numbers of {dtype} each")

@@ -12,7 +12,7 @@ from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
 from fewshot.clamping import clamped_protocols, with_held_out
-from fewshot.commands import arguments, evaluate_run
+from fewshot.commands import arguments, evaluate_run, outputs
 from fewshot.config import Evaluation, evaluation_from
 from fewshot.confusion import count_answers
 from fewshot.devices import choose_device, placed, prepare
@@ -76,6 +76,7 @@ def declare(commands: arguments.Commands) -> None:
         metavar="DIR",
         help="the folder for classes.csv and confusion.npz; of a run, for domains.csv, .npz and .md",
     )
+    outputs.add_overwrite(parser)
     arguments.add_device(parser)
     parser.set_defaults(command=run)
 
@@ -94,6 +95,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
             setattr(options, name, usual)
     if options.output and not PROTOCOLS[options.protocol].by_shot:
         raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
+    if options.output:
+        outputs.check_new_in(options.output, (class_records.FILE, "classes.csv"), options.overwrite)
     spec, learner = open_checkpoint(options.checkpoint, options.learner or "", options.dataset or "")
     bank = _load(options, spec, options.split, options.dataset)
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")

@@ -2,14 +2,13 @@
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from episodes import ImageBank, InputError
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.files import writing
 from fewshot.statistics import Interval
 
@@ -60,7 +59,7 @@ def declare(commands: arguments.Commands) -> None:
         metavar="FILE.html",
         help="also write a page of the pictures, doubtful ones first",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the files that are there")
+    outputs.add_overwrite(parser)
     parser.add_argument(
         "--learner",
         default="",
@@ -75,7 +74,7 @@ def declare(commands: arguments.Commands) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Open the model, answer all queries, write the csv file and print how sure the answers are."""
     for path in filter(None, [options.output, options.page]):
-        _check_free(path, options.overwrite)
+        outputs.check_new(path, options.overwrite)
     if options.page and options.page.resolve() == options.output.resolve():
         raise InputError(f"{options.page} cannot be the table and the page: choose two names")
     from fewshot import prediction  # these modules take a while to load
@@ -139,13 +138,3 @@ def confidence_lines(sure: "Calibration", reject: float | None) -> list[str]:
 
 def _told(share: Interval) -> str:
     return f"{100 * share.estimate:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    """InputError if `path` cannot be written, or is there already."""
-    if path.exists() and not (overwrite and path.is_file()):
-        raise InputError(f"{path} is there already: choose another name, or replace the file with --overwrite")
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written, since there is no folder {path.parent}: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written, since you may not write to {path.parent}: choose another folder")
