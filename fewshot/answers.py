@@ -8,6 +8,7 @@ from torch import Tensor
 
 from episodes import ImageBank, InputError
 from episodes.draws import stream
+from episodes.errors import counted
 from fewshot.devices import placed
 from fewshot.embedding import EmbeddedBank, embedded
 from fewshot.learners.base import Learner
@@ -29,7 +30,7 @@ def support_bank(pixels: Tensor, labels: Sequence[str]) -> ImageBank:
 def numbered_support(pixels: Tensor, numbers: Tensor, names: Sequence[str]) -> ImageBank:
     """As support_bank, from the number (M,) of each image's class, and the names of the classes in order."""
     if len(names) < 2:
-        raise InputError(f"a support set needs images of 2 classes or more, not of {len(names)} class")
+        raise InputError(f"a support set needs images of 2 classes or more, not of {counted(len(names), 'class')}")
     sizes = torch.bincount(numbers, minlength=len(names))
     offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     return ImageBank(pixels[numbers.argsort(stable=True)], offsets, tuple(names), ("",) * len(names), "support set")

@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from episodes import InputError
+from episodes.errors import counted
 from fewshot.answers import NONE, numbered_support, scores
 from fewshot.confidence import confidence
 from fewshot.embedding import embedded
@@ -61,7 +62,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         given = column_or_1d(labels, warn=True)
         check_classification_targets(given)
         if len(given) != len(images):
-            raise InputError(f"each image needs one label: there are {len(images)} images and {len(given)} labels")
+            raise InputError(
+                f"each image needs one label: {counted(len(images), 'image')} came with {counted(len(given), 'label')}"
+            )
         classes, numbers = np.unique(given, return_inverse=True)
         if self.reject is not None and NONE in classes:
             raise InputError(f"no class may be called '{NONE}' if pictures are refused: rename it")

@@ -1,4 +1,4 @@
-"""csv files, in their usual forms, that say the class and perhaps the split of each image."""
+"""csv and tsv files, in their usual forms, that say the class and perhaps the split of each image."""
 
 import csv
 import io
@@ -160,9 +160,7 @@ class Finder:
         images = []
         for row, (root, matches) in zip(rows, found):
             if len(matches) != 1 or root in absent:
-                missing = root in absent or not matches
-                fault = "is not there" if missing else f"is there {len(matches)} times, as in {matches[0]}"
-                raise InputError(f"{source} lists the image {row.file}, which {fault}")
+                raise InputError(f"{source} lists the image {row.file}, which {_fault(matches, root in absent)}")
             images.append(matches[0])
         return images
 
@@ -175,6 +173,18 @@ class Finder:
             if matches:
                 return file[: len(file) - len(end)], matches
         return None, []
+
+
+def _fault(matches: list[str], elsewhere: bool) -> str:
+    """What is wrong with a name that these images match; elsewhere: the name is in a folder that is not there."""
+    if not matches:
+        return "is not there: correct its name, or leave the line out"
+    if elsewhere:
+        return (
+            f"is not there, and other lines do not name that folder: if {matches[0]} is the image, write it so, and all"
+            " others alike"
+        )
+    return f"is there {len(matches)} times, as in {matches[0]}: write more of its path"
 
 
 def _ends(path: str) -> list[str]:

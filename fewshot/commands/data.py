@@ -12,6 +12,7 @@ from rich.text import Text
 from episodes import ImageBank, InputError, MissingData, ReadingOptions, load_dataset
 from episodes.bank import cache_folder
 from episodes.datasets import ALL, SOURCES, SPLITS, find_source, short_name, where
+from episodes.errors import counted
 from episodes.inspection import draw_episode, intact
 from episodes.kinds import kind_sampler
 from episodes.kinds.listed import COLUMNS, listed_lines
@@ -210,7 +211,7 @@ def _episodes(options: argparse.Namespace, console: Console) -> None:
     table = pd.DataFrame(listed_lines(bank, sampler, count), columns=list(COLUMNS)).to_csv(index=False)
     with writing(options.output.parent):
         replace_text(options.output, table)
-    print(f"{count:,} episodes of kind {options.kind} from {bank.name} are written to {options.output}")
+    print(f"{counted(count, 'episode')} of kind {options.kind} from {bank.name} written to {options.output}")
 
 
 def _load(options: argparse.Namespace, split: str) -> ImageBank:
@@ -222,4 +223,4 @@ def _reading(options: argparse.Namespace) -> ReadingOptions:
 
 
 def _described(bank: ImageBank) -> str:
-    return f"{bank.name}: {bank.classes:,} classes, {len(bank):,} images of {bank.form}"
+    return f"{bank.name}: {counted(bank.classes, 'class')}, {counted(len(bank), 'image')} of {bank.form}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from episodes import ImageBank, InputError
+from episodes.errors import counted
 from fewshot.commands import arguments, outputs
 from fewshot.files import writing
 from fewshot.statistics import Interval
@@ -101,21 +102,21 @@ def run(options: argparse.Namespace, console: Console) -> None:
             write_page(options.page, answered, answers, chances, f"Answers by {Path(options.support).name}")
     damaged = sum(map(bool, answered.errors))
     written = " and ".join(map(str, filter(None, [options.output, options.page])))
-    print(f"{len(queries) - damaged:,} pictures answered, {damaged:,} cannot be read; written to {written}")
+    print(f"{counted(len(queries) - damaged, 'picture')} answered, {damaged:,} cannot be read; written to {written}")
 
 
 def quality_lines(support: ImageBank, left_out: "LeftOut | None") -> list[str]:
     """The lines about the support set, known before any query is answered."""
     shots = sorted({*support.sizes.tolist()})
-    counts = str(shots[0]) if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
-    lines = [f"support set: {support.classes} classes of {counts} pictures"]
+    counts = f"{shots[0]} to {shots[-1]} pictures" if len(shots) > 1 else counted(shots[0], "picture")
+    lines = [f"support set: {support.classes} classes of {counts}"]
     if left_out is None:
         return [*lines, "no class shows two pictures, so nothing tells how good the support set is"]
     lines.append(f"left out of it and answered by the others: {_told(left_out.accuracy)} are right")
     lines += [f"  {name}: {_told(found)}" for name, found in left_out.by_class.items()]
     if left_out.confused:
         first, second, count = left_out.confused
-        lines.append(f"taken for each other most often: {first} and {second}, {count} time{'s' if count > 1 else ''}")
+        lines.append(f"taken for each other most often: {first} and {second}, {counted(count, 'time')}")
     return lines
 
 
