@@ -22,13 +22,12 @@ from episodes.pictures import Picture, cores
 from fewshot.answers import NONE, scores_of_parts, support_bank
 from fewshot.calibration import Calibration
 from fewshot.embedding import EmbeddedBank
-from fewshot.files import replacing
+from fewshot.files import no_formula, replacing
 from fewshot.loading import LoadedModel
 from fewshot.models import ModelSpec
 from fewshot.preparation import file_picture, pixels_of, try_pixels
 
 _PART = 256  # pictures that are decoded and scored together
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # the first characters by which spreadsheets recognise a formula
 _COLUMNS = ("file", "answer", "error")
 
 
@@ -152,15 +151,15 @@ def answers_of(answered: Answered, sure: Calibration) -> list[str]:
 def write_csv(path: Path, answered: Answered, answers: Sequence[str], chances: np.ndarray) -> None:
     """One row a query: file, answer, a probability of each class, error.
 
-    answers: a text for each query, '' if it was not read; chances (Q, N): probabilities. A cell that a spreadsheet
-    would take for a formula, because it begins with = + - @, a tab or a carriage return, gets a leading '.
+    answers: a text for each query, '' if it was not read; chances (Q, N): probabilities. Texts that a spreadsheet would
+    take for formulas begin with ': see files.no_formula.
     """
     with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "answer", *map(_cell, class_columns(answered.classes)), "error"])
+        writer.writerow(["file", "answer", *map(no_formula, class_columns(answered.classes)), "error"])
         for query, text, row, error in zip(answered.queries, answers, chances, answered.errors, strict=True):
             numbers = [""] * len(row) if error else [f"{chance:.6f}" for chance in row]
-            writer.writerow([_cell(query.name), _cell(text), *numbers, _cell(error)])
+            writer.writerow([no_formula(query.name), no_formula(text), *numbers, no_formula(error)])
 
 
 def class_columns(classes: Iterable[str]) -> list[str]:
@@ -175,7 +174,3 @@ def class_columns(classes: Iterable[str]) -> list[str]:
             name = f"class {name}"
         columns.append(name)
     return columns
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text

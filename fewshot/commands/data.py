@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -19,7 +20,7 @@ from episodes.kinds.listed import COLUMNS, listed_lines
 from episodes.pictures import all_damage
 from episodes.twins import NEAR, Groups, Place, count_twins, near_groups, twin_groups
 from fewshot.commands import arguments, outputs
-from fewshot.files import replace_text, writing
+from fewshot.files import no_formula, replace_text, writing
 
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
 _MOST = 20  # groups of repeated images that are named, and images of each
@@ -172,7 +173,7 @@ def _tell_twins(banks: dict[str, ImageBank], options: argparse.Namespace) -> Non
     _name_groups("alike", f"groups of images that look alike (hashes of 64 bits, {NEAR} or fewer differ)", near)
     if options.output:
         rows = [
-            {"kind": kind, "group": number, **place._asdict()}
+            {"kind": kind, "group": number, **_cells_of(place)}
             for kind, groups in (("same", same), ("alike", near))
             for number, group in enumerate(groups, 1)
             for place in group
@@ -181,6 +182,11 @@ def _tell_twins(banks: dict[str, ImageBank], options: argparse.Namespace) -> Non
         with writing(options.output.parent):
             replace_text(options.output, table)
         print(f"All of them are written to {options.output}")
+
+
+def _cells_of(place: Place) -> dict[str, Any]:
+    """The fields of a place as cells that no spreadsheet takes for formulas."""
+    return {name: no_formula(value) if isinstance(value, str) else value for name, value in place._asdict().items()}
 
 
 def _crosses(group: list[Place], other: str) -> bool:
