@@ -30,7 +30,9 @@ def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot data` and its actions."""
     one_set = argparse.ArgumentParser(add_help=False, parents=[arguments.data_folder(), arguments.reading()])
     one_set.add_argument("name", metavar="NAME|DIR", help=arguments.DATASET)
-    one_set.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    one_set.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width (default: the data set's usual size)"
+    )
     parser = commands.add_parser("data", help="list, prepare, check or show data sets")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser(
@@ -59,7 +61,12 @@ def declare(commands: arguments.Commands) -> None:
     show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries per class (default: 5)")
     show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
     show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
-    show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")
+    show.add_argument(
+        "--output",
+        type=arguments.path,
+        metavar="FILE",
+        help="the picture, .png, .pdf or .svg (default: episode-NAME.png)",
+    )
     outputs.add_overwrite(show)
     show.set_defaults(command=_show)
     parents = [arguments.data_folder(), arguments.reading()]
@@ -69,7 +76,9 @@ def declare(commands: arguments.Commands) -> None:
 def _declare_episodes(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fewshot data episodes`."""
     parser.add_argument("--dataset", dest="name", required=True, metavar="NAME|DIR", help=arguments.DATASET)
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width (default: the data set's usual size)"
+    )
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     parser.add_argument("--kind", default="uniform", metavar="NAME", help=f"{arguments.KIND} (default: uniform)")
     parser.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
@@ -94,7 +103,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
         type=arguments.names_of("split"),
         default=list(SPLITS),
         metavar="SPLIT[,SPLIT]",
-        help=f"{arguments.SPLIT} (default: the first three)",
+        help=f"{arguments.SPLIT} (default: train,validation,test)",
     )
 
 

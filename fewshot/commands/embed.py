@@ -32,7 +32,11 @@ _ALL = "all"
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot embed`."""
     parser = commands.add_parser(
-        "embed", parents=[arguments.data_folder()], help="write the embeddings of images to a file of features"
+        "embed",
+        parents=[arguments.data_folder()],
+        help="write the embeddings of images to a file of features",
+        description="Embed each image of a data set by the network of a checkpoint or by a backbone, and write the"
+        " embeddings, with the classes and file names of the images, to one file.",
     )
     parser.add_argument("model", metavar="CHECKPOINT|BACKBONE", help="best.pt of a learner, or the name of a backbone")
     parser.add_argument("dataset", metavar="NAME|DIR", help=arguments.DATASET)
@@ -47,11 +51,15 @@ def declare(commands: arguments.Commands) -> None:
         "--split",
         default=_ALL,
         metavar="SPLIT",
-        help="train, validation, test or all (default: all, one after another)",
+        help="train, validation, test, or all three one after another (default: all)",
     )
-    parser.add_argument("--float16", action="store_true", help="half the bytes, and rounded (default: float32)")
+    parser.add_argument(
+        "--float16", action="store_true", help="write float16 numbers: half the bytes, but rounded (default: float32)"
+    )
     parser.add_argument("--weights", metavar="FILE", help="a file of weights that the backbone starts from")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width (default: the data set's usual size)"
+    )
     outputs.add_overwrite(parser)
     arguments.add_device(parser)
     parser.set_defaults(command=run)

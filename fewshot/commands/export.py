@@ -11,9 +11,15 @@ from fewshot.loading import open_checkpoint
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot export`."""
-    parser = commands.add_parser("export", help="write the embedding network of a checkpoint for other programs")
+    parser = commands.add_parser(
+        "export",
+        help="write the embedding network of a checkpoint for other programs",
+        description="Write the embedding network of a checkpoint to a file that other programs read.",
+    )
     parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
-    parser.add_argument("--to", required=True, choices=KINDS, help="the weights alone, or the network with its weights")
+    parser.add_argument(
+        "--to", required=True, choices=KINDS, help="safetensors: the weights alone; onnx: the network with its weights"
+    )
     parser.add_argument("--output", required=True, type=arguments.path, metavar="FILE", help="the file to write")
     parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")
     outputs.add_overwrite(parser)

@@ -10,7 +10,11 @@ from fewshot.commands import arguments, outputs
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot report`."""
     parser = commands.add_parser(
-        "report", parents=[arguments.data_folder()], help="write a run as one page with figures, report.html"
+        "report",
+        parents=[arguments.data_folder()],
+        help="write a run as one page with figures, report.html",
+        description="Write the tables of a run, figures and pictures of episodes as one page, report.html, and each"
+        " figure as a file.",
     )
     parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder")
     parser.add_argument(
