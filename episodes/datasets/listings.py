@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from episodes.archives import read_regular
 from episodes.datasets import places
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 
 _FILE_COLUMNS = (
     *("filename", "file", "file_name", "image", "image_name", "path"),
@@ -107,7 +107,9 @@ def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     positions = [header.index(name) for name in columns]
     for line, cells in table[1:]:
         if len(cells) != len(header):
-            raise InputError(f"line {line} of {path} has {len(cells)} cells, but the header has {len(header)}")
+            raise InputError(
+                f"line {line} of {path} has {counted(len(cells), 'cell')}, but the header has {len(header)}"
+            )
         yield line, [cells[position].strip() for position in positions]
 
 
