@@ -211,7 +211,7 @@ def test_listed_classes_arrive_in_their_session(tmp_path):
         ([*GOOD[:5], "3,class 0"], "line 7 of ORDER names the class 'class 0' for the second time"),
         (GOOD[:5], "ORDER lists 1 class of session 3: list 2"),
         ([*GOOD, "3,class 3"], "ORDER lists 3 classes of session 3: list 2"),
-        (["1"], "line 2 of ORDER has 1 cell, but the header has 2"),
+        (["1"], "line 2 of ORDER has 1 cell, but the header 2"),
     ],
 )
 def test_a_wrong_order_is_told_with_its_line(tmp_path, lines, message):
