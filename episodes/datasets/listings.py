@@ -107,9 +107,7 @@ def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     positions = [header.index(name) for name in columns]
     for line, cells in table[1:]:
         if len(cells) != len(header):
-            raise InputError(
-                f"line {line} of {path} has {counted(len(cells), 'cell')}, but the header has {len(header)}"
-            )
+            raise InputError(f"line {line} of {path} has {counted(len(cells), 'cell')}, but the header {len(header)}")
         yield line, [cells[position].strip() for position in positions]
 
 
