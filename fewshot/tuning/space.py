@@ -65,14 +65,19 @@ class Space:
 
     def start_values(self) -> dict[str, Any]:
         """The values of the ranges that are nearest to the start, which may lie outside of them."""
-        batches = batches_from(self.start.batches)
-        own = {**self.start.model_dump(), **self.start.options, **vars(batches), "batch": len(batches)}
+        own = values_of(self.start)
         return {name: _nearest(one, own[name]) for name, one in self.ranges.items()}
 
     def _batches(self, values: Mapping[str, Any]) -> dict[str, int]:
         if "images" in values:
             return {"classes": max(2, values["batch"] // values["images"]), "images": values["images"]}
         return {"size": values["batch"]}
+
+
+def values_of(settings: Training) -> dict[str, Any]:
+    """The values of settings by the names that ranges have."""
+    batches = batches_from(settings.batches)
+    return {**settings.model_dump(), **settings.options, **vars(batches), "batch": len(batches)}
 
 
 def _at_budget(settings: Training, budget: int, bank: ImageBank) -> Training:
