@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from episodes import ClassBatches, ImageBank, InputError
+from episodes import ImageBank, InputError
 from episodes.batches import batches_from
 from episodes.errors import unknown_name
 from fewshot.config import Training
@@ -48,7 +48,7 @@ class Space:
     def of(cls, learner: type[Learner], untuned: Training, budget: int, bank: ImageBank) -> "Space":
         """The space around the untuned settings of a learner; InputError if its class declares an invalid range."""
         start = _at_budget(untuned, budget, bank)
-        return cls(start, budget, bank, _ranges(learner, start, bank))
+        return cls(start, budget, bank, _fitted(_ranges(learner, start), start, budget, bank))
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -90,8 +90,8 @@ def _at_budget(settings: Training, budget: int, bank: ImageBank) -> Training:
     return settings.model_copy(update={**spread, "batches": dict(vars(batches))})
 
 
-def _ranges(learner: type[Learner], start: Training, bank: ImageBank) -> dict[str, Range]:
-    """The shared ranges that apply here, those that the class narrows, and its own options; without constants."""
+def _ranges(learner: type[Learner], start: Training) -> dict[str, Range]:
+    """The shared ranges that apply here, some narrowed by the class, and its own options."""
     batches = batches_from(start.batches)
     shared = {name: one for name, one in _SETTINGS.items() if name in Training.model_fields}
     shared |= {name: one for name, one in _BATCHES.items() if name == "batch" or hasattr(batches, name)}
@@ -100,12 +100,23 @@ def _ranges(learner: type[Learner], start: Training, bank: ImageBank) -> dict[st
         if name not in {**options, **_SETTINGS, **_BATCHES}:
             raise unknown_name(f"option in search of {learner.name}", name, [*options, *_SETTINGS, *_BATCHES])
         _check(learner, name, one, name in options)
-    own = {name: one for name, one in learner.search.items() if name in shared or name in options}
-    ranges = {**shared, **own}
-    if isinstance(batches, ClassBatches) and isinstance(ranges["images"], tuple):
-        low, high = max(ranges["images"][0], start.options.get("shot", 0) + 1), int(bank.sizes.min())
-        ranges["images"] = (min(low, high), max(min(ranges["images"][1], high), min(low, high)))
-    return ranges
+    return {**shared, **{name: one for name, one in learner.search.items() if name in shared or name in options}}
+
+
+def _fitted(ranges: dict[str, Range], start: Training, budget: int, bank: ImageBank) -> dict[str, Range]:
+    """The ranges with batches that leave a step for each validation, and classes of images that the bank has."""
+    fitted = {"batch": _within(ranges["batch"], 2, budget // VALIDATIONS)}
+    if "images" in ranges:  # the support needs some of a class, and the queries one more
+        fitted["images"] = _within(ranges["images"], start.options.get("shot", 0) + 1, int(bank.sizes.min()))
+    return {**ranges, **fitted}
+
+
+def _within(given: Range, least: int, most: int) -> Range:
+    """The part of a range from `least` to `most`, or its nearest end; a list of choices is left alone."""
+    if isinstance(given, list):
+        return given
+    low, high = (min(max(end, least), most) for end in given[:2])
+    return (low, high, *given[2:])
 
 
 def _check(learner: type[Learner], name: str, given: Range, is_option: bool) -> None:
