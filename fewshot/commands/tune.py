@@ -21,8 +21,8 @@ def declare(commands: arguments.Commands) -> None:
         parents=[arguments.run_settings()],
         help="search the settings of learners on validation classes, write them as a preset",
         description="Search the settings of learners, with the same number of trials and images for each, by the"
-        " accuracy on validation classes. The folder gets tuned.toml, a preset for 'fewshot bench', tables of what was"
-        " gained, and a page.",
+        " accuracy on validation classes. The folder, by default results/tune-DATASET, gets tuned.toml, a preset for"
+        " 'fewshot bench', tables of what was gained, and a page.",
     )
     parser.add_argument(
         "--learner",

@@ -24,14 +24,14 @@ def search_page(search: Search, found: list[Found], gains: pd.DataFrame) -> str:
         undefined=jinja2.StrictUndefined,
     )
     by_name = {one.learner: one for one in found}
-    codes = {trial.user_attrs["code"] for one in found for trial in one.trials}
+    codes = [len({trial.user_attrs["code"] for trial in one.trials}) for one in found]
     return environment.get_template("search.html").render(
         search=search,
         gains=gains.to_dict("records"),
         cards=[_card(by_name[name]) for name in gains["learner"]],
         width=_WIDTH,
         height=_HEIGHT,
-        codes=len(codes),
+        codes=max(codes, default=0),
         hours=gains["seconds"].sum() / 3600,
         images=int(gains["images"].sum()),
     )

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -19,10 +20,11 @@ from fewshot.clamping import with_held_out
 from fewshot.config import Config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.frozen import one_thread
+from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import find_learner, lacks_weights, traits_of
 from fewshot.tuning.output import write_results
 from fewshot.tuning.space import Space
-from fewshot.tuning.study import Search, SearchFolder, open_search, read_search
+from fewshot.tuning.study import Search, SearchFolder, code_of, open_search, read_search
 from fewshot.tuning.trial import model_of, run_trial
 
 log = logging.getLogger("fewshot")
@@ -80,6 +82,7 @@ def tune(
     for asked, space in spaces.items():
         model_of(config, asked, space.start, banks)  # an impossible training fails before all others
     folder = open_search(path, Search.of(config, banks, trials, budget), resume)
+    _tell_other_code(folder)
     asked_for = {asked: folder.search.config.learner[asked] for asked in config.learner}
     total = len(asked_for) * trials
     with tqdm(total=total, desc="tune", unit="trial", disable=None) as bar:
@@ -113,6 +116,8 @@ def work(
             while (trial := folder.claim(asked, spaces[asked], worker)) is not None:
                 run_trial(folder, asked, trial, spaces[asked], banks, str(chosen))
                 after()
+                if chosen.type == "cuda":
+                    torch.cuda.empty_cache()  # for the other processes on this GPU
                 if parent is not None and not parent.is_alive():
                     return
 
@@ -151,6 +156,20 @@ def _untunable(config: Config, asked: str) -> str:
     )
 
 
+def _tell_other_code(folder: SearchFolder) -> None:
+    """Log how many of the earlier trials another version of the code has run."""
+    for asked in folder.search.config.learner:
+        others = sum(one.user_attrs["code"] != code_of(asked) for one in folder.finished(asked))
+        if others:
+            log.warning(
+                "%s: %d trials in %s were run by another version of the code, and count: to leave them out, choose"
+                " another folder with --output",
+                asked,
+                others,
+                folder.path,
+            )
+
+
 def _spaces(config: Config, banks: Mapping[str, ImageBank], budget: int) -> dict[str, Space]:
     return {
         asked: Space.of(find_learner(asked)[0], settings, budget, banks["train"])
@@ -187,20 +206,22 @@ def _check(processes: Sequence[BaseProcess], errors: Any) -> None:
     codes = [process.exitcode for process in processes if process.exitcode]
     if codes:
         raise InputError(
-            f"a process of the search ended with code {codes[0]}, as for want of memory: the same command with --resume"
-            " goes on, perhaps with fewer --jobs"
+            f"a process of the search ended with code {codes[0]} before its work was done: the same command with"
+            " --resume goes on, with fewer --jobs if memory was short"
         )
 
 
 def _process(path: Path, learners: list[str], device: str, data: str | None, errors: Any) -> None:
     """What each of several processes does; it opens the data again, which are prepared."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     torch.set_num_threads(1)
     try:
         search = read_search(path)
         _, banks = open_data(search.config, data, splits=SPLITS)
         banks = with_held_out(banks, search.config.data.held_out)
         work(SearchFolder(path, search), banks, learners, device)
-    except InputError as error:
-        errors.put(str(error))
-    except KeyboardInterrupt:  # the first process tells of it
-        pass
+    except Exception as error:
+        fault = str(error) if isinstance(error, InputError) else fault_of(error)
+        if not fault:  # a bug of ours
+            raise
+        errors.put(fault)

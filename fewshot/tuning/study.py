@@ -20,7 +20,8 @@ from episodes import ImageBank, InputError
 from episodes.locks import locked
 from fewshot.config import Config
 from fewshot.files import check_regular, read_text, replace_text, writing
-from fewshot.provenance import suite_code
+from fewshot.learners.registry import find_learner
+from fewshot.provenance import learner_code, suite_code
 from fewshot.tuning.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it logs every trial otherwise
@@ -65,7 +66,7 @@ class SearchFolder:
     """
 
     def __init__(self, path: Path, search: Search) -> None:
-        self.path, self.search, self.code = path, search, suite_code()
+        self.path, self.search = path, search
         with writing(path):
             self._storage = _storage(path / _JOURNAL)
         self._studies: dict[str, optuna.Study] = {}
@@ -155,6 +156,11 @@ class SearchFolder:
 
     def _lock(self, worker: str) -> Path:
         return self.path / f".worker-{worker}"
+
+
+def code_of(asked: str) -> str:
+    """Digests of the code that trains a learner: its own and that of the suite."""
+    return f"{learner_code(find_learner(asked)[0])} {suite_code()}"
 
 
 def open_search(path: Path, search: Search, resume: bool) -> SearchFolder:

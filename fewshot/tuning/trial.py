@@ -19,7 +19,7 @@ from fewshot.models import ModelSpec
 from fewshot.plan import Planned, plan
 from fewshot.training import train
 from fewshot.tuning.space import VALIDATIONS, Space
-from fewshot.tuning.study import SearchFolder
+from fewshot.tuning.study import SearchFolder, code_of
 
 FRESH_EPISODES = 2000
 _FRESH_SEED = 1  # of episodes that neither chose a checkpoint nor a trial: those have the seed 0
@@ -90,7 +90,7 @@ def run_trial(
     about |= {
         "images": made * len(batches_from(settings.batches)),
         "seconds": round(time.perf_counter() - began, 2),
-        "code": folder.code,
+        "code": code_of(asked),
         "settings": settings.model_dump(include=set(Training.model_fields)),
     }
     folder.tell(asked, trial, accuracy, **about)

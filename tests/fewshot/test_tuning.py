@@ -19,6 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 import fewshot.benchmark
+import fewshot.tuning.study
 import fewshot.tuning.trial
 from episodes.batches import batches_from
 from fewshot.config import Training, load_config
@@ -31,7 +32,7 @@ from fewshot.tuning.space import Space
 from fewshot.tuning.study import SearchFolder, read_search
 
 ROOT = Path(__file__).parents[2]
-BUDGET = 800  # images of a training
+BUDGET = 400  # images of a training
 
 # a learner whose training fails where a search may well lead: a loss of nan, or embeddings that are all the same
 FAULTY = """
@@ -196,6 +197,13 @@ def test_a_search_goes_on_with_more_trials_and_learners_but_with_no_other_settin
     assert both["learner"].value_counts().to_dict() == {"prototypical": 3, "npair": 3}
     kept = both[both["learner"] == "prototypical"][:2].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept[["trial", "accuracy", "batch"]], first[["trial", "accuracy", "batch"]])
+
+
+def test_trials_of_other_code_are_told(call, preset, tmp_path, monkeypatch):
+    assert call(*arguments(preset, tmp_path / "search", trials=2)).code == 0
+    assert "another version" not in call(*arguments(preset, tmp_path / "search", "--resume", trials=2)).out
+    monkeypatch.setattr(fewshot.tuning.study, "suite_code", lambda: "changed")
+    assert "2 trials" in call(*arguments(preset, tmp_path / "search", "--resume", trials=2)).out
 
 
 def test_failed_trainings_are_failed_trials(call, preset, tmp_path):
