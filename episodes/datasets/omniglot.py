@@ -20,9 +20,10 @@ within-alphabet
 meta-dataset  as lake, but the five smallest background alphabets are for validation (Triantafillou et al. 2020:
               883 / 81 / 659 classes).
 koch          the background alphabets and drawers 1 to 12 for training, the ten evaluation alphabets that are not in
-              the challenge and drawers 13 to 16 for validation, the ten of the challenge and drawers 17 to 20 for test
-              (the 30 / 10 / 10 alphabets and 12 / 4 / 4 drawers of Koch et al. 2015, section 3.3, who do not list them:
-              964 / 277 / 382 classes).
+              the challenge and drawers 13 to 16 for validation; the test is 200 listed episodes, drawn as those of
+              within-alphabet, of the ten alphabets of the challenge and drawers 17 to 20 (Koch et al. 2015, section
+              3.3: 30 / 10 / 10 alphabets, which they do not list, and 12 / 4 / 4 drawers; they draw 20 episodes; 964 /
+              277 classes, 200 x 20 for test).
 pooled, pooled-1 ... pooled-4
               characters of all alphabets shuffled, with seed 0 or the given one: 1,200 for training, 100 of them for
               validation, and 423 for test; rotations are classes (Santoro et al. 2016 and Finn et al. 2017, whose
@@ -53,14 +54,15 @@ from episodes.datasets.omniglot_splits import (
     Characters,
     characters,
     drawers,
+    runs_of,
     turns,
-    within_alphabet_runs,
 )
 from episodes.errors import InputError
 
 __all__ = ["BACKGROUND", "EVALUATION", "PROTOCOLS", "SIZE", "characters", "load", "where"]
 
 SIZE = 28
+_LISTED = ("within-alphabet", "koch")  # split protocols whose test episodes omniglot_splits lists
 
 
 def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
@@ -72,7 +74,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
     chosen = characters(split, protocol)
     files = {part: _find(part, folders) for part in sorted({part for part, _, _ in chosen})}
     fingerprint = "-".join(found.fingerprint for found in files.values())
-    make = _within_alphabet if (protocol, split) == ("within-alphabet", "test") else _whole
+    make = _listed if split == "test" and protocol in _LISTED else _whole
     return cached_bank(
         f"omniglot-{protocol}-{split}-{size}-{fingerprint}", functools.partial(make, split, protocol, size, files)
     )
@@ -104,9 +106,9 @@ def _whole(split: str, protocol: str, size: int, files: dict[str, ImageFiles]) -
     )
 
 
-def _within_alphabet(split: str, protocol: str, size: int, files: dict[str, ImageFiles]) -> Contents:
+def _listed(split: str, protocol: str, size: int, files: dict[str, ImageFiles]) -> Contents:
     """A class for each character of each run, with two images: one drawer's for support, another one's to classify."""
-    runs = within_alphabet_runs()
+    runs = runs_of(protocol)
     chosen = characters(split, protocol)
     paths = dict(zip(chosen, _drawings(chosen, files)))
     names = [

@@ -46,7 +46,7 @@ _SMALLEST = (
 )  # fmt: skip
 _BEFORE_TEST = 1200  # characters, of the split protocols vinyals and pooled
 _POOLED_VALIDATION = 100
-_RUNS, _WAY = 20, 20  # of each alphabet, and characters of a run, of the split protocol within-alphabet
+_RUNS, _WAY = 20, 20  # of each alphabet, and characters of a run, where the suite lists the test episodes
 
 
 def characters(split: str, protocol: str) -> Characters:
@@ -77,16 +77,19 @@ class Run(NamedTuple):
     query: int
 
 
-def within_alphabet_runs() -> list[Run]:
-    """The test episodes of within-alphabet: 20 runs of 20 characters of each evaluation alphabet, drawn with seed 0."""
+def runs_of(protocol: str) -> list[Run]:
+    """The listed test episodes of within-alphabet or koch: 20 runs of 20 characters of each test alphabet, and of two
+    of the drawers of the test, drawn with seed 0."""
     found = []
-    for number, alphabet in enumerate(EVALUATION):
+    shown = drawers("test", protocol)
+    for number, alphabet in enumerate(dict.fromkeys(alphabet for _, alphabet, _ in characters("test", protocol))):
         own = _of("images_evaluation", alphabet)
         keys = stream(0, torch.arange(_RUNS * number, _RUNS * (number + 1)))
         chosen = draw(keys, 0, len(own), len(own), _WAY).T.tolist()
-        pairs = draw(keys, 1, DRAWERS, DRAWERS, 2).T.tolist()
+        pairs = draw(keys, 1, len(shown), len(shown), 2).T.tolist()
         for run, (places, (support, query)) in enumerate(zip(chosen, pairs), 1):
-            found.append(Run(f"{alphabet}/run{run:02d}", tuple(own[place] for place in places), support, query))
+            name, drawn = f"{alphabet}/run{run:02d}", tuple(own[place] for place in places)
+            found.append(Run(name, drawn, shown[support], shown[query]))
     return found
 
 

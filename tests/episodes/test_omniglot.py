@@ -19,7 +19,7 @@ from torchvision.datasets import Omniglot
 
 from episodes import ImageBank, InputError, ListedEpisodes, MissingData, load_dataset
 from episodes.datasets import SPLITS, omniglot, omniglot_splits
-from episodes.datasets.omniglot_splits import within_alphabet_runs
+from episodes.datasets.omniglot_splits import runs_of
 
 PARTS = {"images_background": omniglot.BACKGROUND, "images_evaluation": omniglot.EVALUATION}
 Members = dict[str, bytes]
@@ -210,16 +210,18 @@ def test_seeds_pool_the_characters_in_ways_of_their_own_and_across_alphabets():
 
 def test_koch_parts_alphabets_and_drawers(miniature):
     banks = {split: load(miniature, "omniglot:koch", split) for split in SPLITS}
-    assert [bank.classes for bank in banks.values()] == [964, 277, 382]
-    assert [bank.sizes.unique().tolist() for bank in banks.values()] == [[12], [4], [4]]
-    assert [len(set(bank.group_names)) for bank in banks.values()] == [30, 10, 10]
-    assert {bank.turns for bank in banks.values()} == {1}
+    assert [bank.classes for bank in banks.values()] == [964, 277, 200 * 20]
+    assert [bank.sizes.unique().tolist() for bank in banks.values()] == [[12], [4], [2]]
+    assert [len({name.partition("/")[0] for name in bank.group_names}) for bank in banks.values()] == [30, 10, 10]
+    assert ({bank.turns for bank in banks.values()}, banks["test"].listed) == ({1}, True)
     first = sum(omniglot.BACKGROUND.values()) + 1
     evaluation = omniglot.characters("test", "lake")
-    for split, drawer in (("validation", 13), ("test", 17)):
-        number = first + evaluation.index(omniglot.characters(split, "koch")[5])
-        for place in range(4):
-            assert shows(banks[split].images[4 * 5 + place], number, drawer + place)
+    number = first + evaluation.index(omniglot.characters("validation", "koch")[5])
+    assert all(shows(banks["validation"].images[4 * 5 + place], number, 13 + place) for place in range(4))
+    run = runs_of("koch")[0]
+    assert {one.support for one in runs_of("koch")} == {one.query for one in runs_of("koch")} == {16, 17, 18, 19}
+    for place, drawer in enumerate((run.support, run.query)):
+        assert shows(banks["test"].images[place], first + evaluation.index(run.characters[0]), drawer + 1)
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +243,7 @@ def test_an_episode_within_an_alphabet_has_two_drawers_of_twenty_characters(with
     first = dict(
         zip(omniglot.EVALUATION, np.cumsum([sum(omniglot.BACKGROUND.values()) + 1, *omniglot.EVALUATION.values()]))
     )
-    for place, run in enumerate(within_alphabet_runs()):
+    for place, run in enumerate(runs_of("within-alphabet")):
         names = within.class_names[20 * place : 20 * place + 20]
         assert len(set(names)) == 20
         assert run.support != run.query
@@ -254,7 +256,8 @@ def test_an_episode_within_an_alphabet_has_two_drawers_of_twenty_characters(with
 
 
 def test_the_runs_within_an_alphabet_are_those_of_always():
-    runs = within_alphabet_runs()
+    runs = runs_of("within-alphabet")
+    assert digest(runs_of("koch")) == "282fb41cc842"
     assert digest(runs) == "3583214e5d69"
     assert len({(run.support, run.query) for run in runs}) > 200
 
