@@ -36,7 +36,6 @@ class Aligned(EpisodicLearner):
     """
 
     variants: ClassVar = {"": _TRAITS, "views": _TRAITS}
-    search: ClassVar = {"scale": (1.0, 64.0, "log"), "turns": [False, True], "mirrored": [False, True]}
     search: ClassVar = {"scale": (3.0, 50.0, "log"), "turns": [False, True], "mirrored": [False, True]}
 
     def __init__(
