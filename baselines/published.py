@@ -31,10 +31,8 @@ NOT_RUNNABLE = {
     ("cub", "feat"): "its birds are cut out and its classes split at random, and the suite has no list of them",
     ("cub", "not-stated"): "the source does not say how it splits the classes",
     ("mini_imagenet", "vinyals-80-20"): "its 80 and 20 classes are of another list, and leave none for validation",
-    ("omniglot", "koch"): "each source draws its trials from 10 alphabets in its own way, and the suite has no list",
-    ("omniglot", "lake-oneshot-minimal"): "the suite has no training on five background alphabets",
-    ("omniglot", "lake-within-alphabet"): "the suite draws the classes of an episode from all alphabets",
-    ("omniglot", "pooled"): "each source shuffles all 1,623 characters in its own way, and the suite has no list",
+    ("omniglot", "lake-oneshot-minimal"): "the source prints one number for the two minimal sets together",
+    ("omniglot", "lake-within-alphabet"): "its test episodes are drawn otherwise than the listed ones of the suite",
 }
 
 _FILE = Path(__file__).with_name("published.csv")
@@ -59,10 +57,9 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
 
     protocol         the split protocol: how classes are split and episodes drawn. Two numbers compare only if their
                      split protocol is the same. A split protocol that the suite has is called by the suite's name for
-                     it. The suite lacks the others, and NOT_RUNNABLE says why: koch (Omniglot, 12 drawers of 30
-                     alphabets for training, the last 10 alphabets for test), lake-oneshot-minimal (five background
-                     alphabets), lake-within-alphabet (the characters of an episode are of one alphabet), pooled (all
-                     alphabets pooled, split by chance), vinyals-80-20 (miniImageNet, 80 and 20 other classes), feat
+                     it. The suite lacks the others, and NOT_RUNNABLE says why: lake-oneshot-minimal (Omniglot,
+                     both sets of five background alphabets), lake-within-alphabet (the characters of an episode are
+                     of one alphabet), vinyals-80-20 (miniImageNet, 80 and 20 other classes), feat
                      (CUB, birds cut out, split by chance), not-stated
     variant          what tells rows of one method apart
     family           one of FAMILIES

@@ -6,7 +6,7 @@ import pandas as pd
 from baselines import NOT_RUNNABLE, published
 from fewshot.learners.registry import LEARNERS
 from fewshot.records import ALIKE, CELL, labels, summarised
-from fewshot.tables import CHALLENGE, Sheet
+from fewshot.tables import CHALLENGES, Sheet
 
 _PUBLISHED = [
     "published_protocol",
@@ -184,7 +184,7 @@ def _reasons(row: dict) -> list[str]:
     theirs_transductive = row["league"] == "transductive"
     size, wanted = row["published_size"], row["image_size"]
     # the challenge sets people, programs and networks the same trials: it compares whole systems
-    whole_systems = row["published_protocol"] == row["protocol"] == CHALLENGE
+    whole_systems = row["published_protocol"] == row["protocol"] in CHALLENGES
     reasons = [
         _split_reason(row["dataset"], row["published_protocol"], row["protocol"]),
         "transductive" if theirs_transductive and not row["transductive"] else "",

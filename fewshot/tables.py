@@ -1,6 +1,6 @@
 """The results of a run as tables for readers: terminal, Markdown, LaTeX. All made by pandas from the tidy rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +12,10 @@ from rich.text import Text
 
 from episodes.errors import counted
 from fewshot.records import ALIKE, CELL, array_of, image_form, labels, marks_of, summarised
-from fewshot.statistics import all_pairs, proportion, ranks
+from fewshot.statistics import all_pairs, proportions, ranks
 
-CHALLENGE = "lake-oneshot"  # the split protocol whose trials are counted, one by one
+# the split protocols whose trials are counted, one by one: Omniglot's challenge after three trainings
+CHALLENGES = ("lake-oneshot", "lake-oneshot-minimal-1", "lake-oneshot-minimal-2")
 INTERVAL = (
     "± is the 95 % interval over the episodes (1.96 standard errors): it covers which episodes are drawn from these"
     " images for this one trained model, and neither other classes nor another training run"
@@ -39,6 +40,10 @@ BOLD = (
     " all pairs (Holm) at 5 %"
 )
 PRINTED = "Bold is the best of its column, as printed; no test tells these numbers apart"
+EXACT_MEAN = (
+    "The interval of a mean over training seeds is the same one for the mean number of errors in the trials, which all"
+    " seeds share: more seeds do not make it narrower"
+)
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
 
 COLLAPSED = "The training of a learner marked as collapsed ended no better than guessing on validation classes"
@@ -106,7 +111,7 @@ def sheets(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray] | None = 
         made.append(_sheet(results, "Other classes", text, results["accuracy"], results["ci95_open"], OPEN, each))
     if accuracies:
         made += _told_apart(results, accuracies)
-    if (results["protocol"] == CHALLENGE).any():
+    if results["protocol"].isin(CHALLENGES).any():
         made.insert(0, _errors(results, each))
     return made
 
@@ -258,22 +263,38 @@ def _by_protocol(
 
 
 def _errors(results: pd.DataFrame, arrays: _Arrays) -> Sheet:
-    """The error rates of a challenge with listed trials, with their exact intervals."""
-    rows = results[results["protocol"] == CHALLENGE]
-    trials = (rows["episodes"] * rows["way"] * rows["query"]).astype(int)
-    wrong = (trials * (1 - rows["accuracy"] / 100)).round().astype(int)
-    found = [proportion(errors, of) for errors, of in zip(wrong, trials)]
+    """The error rates of a challenge with listed trials, with their exact intervals; first those over training seeds,
+    of learners that have several."""
+    rows = results[results["protocol"].isin(CHALLENGES)]
     named = labels(rows)
-    cells = pd.DataFrame(
+    cells = _error_cells(rows, named)
+    marks, bold = _best(rows, named, rows["accuracy"], arrays)
+    marks.index = cells.index
+    repeated = rows[rows.groupby([*ALIKE, *CELL])["seed"].transform("nunique") > 1]
+    note = f"{EXACT}. {bold}"
+    if len(repeated):
+        over = summarised(repeated).assign(seed=0, episodes=rows["episodes"].iloc[0], query=rows["query"].iloc[0])
+        means = _error_cells(
+            over, [f"{name}, mean of {seeds} seeds" for name, seeds in zip(labels(over), over["seeds"])]
+        )
+        cells, note = pd.concat([means, cells]), f"{EXACT}. {EXACT_MEAN}. {bold}"
+    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    best["error rate"] = marks.reindex(cells.index, fill_value=False)
+    text = f"{caption(rows).partition(':')[0]}: errors in percent, {rows['way'].iloc[0]}-way one-shot"
+    return Sheet("Error rates", text, cells, best, note)
+
+
+def _error_cells(rows: pd.DataFrame, named: Iterable[str]) -> pd.DataFrame:
+    """Errors, error rate and its exact interval of each row; a mean over seeds may have a fraction of an error."""
+    trials = (rows["episodes"] * rows["way"] * rows["query"]).to_numpy(float)
+    seeds = rows["seeds"].to_numpy() if "seeds" in rows else 1
+    wrong = (trials * seeds * (1 - rows["accuracy"].to_numpy() / 100)).round() / seeds  # whole errors of all seeds
+    lows, highs = proportions(wrong, trials)
+    return pd.DataFrame(
         {
-            "errors": [f"{errors} of {of}" for errors, of in zip(wrong, trials)],
-            "error rate": [f"{100 * one.estimate:.2f}" for one in found],
-            "95 % interval": [f"{100 * one.low:.2f} to {100 * one.high:.2f}" for one in found],
+            "errors": [f"{errors:.4g} of {of:.0f}" for errors, of in zip(wrong, trials)],
+            "error rate": [f"{100 * errors / of:.2f}" for errors, of in zip(wrong, trials)],
+            "95 % interval": [f"{100 * low:.2f} to {100 * high:.2f}" for low, high in zip(lows, highs)],
         },
         index=pd.Index(named, name="learner"),
     )
-    best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    marks, bold = _best(rows, named, rows["accuracy"], arrays)
-    best["error rate"] = marks.to_numpy()
-    text = f"{caption(rows).partition(':')[0]}: errors in percent, {rows['way'].iloc[0]}-way one-shot"
-    return Sheet("Error rates", text, cells, best, f"{EXACT}. {bold}")

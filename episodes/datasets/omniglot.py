@@ -1,6 +1,6 @@
 """Omniglot (Lake et al. 2015): 1,623 handwritten characters of 50 alphabets, 20 drawings each.
 
-Three split protocols, never to be put in one column:
+Split protocols, never to be put in one column:
 vinyals       characters of all alphabets pooled: the first 1,200 for training, five whole alphabets of them for
               validation, the last 423 for test; each rotation by 0, 90, 180 and 270 degrees is a class of its own
               (Vinyals et al. 2016, listed by Snell et al. 2017: 4,112 / 688 / 1,692 classes).
@@ -9,10 +9,32 @@ lake          the background alphabets for training, the same five of them for v
 lake-oneshot  the official one-shot challenge: 20 listed episodes of 20 characters of one evaluation alphabet (Lake et
               al. 2015); trained on the background alphabets alone, there with rotations as classes, validated as in
               lake (3,168 / 172 classes, 20 x 20 for test).
+lake-oneshot-minimal-1, lake-oneshot-minimal-2
+              the same challenge, after training on one of the two sets of five background alphabets of Lake et al.
+              2015; Latin, which is in both, is for validation, and the other four are for training, with rotations as
+              classes (440 or 520 / 26 classes, 20 x 20 for test).
+within-alphabet
+              trained and validated as lake; the test is 400 listed episodes like those of the challenge, 20 of each
+              evaluation alphabet: 20 characters, one drawer's drawings as support, another one's as queries (Lake et
+              al. 2019 call this within-alphabet classification; 792 / 172 classes, 400 x 20 for test).
+meta-dataset  as lake, but the five smallest background alphabets are for validation (Triantafillou et al. 2020:
+              883 / 81 / 659 classes).
+koch          the background alphabets and drawers 1 to 12 for training, the ten evaluation alphabets that are not in
+              the challenge and drawers 13 to 16 for validation; the test is 200 listed episodes, drawn as those of
+              within-alphabet, of the ten alphabets of the challenge and drawers 17 to 20 (Koch et al. 2015, section
+              3.3: 30 / 10 / 10 alphabets, which they do not list, and 12 / 4 / 4 drawers; they draw 20 episodes; 964 /
+              277 classes, 200 x 20 for test).
+pooled, pooled-1 ... pooled-4
+              characters of all alphabets shuffled, with seed 0 or the given one: 1,200 for training, 100 of them for
+              validation, and 423 for test; rotations are classes (Santoro et al. 2016 and Finn et al. 2017, whose
+              shuffles are not known: 4,400 / 400 / 1,692 classes).
 """
 
+import functools
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,96 +44,107 @@ from episodes.archives import ImageFiles
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import omniglot_runs
 from episodes.datasets.downloads import download
+from episodes.datasets.omniglot_splits import (
+    BACKGROUND,
+    DRAWERS,
+    EVALUATION,
+    PARTS,
+    PROTOCOLS,
+    Character,
+    Characters,
+    characters,
+    drawers,
+    runs_of,
+    turns,
+)
 from episodes.errors import InputError
 
-PROTOCOLS = ("vinyals", "lake", "lake-oneshot")
+__all__ = ["BACKGROUND", "EVALUATION", "PROTOCOLS", "SIZE", "characters", "load", "where"]
+
 SIZE = 28
-DRAWERS = 20
-VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
-_TRAIN_AND_VALIDATION = 1200  # characters, of the split protocol vinyals
-
-# characters of each alphabet in the official release
-# fmt: off
-BACKGROUND = {
-    "Alphabet_of_the_Magi": 20, "Anglo-Saxon_Futhorc": 29, "Arcadian": 26, "Armenian": 41,
-    "Asomtavruli_(Georgian)": 40, "Balinese": 24, "Bengali": 46, "Blackfoot_(Canadian_Aboriginal_Syllabics)": 14,
-    "Braille": 26, "Burmese_(Myanmar)": 34, "Cyrillic": 33, "Early_Aramaic": 22, "Futurama": 26, "Grantha": 43,
-    "Greek": 24, "Gujarati": 48, "Hebrew": 22, "Inuktitut_(Canadian_Aboriginal_Syllabics)": 16,
-    "Japanese_(hiragana)": 52, "Japanese_(katakana)": 47, "Korean": 40, "Latin": 26, "Malay_(Jawi_-_Arabic)": 40,
-    "Mkhedruli_(Georgian)": 41, "N_Ko": 33, "Ojibwe_(Canadian_Aboriginal_Syllabics)": 14, "Sanskrit": 42,
-    "Syriac_(Estrangelo)": 23, "Tagalog": 17, "Tifinagh": 55,
-}
-EVALUATION = {
-    "Angelic": 20, "Atemayar_Qelisayer": 26, "Atlantean": 26, "Aurek-Besh": 26, "Avesta": 26, "Ge_ez": 26,
-    "Glagolitic": 45, "Gurmukhi": 45, "Kannada": 41, "Keble": 26, "Malayalam": 47, "Manipuri": 40, "Mongolian": 30,
-    "Old_Church_Slavonic_(Cyrillic)": 45, "Oriya": 46, "Sylheti": 28, "Syriac_(Serto)": 23, "Tengwar": 25,
-    "Tibetan": 42, "ULOG": 26,
-}
-# fmt: on
-_PARTS = {"images_background": BACKGROUND, "images_evaluation": EVALUATION}
-
-Character = tuple[str, str, str]  # (part, alphabet, 'characterNN')
+_LISTED = ("within-alphabet", "koch")  # split protocols whose test episodes omniglot_splits lists
 
 
 def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     """The bank of one split: strokes bright on dark, `size` x `size` pixels, classes in the order of the release."""
-    if (protocol, split) == ("lake-oneshot", "test"):
+    if split == "test" and protocol.startswith("lake-oneshot"):
         runs = ImageFiles(_located("all_runs", folders) or _download_runs(folders), omniglot_runs.FILES)
         key = f"omniglot-{protocol}-{split}-{size}-{runs.fingerprint}"
-        return cached_bank(key, lambda: omniglot_runs.contents(runs, size, lambda image: _prepare(image, size)))
+        return cached_bank(key, lambda: omniglot_runs.contents(runs, size, _prepare_to(size), protocol))
     chosen = characters(split, protocol)
     files = {part: _find(part, folders) for part in sorted({part for part, _, _ in chosen})}
-    turns = 4 if protocol == "vinyals" or (protocol, split) == ("lake-oneshot", "train") else 1
-
-    def whole() -> Contents:
-        suffixes = [f"/rot{90 * turn:03d}" for turn in range(turns)] if turns > 1 else [""]
-        about = {
-            "dataset": "omniglot",
-            "protocol": protocol,
-            "split": split,
-            "source": " and ".join(str(f.path) for f in files.values()),
-            "turns": turns,
-            "fit": "squash",
-            "inverted": True,
-        }
-        drawings = _drawings(chosen, files)
-
-        def fill(images: np.ndarray) -> None:
-            by_class = images.reshape(len(chosen), turns, DRAWERS, size, size)
-            bar = tqdm(drawings, desc=f"omniglot {protocol} {split}", unit="character", disable=None)
-            for place, character, names in zip(by_class, chosen, bar):
-                for drawer, name in enumerate(names):
-                    image = files[character[0]].image(name, lambda image: _prepare(image, size))
-                    for turn in range(turns):
-                        place[turn, drawer] = np.rot90(np.asarray(image), turn)
-
-        return Contents(
-            (1, size, size),
-            [DRAWERS] * len(chosen) * turns,
-            [f"{alphabet}/{name}{suffix}" for _, alphabet, name in chosen for suffix in suffixes],
-            [alphabet for _, alphabet, _ in chosen for _ in suffixes],
-            fill,
-            about,
-            [name for names in drawings for _ in suffixes for name in names],
-        )
-
     fingerprint = "-".join(found.fingerprint for found in files.values())
-    return cached_bank(f"omniglot-{protocol}-{split}-{size}-{fingerprint}", whole)
+    make = _listed if split == "test" and protocol in _LISTED else _whole
+    return cached_bank(
+        f"omniglot-{protocol}-{split}-{size}-{fingerprint}", functools.partial(make, split, protocol, size, files)
+    )
 
 
-def characters(split: str, protocol: str) -> list[Character]:
-    """The characters of one split, in order; a rule gives them, so the suite needs no list."""
-    every = [
-        (part, alphabet, f"character{number:02d}")
-        for part, alphabets in _PARTS.items()
-        for alphabet, count in alphabets.items()
-        for number in range(1, count + 1)
+def _whole(split: str, protocol: str, size: int, files: dict[str, ImageFiles]) -> Contents:
+    """A class for each character, or for each rotation of it, with the drawings of the drawers of the split."""
+    chosen, rotations, shown = characters(split, protocol), turns(split, protocol), drawers(split, protocol)
+    suffixes = [f"/rot{90 * turn:03d}" for turn in range(rotations)] if rotations > 1 else [""]
+    drawings = [names[shown.start : shown.stop] for names in _drawings(chosen, files)]
+
+    def fill(images: np.ndarray) -> None:
+        by_class = images.reshape(len(chosen), rotations, len(shown), size, size)
+        bar = tqdm(drawings, desc=f"omniglot {protocol} {split}", unit="character", disable=None)
+        for place, character, names in zip(by_class, chosen, bar):
+            for drawer, name in enumerate(names):
+                image = files[character[0]].image(name, _prepare_to(size))
+                for turn in range(rotations):
+                    place[turn, drawer] = np.rot90(np.asarray(image), turn)
+
+    return Contents(
+        (1, size, size),
+        [len(shown)] * len(chosen) * rotations,
+        [f"{alphabet}/{name}{suffix}" for _, alphabet, name in chosen for suffix in suffixes],
+        [alphabet for _, alphabet, _ in chosen for _ in suffixes],
+        fill,
+        {**_about(split, protocol, files), "turns": rotations},
+        [name for names in drawings for _ in suffixes for name in names],
+    )
+
+
+def _listed(split: str, protocol: str, size: int, files: dict[str, ImageFiles]) -> Contents:
+    """A class for each character of each run, with two images: one drawer's for support, another one's to classify."""
+    runs = runs_of(protocol)
+    chosen = characters(split, protocol)
+    paths = dict(zip(chosen, _drawings(chosen, files)))
+    names = [
+        paths[character][drawer] for run in runs for character in run.characters for drawer in (run.support, run.query)
     ]
-    border = _TRAIN_AND_VALIDATION if protocol == "vinyals" else sum(BACKGROUND.values())
-    if split == "test":
-        return every[border:]
-    held_out = split == "validation"
-    return [one for one in every[:border] if (one[1] in VALIDATION_ALPHABETS) == held_out]
+    (source,) = files.values()
+
+    def fill(images: np.ndarray) -> None:
+        bar = tqdm(names, desc=f"omniglot {protocol} {split}", unit="image", disable=None)
+        for place, name in zip(images.reshape(len(names), size, size), bar):
+            place[...] = np.asarray(source.image(name, _prepare_to(size)))
+
+    return Contents(
+        (1, size, size),
+        [2] * (len(names) // 2),
+        [f"{run.name}/{name}" for run in runs for _, _, name in run.characters],
+        [run.name for run in runs for _ in run.characters],
+        fill,
+        {**_about(split, protocol, files), "listed": True},
+        names,
+    )
+
+
+def _about(split: str, protocol: str, files: dict[str, ImageFiles]) -> dict[str, Any]:
+    return {
+        "dataset": "omniglot",
+        "protocol": protocol,
+        "split": split,
+        "source": " and ".join(str(found.path) for found in files.values()),
+        "fit": "squash",
+        "inverted": True,
+    }
+
+
+def _prepare_to(size: int) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: _prepare(image, size)
 
 
 def _prepare(image: Image.Image, size: int) -> Image.Image:
@@ -122,7 +155,7 @@ def _prepare(image: Image.Image, size: int) -> Image.Image:
 
 def where(folders: list[Path]) -> str:
     """Where the release is, in words."""
-    found = [_located(part, folders) for part in _PARTS]
+    found = [_located(part, folders) for part in PARTS]
     if None in found:
         return "not found; downloaded when first used"
     return ", ".join(sorted({str(path.parent) for path in found if path is not None}))
@@ -147,7 +180,7 @@ def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:
         if "__MACOSX" not in name:
             alphabet, character, _ = name.split("/")[-3:]
             found.setdefault((part, alphabet, character), []).append(name)
-    for alphabet, count in _PARTS[part].items():
+    for alphabet, count in PARTS[part].items():
         for number in range(1, count + 1):
             drawn = len(found.get((part, alphabet, f"character{number:02d}"), ()))
             if drawn != DRAWERS:
@@ -158,7 +191,7 @@ def _paths(part: str, files: ImageFiles) -> dict[Character, list[str]]:
     return found
 
 
-def _drawings(chosen: list[Character], files: dict[str, ImageFiles]) -> list[list[str]]:
+def _drawings(chosen: Characters, files: dict[str, ImageFiles]) -> list[list[str]]:
     """The file names of each of the chosen characters, sorted by drawer; InputError if the release is incomplete."""
     paths = {part: _paths(part, found) for part, found in files.items()}
     return [paths[character[0]][character] for character in chosen]

@@ -16,10 +16,13 @@ FILES = r"(?:^|/)run\d\d/(?:training/class\d\d\.png|test/item\d\d\.png|class_lab
 _ANSWER = re.compile(r"run(\d\d)/test/(item\d\d\.png) run(\d\d)/training/class(\d\d)\.png")
 
 
-def contents(files: ImageFiles, size: int, prepare: Callable[[Image.Image], Image.Image]) -> Contents:
+def contents(
+    files: ImageFiles, size: int, prepare: Callable[[Image.Image], Image.Image], protocol: str = "lake-oneshot"
+) -> Contents:
     """One class for each character of each run, with two images: the training image and the test image.
 
-    prepare: makes the image of a file grey, (H, W) = (size, size). Raises InputError if the runs are incomplete.
+    prepare: makes the image of a file grey, (H, W) = (size, size); protocol: the split protocol that the bank names.
+    Raises InputError if the runs are incomplete.
     """
     pairs = [pair for run in range(1, RUNS + 1) for pair in _pairs(files, run)]
 
@@ -37,7 +40,7 @@ def contents(files: ImageFiles, size: int, prepare: Callable[[Image.Image], Imag
         fill,
         {
             "dataset": "omniglot",
-            "protocol": "lake-oneshot",
+            "protocol": protocol,
             "split": "test",
             "source": str(files.path),
             "listed": True,

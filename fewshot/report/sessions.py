@@ -21,9 +21,10 @@ def by_session(rows: pd.DataFrame, styles: Mapping[tuple[str, ...], Style], meas
     found = []
     for learner, style in styles.items():
         own = rows[(rows[LEARNER] == list(learner)).all(axis=1)].dropna(subset=[measure])
-        points = [(session, *_together(cell, measure)) for session, cell in own.groupby("session")]
-        if points:
-            found.append(Curve(style, *np.transpose(points)))
+        cells = dict(iter(own.groupby("session")))
+        if cells:
+            together = [_together(cell, measure) for cell in cells.values()]
+            found.append(Curve(style, np.array([*cells]), *np.transpose(together)))
     return found
 
 

@@ -17,8 +17,9 @@ import torch
 from conftest import write_files
 from torchvision.datasets import Omniglot
 
-from episodes import ImageBank, InputError, MissingData, load_dataset
-from episodes.datasets import SPLITS, omniglot
+from episodes import ImageBank, InputError, ListedEpisodes, MissingData, load_dataset
+from episodes.datasets import SPLITS, omniglot, omniglot_splits
+from episodes.datasets.omniglot_splits import runs_of
 
 PARTS = {"images_background": omniglot.BACKGROUND, "images_evaluation": omniglot.EVALUATION}
 Members = dict[str, bytes]
@@ -138,14 +139,133 @@ def test_lake_test_classes_are_the_evaluation_alphabets_unrotated(reference):
 @pytest.mark.parametrize("protocol", omniglot.PROTOCOLS)
 def test_splits_share_no_character_and_leave_none_out(protocol):
     splits = [omniglot.characters(split, protocol) for split in SPLITS]
-    assert len({character for split in splits for character in split}) == sum(map(len, splits)) == 1623
+    together = {character for split in splits for character in split}
+    assert len(together) == sum(map(len, splits))
+    assert len(together) == 1623 or "minimal" in protocol
 
 
-@pytest.mark.parametrize("protocol", omniglot.PROTOCOLS)
+# characters of the three splits, and a digest of all their names: a change of a split changes published numbers
+SPLIT = {
+    "vinyals": (1028, 172, 423, "0a0297fcbb21"),
+    "lake": (792, 172, 659, "01ffc148e10a"),
+    "lake-oneshot": (792, 172, 659, "01ffc148e10a"),
+    "lake-oneshot-minimal-1": (110, 26, 659, "42e844d92fc8"),
+    "lake-oneshot-minimal-2": (130, 26, 659, "d33a42942b21"),
+    "within-alphabet": (792, 172, 659, "01ffc148e10a"),
+    "meta-dataset": (883, 81, 659, "bf116c38f010"),
+    "koch": (964, 277, 382, "a675d96449b5"),
+    "pooled": (1100, 100, 423, "d4ae50800d01"),
+    "pooled-1": (1100, 100, 423, "8a67400c83d4"),
+    "pooled-2": (1100, 100, 423, "80c5a699801c"),
+    "pooled-3": (1100, 100, 423, "56ff6a6196f4"),
+    "pooled-4": (1100, 100, 423, "425006dfcc39"),
+}
+
+
+def digest(value: object) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=6).hexdigest()
+
+
+def test_the_characters_of_every_split_are_those_of_always():
+    splits = {name: [omniglot.characters(split, name) for split in SPLITS] for name in omniglot.PROTOCOLS}
+    assert {name: (*map(len, parts), digest(parts)) for name, parts in splits.items()} == SPLIT
+
+
+@pytest.mark.parametrize("protocol", ["vinyals", "lake", "lake-oneshot", "within-alphabet"])
 def test_validation_is_five_whole_alphabets(protocol):
     alphabets = {alphabet for _, alphabet, _ in omniglot.characters("validation", protocol)}
     assert alphabets == {"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"}
     assert not alphabets & {alphabet for _, alphabet, _ in omniglot.characters("train", protocol)}
+
+
+def alphabets_of(split: str, protocol: str) -> set[str]:
+    return {alphabet for _, alphabet, _ in omniglot.characters(split, protocol)}
+
+
+@pytest.mark.parametrize(
+    ("number", "names"),
+    [
+        (1, {"Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"}),
+        (2, {"Greek", "Japanese_(katakana)", "Latin", "Sanskrit", "Tagalog"}),
+    ],
+)
+def test_a_minimal_training_sees_five_background_alphabets_alone(number, names):
+    protocol = f"lake-oneshot-minimal-{number}"
+    assert alphabets_of("train", protocol) | alphabets_of("validation", protocol) == names
+    assert alphabets_of("validation", protocol) == {"Latin"}
+
+
+def test_the_validation_of_meta_dataset_is_the_five_smallest_background_alphabets():
+    sizes = omniglot.BACKGROUND
+    assert alphabets_of("validation", "meta-dataset") == set(sorted(sizes, key=sizes.get)[:5])
+    assert alphabets_of("train", "meta-dataset") < set(sizes)
+
+
+def test_seeds_pool_the_characters_in_ways_of_their_own_and_across_alphabets():
+    tests = [omniglot.characters("test", name) for name in omniglot.PROTOCOLS if name.startswith("pooled")]
+    assert len(set(tests)) == 5
+    for one in tests:
+        assert len({alphabet for _, alphabet, _ in one}) > 45
+
+
+def test_koch_parts_alphabets_and_drawers(miniature):
+    banks = {split: load(miniature, "omniglot:koch", split) for split in SPLITS}
+    assert [bank.classes for bank in banks.values()] == [964, 277, 200 * 20]
+    assert [bank.sizes.unique().tolist() for bank in banks.values()] == [[12], [4], [2]]
+    assert [len({name.partition("/")[0] for name in bank.group_names}) for bank in banks.values()] == [30, 10, 10]
+    assert ({bank.turns for bank in banks.values()}, banks["test"].listed) == ({1}, True)
+    first = sum(omniglot.BACKGROUND.values()) + 1
+    evaluation = omniglot.characters("test", "lake")
+    number = first + evaluation.index(omniglot.characters("validation", "koch")[5])
+    assert all(shows(banks["validation"].images[4 * 5 + place], number, 13 + place) for place in range(4))
+    run = runs_of("koch")[0]
+    assert {one.support for one in runs_of("koch")} == {one.query for one in runs_of("koch")} == {16, 17, 18, 19}
+    for place, drawer in enumerate((run.support, run.query)):
+        assert shows(banks["test"].images[place], first + evaluation.index(run.characters[0]), drawer + 1)
+
+
+@pytest.fixture(scope="module")
+def within(miniature) -> ImageBank:
+    return load(miniature, "omniglot:within-alphabet")
+
+
+def test_within_an_alphabet_four_hundred_episodes_are_listed(within):
+    assert within.name == "omniglot (within-alphabet) test"
+    assert (within.classes, within.listed, within.turns) == (8000, True, 1)
+    assert within.sizes.unique().tolist() == [2]
+    groups = list(dict.fromkeys(within.group_names))
+    assert groups == [f"{alphabet}/run{run:02d}" for alphabet in omniglot.EVALUATION for run in range(1, 21)]
+    assert len(set(within.class_names)) == 8000
+    assert ListedEpisodes(within).count == 400
+
+
+def test_an_episode_within_an_alphabet_has_two_drawers_of_twenty_characters(within):
+    first = dict(
+        zip(omniglot.EVALUATION, np.cumsum([sum(omniglot.BACKGROUND.values()) + 1, *omniglot.EVALUATION.values()]))
+    )
+    for place, run in enumerate(runs_of("within-alphabet")):
+        names = within.class_names[20 * place : 20 * place + 20]
+        assert len(set(names)) == 20
+        assert run.support != run.query
+        images = within.images[40 * place : 40 * place + 40]
+        for position in (0, 19):
+            alphabet, _, character = names[position].split("/")
+            number = int(first[alphabet]) + int(character.removeprefix("character")) - 1
+            assert shows(images[2 * position], number, run.support + 1)
+            assert shows(images[2 * position + 1], number, run.query + 1)
+
+
+def test_the_runs_within_an_alphabet_are_those_of_always():
+    runs = runs_of("within-alphabet")
+    assert digest(runs_of("koch")) == "282fb41cc842"
+    assert digest(runs) == "3583214e5d69"
+    assert len({(run.support, run.query) for run in runs}) > 200
+
+
+def test_pooled_characters_are_turned_in_all_splits_and_those_of_meta_dataset_in_none():
+    assert {omniglot_splits.turns(split, "pooled-3") for split in SPLITS} == {4}
+    assert {omniglot_splits.turns(split, "meta-dataset") for split in SPLITS} == {1}
+    assert [omniglot_splits.turns(split, "lake-oneshot-minimal-2") for split in SPLITS] == [4, 1, 1]
 
 
 def test_splits_share_no_image(vinyals):
@@ -628,3 +748,15 @@ def test_a_run_of_the_real_challenge_has_twenty_characters_of_one_alphabet(place
     assert [len({character for _, character, _ in run}) for run in runs] == [20] * 20
     assert [len({alphabet for alphabet, _, _ in run}) for run in runs] == [1] * 20
     assert sorted(collections.Counter(run[0][0] for run in runs).values()) == [2] * 10
+
+
+def test_the_runs_of_the_real_challenge_are_of_the_ten_alphabets_that_koch_tests(places):
+    assert {alphabet for (drawing,) in places[0] for alphabet in [drawing[0]]} == set(omniglot_splits.CHALLENGE)
+    assert set(omniglot_splits.CHALLENGE) == alphabets_of("test", "koch")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_minimal_sets_are_asked_the_real_challenge(real_challenge, real_data, number):
+    bank = load_dataset(f"omniglot:lake-oneshot-minimal-{number}", "test", data=real_data)
+    assert bank.checksum == real_challenge.checksum
+    assert (bank.protocol, bank.listed) == (f"lake-oneshot-minimal-{number}", True)

@@ -16,7 +16,7 @@ from fewshot.learners.deepemd import transport
 from fewshot.learners.registry import LEARNERS, missing, suite_learners, traits_of
 
 WITH_MAPS = ["dn4", "frn", "deepemd", "relation:maps"]
-EVERY = [*WITH_MAPS, "meta-baseline", "feat"]
+EVERY = [*WITH_MAPS, "meta-baseline", "feat", "aligned"]
 SIZE, SIDE, CHANNELS = 24, 3, 64  # of images, and of their maps: 3x3 places
 
 

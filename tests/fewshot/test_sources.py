@@ -249,6 +249,7 @@ ELSEWHERE = {
     "clip": "test_clip.py: it works on names",
     "openclip": "test_openclip.py: it works on names",
     **dict.fromkeys(["dn4", "frn", "deepemd"], "test_maps.py: they compare feature maps"),
+    "aligned": "test_aligned.py: it compares feature maps",
     **dict.fromkeys(["feat", "meta-baseline"], "test_maps.py: beside its loops over equations"),
     **dict.fromkeys(TRANSDUCTIVE, "test_transductive.py: it needs all queries at once"),
 }

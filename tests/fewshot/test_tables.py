@@ -538,6 +538,24 @@ def test_a_challenge_starts_with_its_error_rates_and_their_exact_intervals(chall
     ]
 
 
+def test_a_challenge_after_several_trainings_starts_with_their_mean_and_its_exact_interval(challenge):
+    several = pd.concat([challenge, challenge.assign(seed=1, accuracy=[92.0, 96.75])], ignore_index=True)
+    cells = tables.sheets(several)[0].cells
+    assert cells.index[:3].tolist() == ["npair, mean of 2 seeds", "siamese, mean of 2 seeds", "npair, seed 0"]
+    assert cells["errors"].tolist()[:3] == ["33 of 400", "13 of 400", "34 of 400"]
+    for name, errors in (("npair, mean of 2 seeds", 33), ("siamese, mean of 2 seeds", 13)):
+        interval = scipy.stats.binomtest(errors, 400).proportion_ci(0.95, "exact")
+        assert cells.loc[name, "95 % interval"] == f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
+    odd = tables.sheets(several.assign(accuracy=[91.5, 96.75, 91.75, 96.75]))[0].cells
+    assert odd.loc["npair, mean of 2 seeds", ["errors", "error rate"]].tolist() == ["33.5 of 400", "8.38"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_challenge_after_a_minimal_training_has_error_rates_too(challenge, number):
+    minimal = challenge.assign(protocol=f"lake-oneshot-minimal-{number}")
+    assert tables.sheets(minimal)[0].cells.equals(tables.sheets(challenge)[0].cells)
+
+
 def test_the_fewest_errors_of_a_challenge_are_bold(challenge):
     best = tables.sheets(challenge)[0].best
     assert best["error rate"].to_dict() == {"npair": False, "siamese": True}
