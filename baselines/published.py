@@ -40,8 +40,8 @@ NOT_RUNNABLE = {
 _FILE = Path(__file__).with_name("published.csv")
 _NUMBERS = {
     "image_size": "Int64",
-    "way": "int64",
-    "shot": "int64",
+    "way": "Int64",
+    "shot": "Int64",
     "query": "Int64",
     "episodes": "Int64",
     "accuracy": "float64",
@@ -52,7 +52,7 @@ _CLOSED = {"dataset": "data set", "family": "family", "league": "league"}
 
 
 def published(dataset: str | None = None, protocol: str | None = None, **columns: Any) -> pd.DataFrame:
-    """The published numbers: a row for each data set, split protocol, method, variant, backbone, way, shot and source.
+    """The published numbers: a row for each data set, split protocol, kind, method, variant, backbone, way, shot, source.
 
     columns  the values to keep in any column, one or several: way=5, family=["siamese", "matching"], year=range(2019,
              2027)
@@ -64,6 +64,8 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
                      alphabets), lake-within-alphabet (the characters of an episode are of one alphabet), pooled (all
                      alphabets pooled, split by chance), vinyals-80-20 (miniImageNet, 80 and 20 other classes), feat
                      (CUB, birds cut out, split by chance), not-stated
+    kind             the kind of the episodes, as the test protocol `kinds` calls it: uniform, dirichlet:2, or any, whose
+                     episodes have ways and shots of their own: the columns way and shot are empty
     variant          what tells rows of one method apart
     family           one of FAMILIES
     backbone         the suite's name if the suite has the backbone; 'none' for no network, '' if none is stated

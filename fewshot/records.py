@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
 DATA = ["dataset", "protocol"]  # what tells data sets apart
+UNIFORM = "uniform"  # the kind of episodes of all test protocols but `kinds`
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
 ROW = [*CELL, "session", "kind"]  # and in all test protocols, as far as they have these columns
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks

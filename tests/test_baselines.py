@@ -10,11 +10,11 @@ from episodes.datasets import SOURCES
 from fewshot.learners import learner_names
 
 COLUMNS = (
-    "dataset protocol method variant family backbone image_size way shot query episodes accuracy ci95 league"
+    "dataset protocol kind method variant family backbone image_size way shot query episodes accuracy ci95 league"
     " method_in_suite paper title year arxiv read_from note"
 )
-KEY = ["dataset", "protocol", "method", "variant", "backbone", "way", "shot", "paper"]
-ORDER = ["dataset", "protocol", "family", "method", "year", "paper", "variant", "backbone", "way", "shot"]
+KEY = ["dataset", "protocol", "kind", "method", "variant", "backbone", "way", "shot", "paper"]
+ORDER = ["dataset", "protocol", "kind", "family", "method", "year", "paper", "variant", "backbone", "way", "shot"]
 NUMBERS = ["image_size", "way", "shot", "query", "episodes", "accuracy", "ci95", "year"]
 PROTOTYPICAL = {"method": "Prototypical Networks", "paper": "Snell et al. 2017", "variant": "Euclidean"}
 
