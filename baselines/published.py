@@ -26,8 +26,23 @@ FAMILIES = (
     "transfer",
 )
 LEAGUES = ("inductive", "transductive", "external-data", "class-names", "not-stated")
+_META_DATASET = (
+    *("aircraft", "cub", "dtd", "fungi", "ilsvrc_2012", "mscoco", "omniglot", "quickdraw", "traffic_sign"),
+    "vgg_flower",
+)
+_META_DATASET_REASONS = {
+    "meta-dataset-imagenet": "its networks train on 712 classes of ImageNet, which the suite does not have",
+    "meta-dataset-all": "its networks train on eight data sets, of which the suite does not have most",
+    "meta-dataset-test": "its episodes share no image, and the suite draws each episode by itself",
+}
 # split protocols of published numbers that the suite does not have, by data set and name, and why it does not
 NOT_RUNNABLE = {
+    **{
+        (dataset, protocol): reason
+        for protocol, reason in _META_DATASET_REASONS.items()
+        for dataset in _META_DATASET
+        if (dataset, protocol) != ("ilsvrc_2012", "meta-dataset-test")
+    },
     ("cub", "feat"): "its birds are cut out and its classes split at random, and the suite has no list of them",
     ("cub", "not-stated"): "the source does not say how it splits the classes",
     ("mini_imagenet", "vinyals-80-20"): "its 80 and 20 classes are of another list, and leave none for validation",
@@ -36,6 +51,8 @@ NOT_RUNNABLE = {
     ("omniglot", "lake-within-alphabet"): "the suite draws the classes of an episode from all alphabets",
     ("omniglot", "pooled"): "each source shuffles all 1,623 characters in its own way, and the suite has no list",
 }
+# the backbones of published numbers that the suite has under the same name; 'none' is for methods without a network
+BACKBONES = ("conv4", "conv4-32", "conv4-128", "conv4-strided", "none", "resnet10", "resnet12", "resnet18", "wrn28_10")
 
 _FILE = Path(__file__).with_name("published.csv")
 _NUMBERS = {
@@ -48,11 +65,12 @@ _NUMBERS = {
     "ci95": "float64",
     "year": "Int64",
 }
+_CONDITIONS = ["dataset", "protocol", "kind", "league"]  # what numbers share that may stand in one column
 _CLOSED = {"dataset": "data set", "family": "family", "league": "league"}
 
 
 def published(dataset: str | None = None, protocol: str | None = None, **columns: Any) -> pd.DataFrame:
-    """The published numbers: a row for each data set, split protocol, kind, method, variant, backbone, way, shot, source.
+    """The published numbers: a row for each data set, split protocol, kind, method, variant, backbone, way and shot.
 
     columns  the values to keep in any column, one or several: way=5, family=["siamese", "matching"], year=range(2019,
              2027)
@@ -63,9 +81,11 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
                      alphabets for training, the last 10 alphabets for test), lake-oneshot-minimal (five background
                      alphabets), lake-within-alphabet (the characters of an episode are of one alphabet), pooled (all
                      alphabets pooled, split by chance), vinyals-80-20 (miniImageNet, 80 and 20 other classes), feat
-                     (CUB, birds cut out, split by chance), not-stated
-    kind             the kind of the episodes, as the test protocol `kinds` calls it: uniform, dirichlet:2, or any, whose
-                     episodes have ways and shots of their own: the columns way and shot are empty
+                     (CUB, birds cut out, split by chance), meta-dataset-imagenet and meta-dataset-all (test classes
+                     of Meta-Dataset, trained on ImageNet or on all its data sets), meta-dataset-test (the same test
+                     classes and networks from elsewhere), not-stated
+    kind             the kind of the episodes, as the test protocol `kinds` calls it: uniform, dirichlet:2, or any; the
+                     columns way and shot are empty for any, whose episodes have ways and shots of their own
     variant          what tells rows of one method apart
     family           one of FAMILIES
     backbone         the suite's name if the suite has the backbone; 'none' for no network, '' if none is stated
@@ -105,3 +125,33 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
             raise unknown_name(_CLOSED[column], strange[0], known)
         kept = kept[kept[column].isin(values)]
     return kept.reset_index(drop=True)
+
+
+def best(dataset: str | None = None, protocol: str | None = None, **columns: Any) -> pd.DataFrame:
+    """The highest number of each data set, split protocol, kind, league, family of backbones, way and shot.
+
+    The arguments choose rows as those of `published` do. A column `backbones` has the family, the part of the
+    backbone's name before its first hyphen: conv4 for conv4-32 and conv4-128. Of equal numbers the first stays.
+    """
+    rows = published(dataset, protocol, **columns)
+    rows = rows.assign(backbones=rows["backbone"].str.partition("-")[0])
+    cells = rows.groupby([*_CONDITIONS, "backbones", "way", "shot"], dropna=False)
+    return rows.loc[cells["accuracy"].idxmax()].reset_index(drop=True)
+
+
+def why_not_runnable(rows: pd.DataFrame) -> pd.Series:
+    """Why the suite cannot repeat each of these published rows, the weightiest reason; '' for a row that it can.
+
+    A row can be repeated if the suite has its split protocol, its method as a learner, and its backbone.
+    """
+
+    def reason(row: dict) -> str:
+        if (row["dataset"], row["protocol"]) in NOT_RUNNABLE:
+            return NOT_RUNNABLE[row["dataset"], row["protocol"]]
+        if not row["method_in_suite"]:
+            return "the suite has no learner of this method"
+        if not row["backbone"]:
+            return "the source does not state the backbone"
+        return "" if row["backbone"] in BACKBONES else "the suite does not have this backbone"
+
+    return pd.Series([reason(row) for row in rows.to_dict("records")], index=rows.index, dtype=object)
