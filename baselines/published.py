@@ -55,7 +55,7 @@ NOT_RUNNABLE = {
 BACKBONES = ("conv4", "conv4-32", "conv4-128", "conv4-strided", "none", "resnet10", "resnet12", "resnet18", "wrn28_10")
 
 _FILE = Path(__file__).with_name("published.csv")
-_NUMBERS = {
+NUMBERS = {  # the columns that hold numbers
     "image_size": "Int64",
     "way": "Int64",
     "shot": "Int64",
@@ -106,13 +106,7 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
     >>> rows[["accuracy", "paper"]].to_numpy().tolist()[0]
     [96.0, 'Snell et al. 2017']
     """
-    every = pd.read_csv(
-        _FILE,
-        dtype=collections.defaultdict[str, str | type[str]](lambda: str, _NUMBERS),
-        keep_default_na=False,
-        na_values={column: [""] for column in _NUMBERS},
-    )
-    kept = every
+    every = kept = read_table(_FILE)
     for column, wanted in {"dataset": dataset, "protocol": protocol, **columns}.items():
         if column not in every:
             raise unknown_name("column of the published numbers", column, every.columns)
@@ -125,6 +119,16 @@ def published(dataset: str | None = None, protocol: str | None = None, **columns
             raise unknown_name(_CLOSED[column], strange[0], known)
         kept = kept[kept[column].isin(values)]
     return kept.reset_index(drop=True)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The rows of a csv file of published numbers: text, and the numbers of NUMBERS, missing if their cell is empty."""
+    return pd.read_csv(
+        path,
+        dtype=collections.defaultdict[str, str | type[str]](lambda: str, NUMBERS),
+        keep_default_na=False,
+        na_values={column: [""] for column in NUMBERS},
+    )
 
 
 def best(dataset: str | None = None, protocol: str | None = None, **columns: Any) -> pd.DataFrame:

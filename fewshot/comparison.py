@@ -61,7 +61,8 @@ def compare(
     run = run.encode("utf-8", "replace").decode()  # the name of a folder need not be UTF-8
     ours = summarised(results)
     theirs = published() if literature is None else literature
-    theirs = theirs[theirs["kind"] == kind].astype({"way": "int64", "shot": "int64"}).rename(
+    theirs = theirs[theirs["kind"] == kind].drop(columns="kind").astype({"way": "int64", "shot": "int64"})
+    theirs = theirs.rename(
         columns={
             "protocol": "published_protocol",
             "variant": "published_variant",
@@ -76,7 +77,8 @@ def compare(
     # a source prints all its numbers with one decimal or all with two; numbers in a table lose that
     whole = (theirs["published"] * 10).round(3) % 1 == 0
     theirs["decimals"] = np.where(whole.groupby([theirs["dataset"], theirs["source"]]).transform("all"), 1, 2)
-    rows = ours.assign(run=run, kind=kind, label=labels(ours, seeds=False)).merge(theirs.drop(columns="kind"), on=["dataset", "way", "shot"])
+    ours = ours.assign(run=run, kind=kind, label=labels(ours, seeds=False))
+    rows = ours.merge(theirs, on=["dataset", *CELL])
     printed, stated = rows["published_ci95"].notna(), rows["published_episodes"].notna()
     rows["reckoned_from"] = np.select([printed, stated], ["interval", "episodes"], "assumed")
     reckoned: pd.Series = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
@@ -121,6 +123,27 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
             ranks = f"our learners {start + 1} to {start + len(group)} of {len(ours)}"
             made += _beside(rows[rows["label"].isin(group.index)], group, f"{name}, {ranks}", every)
     return made
+
+
+def summary(comparison: pd.DataFrame) -> str:
+    """One sentence: how many of the comparable published results lie above ours, within the intervals, and below.
+
+    Each published result counts once, beside the best of our results that it compares with.
+    """
+    of_one = [name for name in _PUBLISHED if name != "note"]
+    cells = comparison.groupby(["dataset", "kind", *CELL, *of_one], dropna=False)
+    every = cells.ngroups
+    comparable = comparison[comparison["verdict"] != "not comparable"].sort_values("difference", kind="stable")
+    best = comparable.drop_duplicates(["dataset", "kind", *CELL, *of_one], keep="last")["verdict"]
+    if best.empty:
+        return f"None of the {every:,} published results of these data sets, ways and shots is comparable with ours."
+    # the verdict says where ours lies
+    above, within, below = ((best == verdict).sum() for verdict in ("below", "within", "above"))
+    return (
+        f"Of the {len(best):,} comparable published results, {above:,} lie above ours, {within:,} within the intervals"
+        f" and {below:,} below; each is beside the best of our results that it compares with, and {every - len(best):,}"
+        " others are not comparable."
+    )
 
 
 def _beside(rows: pd.DataFrame, ours: pd.DataFrame, name: str, every: bool) -> list[Sheet]:
