@@ -150,7 +150,7 @@ def _write(output: Path, rows: pd.DataFrame, arrays: _Arrays, settings_of: Path 
         try:
             write_arrays(unfinished / _EPISODES.arrays, arrays)
             replace_text(unfinished / _EPISODES.table, rows.to_csv(index=False))
-            for file, text in _EPISODES.files(rows, arrays, output.resolve().name).items():
+            for file, text in _EPISODES.files(rows, arrays, output.resolve().name, {}).items():
                 replace_text(unfinished / file, text)
             made = _EPISODES.sheets(rows, arrays)
             replace_text(unfinished / "results.md", tables.markdown(made))

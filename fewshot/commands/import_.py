@@ -12,7 +12,12 @@ from fewshot.run_folder import read_sheets
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot import`."""
-    parser = commands.add_parser("import", help="make a run of accuracies that another code base measured")
+    parser = commands.add_parser(
+        "import",
+        help="make a run of accuracies that another code base measured",
+        description="Make a run of the accuracies of single episodes that another code base measured, which tables,"
+        " compare and report read.",
+    )
     parser.add_argument(
         "file", type=arguments.path, metavar="FILE.csv", help=f"one line for each episode: {', '.join(NEEDED)}"
     )
