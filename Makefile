@@ -7,7 +7,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 PACKAGES := baselines docs episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-lowest lint docs perf clean
+.PHONY: help bench test test-lowest lint docs tables perf clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: $(READY)  ## check style, formatting and types
 
 docs: $(READY)  ## build the documentation into site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+tables: $(READY)  ## rewrite the tables of README.md and of the documentation from the committed rows
+	@.venv/bin/python -m docs.tables
 
 perf: $(READY)  ## measure speed and memory beside other packages; ONLY= DATA= OUTPUT= pass through
 	@.venv/bin/fewshot perf --resume \

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from baselines.published import NOT_RUNNABLE, published
+from baselines.published import NOT_RUNNABLE, best, published, why_not_runnable
 
-__all__ = ["NOT_RUNNABLE", "presets", "published"]
+__all__ = ["NOT_RUNNABLE", "best", "presets", "published", "why_not_runnable"]
 
 _FOLDER = Path(__file__).parent
 

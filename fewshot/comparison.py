@@ -5,7 +5,7 @@ import pandas as pd
 
 from baselines import NOT_RUNNABLE, published
 from fewshot.learners.registry import LEARNERS
-from fewshot.records import ALIKE, CELL, labels, summarised
+from fewshot.records import ALIKE, CELL, UNIFORM, labels, summarised
 from fewshot.tables import CHALLENGES, Sheet
 
 _PUBLISHED = [
@@ -22,7 +22,7 @@ _PUBLISHED = [
     "note",
 ]
 COLUMNS = [
-    *["run", *ALIKE, *CELL, "label", "accuracy", "ci95", "interval", "episodes_ci95"],
+    *["run", *ALIKE, "kind", *CELL, "label", "accuracy", "ci95", "interval", "episodes_ci95"],
     *_PUBLISHED,
     *["reckoned_ci95", "reckoned_from", "decimals", "difference", "difference_ci95", "verdict", "reasons"],
 ]
@@ -39,12 +39,15 @@ _WIDE = 5  # learners beside each other in a table
 _MOST = 8  # rows of each way and shot that are not comparable, if only the nearest are shown
 
 
-def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: str = "") -> pd.DataFrame:
-    """A row for each of our results and each published one of its data set, way and shot: COLUMNS.
+def compare(
+    results: pd.DataFrame, literature: pd.DataFrame | None = None, run: str = "", kind: str = UNIFORM
+) -> pd.DataFrame:
+    """A row for each of our results and each published one of its data set, kind of episodes, way and shot: COLUMNS.
 
     results     tidy rows of a run; those of several training seeds count as one, with the interval over seeds
     literature  what to compare with, in the form of baselines.published(), which is the default
     run         what the run is called
+    kind        the kind of the episodes of all `results`; published numbers of other kinds are left out
 
     difference is our accuracy minus the published one, in points. The half-width of the difference combines the
     intervals, which are independent, with half a unit of the last printed digit:
@@ -58,6 +61,7 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     run = run.encode("utf-8", "replace").decode()  # the name of a folder need not be UTF-8
     ours = summarised(results)
     theirs = published() if literature is None else literature
+    theirs = theirs[theirs["kind"] == kind].drop(columns="kind").astype({"way": "int64", "shot": "int64"})
     theirs = theirs.rename(
         columns={
             "protocol": "published_protocol",
@@ -73,7 +77,8 @@ def compare(results: pd.DataFrame, literature: pd.DataFrame | None = None, run: 
     # a source prints all its numbers with one decimal or all with two; numbers in a table lose that
     whole = (theirs["published"] * 10).round(3) % 1 == 0
     theirs["decimals"] = np.where(whole.groupby([theirs["dataset"], theirs["source"]]).transform("all"), 1, 2)
-    rows = ours.assign(run=run, label=labels(ours, seeds=False)).merge(theirs, on=["dataset", "way", "shot"])
+    ours = ours.assign(run=run, kind=kind, label=labels(ours, seeds=False))
+    rows = ours.merge(theirs, on=["dataset", *CELL])
     printed, stated = rows["published_ci95"].notna(), rows["published_episodes"].notna()
     rows["reckoned_from"] = np.select([printed, stated], ["interval", "episodes"], "assumed")
     reckoned: pd.Series = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
@@ -104,9 +109,10 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     without `every` only the first of these tables is made.
     """
     made = []
-    for (run, way, shot), rows in comparison.groupby(["run", "way", "shot"], sort=False):
+    for (run, kind, way, shot), rows in comparison.groupby(["run", "kind", *CELL], sort=False):
         first = rows.iloc[0]
         name = f"{f'{run}: ' if run else ''}{first.dataset} ({first.protocol}), {way}-way {shot}-shot"
+        name += f", {kind}" if kind != UNIFORM else ""
         ours = rows.drop_duplicates("label").set_index("label")[["accuracy", "ci95"]]
         if len(ours) <= _WIDE:
             made += _beside(rows, ours, name, every)
@@ -117,6 +123,27 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
             ranks = f"our learners {start + 1} to {start + len(group)} of {len(ours)}"
             made += _beside(rows[rows["label"].isin(group.index)], group, f"{name}, {ranks}", every)
     return made
+
+
+def summary(comparison: pd.DataFrame) -> str:
+    """One sentence: how many of the comparable published results lie above ours, within the intervals, and below.
+
+    Each published result counts once, beside the best of our results that it compares with.
+    """
+    of_one = [name for name in _PUBLISHED if name != "note"]
+    cells = comparison.groupby(["dataset", "kind", *CELL, *of_one], dropna=False)
+    every = cells.ngroups
+    comparable = comparison[comparison["verdict"] != "not comparable"].sort_values("difference", kind="stable")
+    best = comparable.drop_duplicates(["dataset", "kind", *CELL, *of_one], keep="last")["verdict"]
+    if best.empty:
+        return f"None of the {every:,} published results of these data sets, ways and shots is comparable with ours."
+    # the verdict says where ours lies
+    above, within, below = ((best == verdict).sum() for verdict in ("below", "within", "above"))
+    return (
+        f"Of the {len(best):,} comparable published results, {above:,} lie above ours, {within:,} within the intervals"
+        f" and {below:,} below; each is beside the best of our results that it compares with, and {every - len(best):,}"
+        " others are not comparable."
+    )
 
 
 def _beside(rows: pd.DataFrame, ours: pd.DataFrame, name: str, every: bool) -> list[Sheet]:

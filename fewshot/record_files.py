@@ -28,7 +28,7 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     and split. This holds for the rows of each kind of episodes, and of each data set in a file with the column
     `source`, which says what the models were trained on.
     """
-    table = _read_cells(path)
+    table = read_cells(path)
     missing = {name: value for name, value in (later or {}).items() if name not in table}
     if table.keys() | missing.keys() != set(columns):
         raise Damaged(f"{path.name} has other columns: {', '.join(table)}")
@@ -45,9 +45,15 @@ def read_rows(path: Path, columns: Sequence[str], later: dict[str, Any] | None =
     return rows
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """The rows of a csv file, each cell of its column's kind (records.kind_of); Damaged or OSError if it is no table of
+    such columns."""
+    return _of_kinds(path.name, read_cells(path))
+
+
 def read_history(path: Path) -> pd.DataFrame:
     """The validations of one training, as training.csv holds them; Damaged or OSError if it holds none."""
-    rows = _of_kinds(path.name, _read_cells(path))
+    rows = read_table(path)
     if rows.empty or not {"step", "loss", "accuracy", "ci95", "seconds"} <= set(rows):
         raise Damaged(f"{path.name} holds no validations")
     return rows
@@ -108,7 +114,7 @@ def _unlike(row: pd.Series, values: np.ndarray | None, table: str, archive: str)
     return ""
 
 
-def _read_cells(path: Path) -> dict[str, list[str]]:
+def read_cells(path: Path) -> dict[str, list[str]]:
     """The texts of a csv file by column; Damaged if the file is no table."""
     try:
         head, *lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)

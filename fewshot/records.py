@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
 DATA = ["dataset", "protocol"]  # what tells data sets apart
+UNIFORM = "uniform"  # the kind of episodes of all test protocols but `kinds`
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
 ROW = [*CELL, "session", "kind"]  # and in all test protocols, as far as they have these columns
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
@@ -30,6 +31,7 @@ LEAGUE = {"transductive": "transductive", "text": "class names", "external": "ex
 ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]
 # what all rows of a file share, or all rows of a kind of episodes or of a data set
 RUN = ["dataset", "split", "protocol", "image_size", "query", "episodes"]
+PAIRED, UNPAIRED = "same episodes", "other episodes"  # whether imported rows are of the episodes of the other rows
 UNLABELLED = "unlabelled images"  # the mark of rows whose model used images beside the support set
 LATER = {  # columns that older files lack, and their values there
     "collapsed": False,
@@ -78,6 +80,7 @@ COLUMNS = [
     "episodes_version",
     "trained_on",
     "seen",
+    "imported",
 ]
 
 
@@ -117,6 +120,7 @@ def _name(text: str) -> str:
 _NAME = Kind(_name, "a name")
 _TEXT = Kind(str, "text")
 _PAIRING = Kind({one: one for one in ("paired", "unpaired", "")}.__getitem__, "paired, unpaired or empty")
+_IMPORTED = Kind({one: one for one in ("", PAIRED, UNPAIRED)}.__getitem__, f"empty, '{PAIRED}' or '{UNPAIRED}'")
 _FLAG = Kind({"True": True, "False": False}.__getitem__, "True or False")
 _COUNT = _whole(1, 10**9)
 _COUNT_FROM_0 = _whole(0, 10**9)
@@ -147,6 +151,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["auroc", "aupr", "fpr95", "oscr"], _PERCENT),
     **dict.fromkeys(["map_at_r", "nmi", "base", "all"], _PERCENT),
     **dict.fromkeys(["novel", "harmonic"], _MEAN),
+    **{"episode": _COUNT_FROM_0, "year": _whole(1900, 2100), "imported": _IMPORTED},
     **dict.fromkeys(["ci95", "ci95_open"], _WIDTH),
     **dict.fromkeys(["train_seconds", "eval_seconds", "seconds"], _SECONDS),
     **dict.fromkeys(["threshold", "loss"], _NUMBER),
@@ -262,21 +267,22 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
         label += f", seed {row['seed']}" if several else ""
         marks = [mark for column, mark in LEAGUE.items() if row[column]]
         marks += [UNLABELLED] * (row.get("unlabelled") is True)
+        marks += [f"imported, {row['imported']}"] if row.get("imported") in (PAIRED, UNPAIRED) else []
         marks += said[index]
         found.append(f"{label} [{', '.join(marks)}]" if marks else label)
     return pd.Series(found, index=results.index, dtype=object)
 
 
 def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """The columns collapsed, kept, trained_on and seen of several rows put together; rows that do not have them have no
-    marks."""
+    """The columns collapsed, kept, trained_on, seen and imported of several rows put together; rows that do not have
+    them have no marks."""
 
     def together(column: str) -> str:
         return ", ".join(dict.fromkeys(one for one in rows.get(column, ()) if isinstance(one, str) and one))
 
     return {
         "collapsed": any(isinstance(one, bool | np.bool_) and one for one in rows.get("collapsed", ())),
-        **{column: together(column) for column in ("kept", "trained_on", "seen")},
+        **{column: together(column) for column in ("kept", "trained_on", "seen", "imported")},
     }
 
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from episodes.errors import counted
-from fewshot.records import ALIKE, CELL, array_of, image_form, labels, marks_of, summarised
+from fewshot.records import ALIKE, CELL, UNPAIRED, array_of, image_form, labels, marks_of, summarised
 from fewshot.statistics import all_pairs, proportions, ranks
 
 # the split protocols whose trials are counted, one by one: Omniglot's challenge after three trainings
@@ -255,6 +255,8 @@ def _by_protocol(
     named = results.assign(label=labels(results, seeds))
     for _, row in named.sort_values(["way", "shot"], kind="stable").iterrows():
         arrays = every.setdefault((row["way"], row["shot"]), {})
+        if row.get("imported") == UNPAIRED:
+            continue  # no test compares episode by episode what may be of other episodes
         if (array := array_of(row, accuracies)) is not None:
             arrays.setdefault(row["label"], []).append(array)
     return {

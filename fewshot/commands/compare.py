@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
@@ -10,7 +11,9 @@ from episodes import InputError
 from fewshot import comparison, tables
 from fewshot.commands import arguments, outputs
 from fewshot.files import replace_text, writing
-from fewshot.run_folder import find_runs, read_results
+from fewshot.literature import with_own
+from fewshot.records import UNIFORM
+from fewshot.run_folder import find_runs, read_protocols, read_results
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -23,6 +26,12 @@ def declare(commands: arguments.Commands) -> None:
     )
     parser.add_argument(
         "runs", nargs="+", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of such folders"
+    )
+    parser.add_argument(
+        "--published",
+        type=arguments.path,
+        metavar="FILE.csv",
+        help="published numbers of your own, with the columns of baselines/published.csv, beside those of the suite",
     )
     parser.add_argument("--all", action="store_true", help="also show numbers that are not comparable, with the reason")
     parser.add_argument(
@@ -42,13 +51,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
     runs = dict.fromkeys(run.resolve() for path in options.runs for run in find_runs(path))
     several = Counter(run.name for run in runs)
     names = {run: run.name if several[run.name] == 1 else str(run) for run in runs}
-    found = pd.concat([comparison.compare(read_results(run)[0], run=names[run]) for run in runs], ignore_index=True)
+    literature = with_own(options.published) if options.published else None
+    parts = [part for run in runs for part in _compared(run, names[run], literature)]
+    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     if not options.output:
         show_comparison(found, console, options.all)
         return
     writers = {
         ".csv": lambda: comparison.printed(found).to_csv(index=False),
-        ".md": lambda: tables.markdown(comparison.sheets(found, every=True)),
+        ".md": lambda: f"{tables.markdown(comparison.sheets(found, every=True))}\n{comparison.summary(found)}\n",
         ".tex": lambda: tables.latex(comparison.sheets(found, every=True)),
     }
     if options.output.suffix not in writers:
@@ -58,7 +69,19 @@ def run(options: argparse.Namespace, console: Console) -> None:
     print(f"Written to {options.output}")
 
 
+def _compared(run: Path, name: str, literature: pd.DataFrame | None) -> list[pd.DataFrame]:
+    """The comparisons of a run: of its uniform episodes, and of each other kind of episodes that it was tested on."""
+    kinds = read_protocols(run).get("kinds", pd.DataFrame({"kind": []}))
+    others = kinds[kinds["kind"] != UNIFORM].groupby("kind", sort=False)
+    return [
+        comparison.compare(read_results(run)[0], literature, name),
+        *(comparison.compare(rows, literature, name, str(kind)) for kind, rows in others),
+    ]
+
+
 def show_comparison(found: pd.DataFrame, console: Console, every: bool = False) -> None:
     tables.show(comparison.sheets(found, every), console)
-    if not len(found):
+    if len(found):
+        print(comparison.summary(found))
+    else:
         print("There are no published numbers of this data set, way and shot to compare with")

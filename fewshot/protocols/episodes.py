@@ -29,7 +29,7 @@ class EpisodeProtocol(Protocol):
 
     name = "episodes"
     columns = tuple(COLUMNS)
-    later: ClassVar[Row] = {"ci95_open": np.nan}
+    later: ClassVar[Row] = {"ci95_open": np.nan, "imported": ""}
     table = "results.csv"
     arrays = "episodes.npz"
     by_shot = True

@@ -18,12 +18,11 @@ from fewshot.learners.base import Learner, scoring, takes
 from fewshot.protocols.base import FIRST, LAST, Arrays, NotComparable, Protocol, Row, Task, with_widths
 from fewshot.protocols.sheets import images_text, sheet_of, with_seeds
 from fewshot.record_files import unlike_episodes
-from fewshot.records import array_name, labels
+from fewshot.records import UNIFORM, array_name, labels
 from fewshot.statistics import over_classes, paired, unpaired
 from fewshot.tables import Sheet
 
 log = logging.getLogger("fewshot")
-UNIFORM = "uniform"
 SEPARATED = (UNIFORM, "within")  # kinds whose episodes are sorted by difficulty
 _DIRICHLET = "dirichlet:2"  # as Veilleux et al. 2021 have it
 _OWN_SHAPE = ("any", "listed")  # kinds that have ways and shots of their own

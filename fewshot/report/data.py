@@ -20,7 +20,7 @@ from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import scores_of_episodes
 from fewshot.models import ModelSpec
 from fewshot.record_files import Damaged, read_environment, read_history
-from fewshot.records import LEARNER, array_name, labels, model_names
+from fewshot.records import LEARNER, UNPAIRED, array_name, labels, model_names
 from fewshot.report.figures import Style, learner_styles
 from fewshot.run_folder import read_protocols, read_results
 
@@ -36,6 +36,7 @@ class LeftOut(Exception):
 class Run:
     """The files of a run's folder.
 
+    settings    None for an imported run
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
     protocols   the rows by test protocol, of each one that was run except episodes
@@ -43,11 +44,18 @@ class Run:
 
     folder: Path
     results: pd.DataFrame
-    config: Config
+    settings: Config | None
     styles: dict[tuple[str, ...], Style]
     accuracies: dict[str, np.ndarray]
     protocols: dict[str, pd.DataFrame]
     environment: dict[str, Any]
+
+    @property
+    def config(self) -> Config:
+        """The settings of the run; LeftOut for an imported run."""
+        if self.settings is None:
+            raise LeftOut("the run was imported, and has no settings")
+        return self.settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +77,9 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"the run in {folder} is damaged ({error}): copy it again, or run it again") from error
     learners = results[LEARNER].itertuples(index=False, name=None)
     styles = learner_styles(dict(zip(learners, labels(results, seeds=False))))
-    config, protocols = read_config(folder / "config.toml"), read_protocols(folder)
-    return Run(folder, results, config, styles, accuracies, protocols, environment)
+    settings = None if (results["imported"] == UNPAIRED).all() else read_config(folder / "config.toml")
+    protocols = read_protocols(folder)
+    return Run(folder, results, settings, styles, accuracies, protocols, environment)
 
 
 def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:

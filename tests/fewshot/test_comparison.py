@@ -20,8 +20,9 @@ RUN = REFERENCE / "quick-omniglot"
 
 def paper(accuracy: float = 95.0, ci95: float = np.nan, **more) -> dict:
     """A published row that compares with those of `ours`."""
-    row = {"dataset": "omniglot", "protocol": "vinyals", "method": "Some Networks", "variant": "", "family": "other"}
-    row |= {"backbone": "conv4", "image_size": 28, "way": 5, "shot": 1, "query": 15, "episodes": 100_000}
+    row = {"dataset": "omniglot", "protocol": "vinyals", "kind": "uniform", "method": "Some Networks", "variant": ""}
+    row |= {"family": "other", "backbone": "conv4", "image_size": 28, "way": 5, "shot": 1, "query": 15}
+    row |= {"episodes": 100_000}
     row |= {"accuracy": accuracy, "ci95": ci95, "league": "inductive", "method_in_suite": "", "paper": "Some et al."}
     row |= {"title": "Some Networks", "year": 2020, "arxiv": "", "read_from": "paper, Table 1", "note": ""}
     return row | more
@@ -618,7 +619,7 @@ def test_a_run_without_published_numbers_prints_no_table_and_stands_in_nobodys_w
     assert "±" not in alone.out
     both = call("compare", run.parent)
     assert both.code == 0
-    assert both.out.count("comparable") == 1
+    assert both.out.count(", comparable") == 1
 
 
 def test_a_comparison_without_any_row_is_written_as_its_columns(call, run, tmp_path, few):
@@ -626,3 +627,53 @@ def test_a_comparison_without_any_row_is_written_as_its_columns(call, run, tmp_p
     (run / "results.csv").write_text(text.replace("omniglot,", "toy,"))
     assert call("compare", run, "--output", tmp_path / "c.csv").code == 0
     assert read(tmp_path / "c.csv").columns.tolist() == [*COLUMNS[:-1], "reason"]
+
+
+# kinds of episodes, and the sentence at the end
+
+
+def test_only_published_numbers_of_the_same_kind_of_episodes_are_set_beside_ours():
+    both = literature(paper(90.0), paper(80.0, kind="dirichlet:2", method="Other Networks"))
+    assert compare(results(ours()), both)["method"].tolist() == ["Some Networks"]
+    found = compare(results(ours()), both, kind="dirichlet:2")
+    assert found[["kind", "method"]].values.tolist() == [["dirichlet:2", "Other Networks"]]
+    (sheet,) = sheets(found)
+    assert sheet.caption == "omniglot (vinyals), 5-way 1-shot, dirichlet:2, comparable"
+
+
+def test_a_run_with_dirichlet_queries_is_compared_with_numbers_that_have_them(monkeypatch, call, tmp_path):
+    """What `compare` lays beside kinds.csv are the rows of that kind."""
+    kinds = pd.concat([results(ours(dataset="mini_imagenet", protocol="ravi"))] * 2).assign(
+        kind=["uniform", "dirichlet:2"], backbone="resnet18", image_size=84, learner="pt-map", transductive=True
+    )
+    monkeypatch.setattr("fewshot.commands.compare.read_protocols", lambda run: {"kinds": kinds})
+    said = call("compare", RUN, "--output", tmp_path / "c.csv")
+    assert said.code == 0
+    rows = pd.read_csv(tmp_path / "c.csv", keep_default_na=False)
+    dirichlet = rows[rows["kind"] == "dirichlet:2"]
+    assert set(dirichlet["source"]) == {"Veilleux et al. 2021"}
+    assert set(dirichlet[dirichlet["verdict"] != "not comparable"]["league"]) == {"transductive"}
+
+
+def test_the_sentence_counts_each_published_result_once_beside_our_best():
+    mine = results(ours(96.0), ours(98.0, learner="siamese"))
+    theirs = literature(
+        *(paper(mean, method=f"{mean}") for mean in (99.5, 98.1, 97.0, 90.0)),
+        paper(99.0, method="elsewhere", protocol="lake"),
+    )
+    assert fewshot.comparison.summary(compare(mine, theirs)) == (
+        "Of the 4 comparable published results, 1 lie above ours, 1 within the intervals and 2 below; each is beside"
+        " the best of our results that it compares with, and 1 others are not comparable."
+    )
+
+
+def test_the_sentence_says_if_nothing_is_comparable():
+    said = fewshot.comparison.summary(compare(results(ours()), literature(paper(protocol="lake"))))
+    assert said == "None of the 1 published results of these data sets, ways and shots is comparable with ours."
+
+
+def test_compare_ends_with_the_sentence(call, tmp_path):
+    last = call("compare", RUN).out.strip().splitlines()[-1]
+    assert last.startswith("Of the 44 comparable published results, ")
+    call("compare", RUN, "--output", tmp_path / "c.md")
+    assert (tmp_path / "c.md").read_text().strip().splitlines()[-1] == last

@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import toy_bank
 
+from baselines import published
+from docs import tables
 from fewshot import checkpoints
 from fewshot.backbones import make_backbone
 from fewshot.config import Training
@@ -35,7 +37,8 @@ RUN = (
     "train(learner",
     "kind_sampler",
     "InferenceSession",
-    "published(",
+    'published("omniglot"',
+    "why_not_runnable(",
     "Classifier(",
 )
 
@@ -145,9 +148,20 @@ def test_an_exported_network_gives_embeddings(tmp_path, monkeypatch):
 
 
 def test_published_numbers_are_chosen_by_what_they_are_of(capsys):
-    exec(block("published("), {})
+    exec(block('published("omniglot"'), {})
     printed = capsys.readouterr().out
     assert re.search(r"Prototypical Networks +Euclidean +96\.00? +Snell et al. 2017", printed)
+
+
+def test_the_best_published_numbers_and_the_reasons_are_printed(capsys):
+    exec(block("why_not_runnable("), {})
+    printed = capsys.readouterr().out
+    assert "the suite has no learner of this method" in printed
+    assert re.search(r"inductive +resnet12 +71\.75 +EASY +Bendou et al. 2022", printed)
+
+
+def test_the_number_of_published_numbers_is_that_of_the_file():
+    assert f"has {len(published()):,} published numbers" in PAGES["docs/compare.md"]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +188,35 @@ def test_its_tables_are_those_that_runs_wrote(page, run, learners):
     first = re.search(r"(^\|.*\n)+", written, re.MULTILINE).group().strip()
     assert len(first.splitlines()) == 2 + learners
     assert first in PAGES[page]
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_its_marked_tables_are_what_the_command_writes(page):
+    text = page.read_text()
+    assert tables.rewritten(text) == text
+
+
+def test_a_marked_table_is_written_anew_and_the_rest_of_the_page_stays():
+    page = "before\n\n<!-- table: reference-runs -->\n\n| old |\n|:--|\n| 1 |\n\nafter\n\n| own |\n|:--|\n| 2 |\n"
+    after = tables.rewritten(page)
+    assert after.startswith("before\n\n<!-- table: reference-runs -->\n\n| run ")
+    assert after.endswith("|\n\nafter\n\n| own |\n|:--|\n| 2 |\n")
+    assert "old" not in after
+    assert tables.rewritten(after) == after
+
+
+def test_a_table_that_there_is_not_is_told():
+    with pytest.raises(KeyError, match="there is no run or table no-run"):
+        tables.rewritten("<!-- table: no-run -->\n\n")
+
+
+@pytest.mark.parametrize(
+    "run", [path for path in sorted(REFERENCE.iterdir()) if path.is_dir()], ids=lambda run: run.name
+)
+def test_a_reference_run_says_its_command_machine_and_time(run):
+    about = tables.about(run)
+    assert set(about) == {"command", "machine", "time"}
+    assert all(about.values())
 
 
 def test_every_learner_that_trains_is_above_nearest_pixels():

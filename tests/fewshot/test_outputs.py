@@ -19,7 +19,10 @@ def commands(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[tup
 
 
 def test_every_command_that_writes_a_file_can_be_told_to_replace_it():
-    writing = [(words, options) for words, options in commands(_parser()) if "--output" in options]
+    # import makes a new folder, and refuses one that is there
+    writing = [
+        (words, options) for words, options in commands(_parser()) if "--output" in options if words != ("import",)
+    ]
     assert len(writing) >= 12
     for words, options in writing:
         assert options & {"--overwrite", "--resume"}, words

@@ -1,0 +1,99 @@
+"""Rewrites the tables of the documents from the committed rows: `make tables`, or `python -m docs.tables`.
+
+In a page of PAGES a table follows the line `<!-- table: NAME -->` and a blank line. NAME is a run of
+results/reference, whose first table stands there, or one of TABLES.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from baselines import NOT_RUNNABLE, best
+from baselines.published import LEAGUES
+from fewshot.files import replace_text
+from fewshot.records import UNIFORM
+from fewshot.run_folder import read_sheets
+from fewshot.tables import markdown
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "results" / "reference"
+PAGES = (ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+_MARKED = re.compile(r"^<!-- table: ([\w-]+) -->\n\n(?:\|.*\n)*", re.MULTILINE)
+
+
+def rewritten(page: str) -> str:
+    """The text of a page with its marked tables as the committed rows have them."""
+    return _MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n\n{table(found[1])}", page)
+
+
+def table(name: str) -> str:
+    """The lines of a table, in Markdown; KeyError if there is no such table."""
+    if name in TABLES:
+        return TABLES[name]()
+    if not (REFERENCE / name).is_dir():
+        raise KeyError(f"there is no run or table {name}: the runs are those of {REFERENCE}, the tables {list(TABLES)}")
+    first, *_ = read_sheets(REFERENCE / name)
+    return _lines(markdown([first]))
+
+
+def about(run: Path) -> dict[str, str]:
+    """How a reference run was made, from its about.toml: command, machine, time."""
+    return tomllib.loads((run / "about.toml").read_text(encoding="utf-8"))
+
+
+def reference_runs() -> str:
+    """The reference runs, with the command, the machine and the time of each."""
+    runs = {run.name: about(run) for run in sorted(REFERENCE.iterdir()) if run.is_dir()}
+    rows = [[f"`{name}`", f"`{one['command']}`", one["machine"], one["time"]] for name, one in runs.items()]
+    return _table(pd.DataFrame(rows, columns=["run", "command", "machine", "time"]))
+
+
+def best_published() -> str:
+    """The best published number of each data set, split, league and family of backbones."""
+    rows = best()
+    rows = rows[~pd.Index(zip(rows["dataset"], rows["protocol"])).isin(list(NOT_RUNNABLE))]
+    rows = rows.assign(
+        cell=rows["accuracy"].map("{:.2f} ".format) + rows["method"] + " (" + rows["paper"] + ")",
+        column=rows["way"].astype(str) + "-way " + rows["shot"].astype(str) + "-shot",
+        split=rows["dataset"]
+        + " ("
+        + rows["protocol"]
+        + ")"
+        + (", " + rows["kind"]).where(rows["kind"] != UNIFORM, ""),
+        league=pd.Categorical(rows["league"], LEAGUES),
+    )
+    heads = ["split", "league", "backbones"]
+    wide = rows[rows["shot"].isin([1, 5])].pivot(index=heads, columns="column", values="cell").sort_index()
+    columns = ["5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot"]
+    made = wide.reindex(columns=columns).fillna("–").reset_index()
+    return _table(
+        made.assign(backbones=made["backbones"].replace("", "not stated")).rename(columns={"split": "data set"})
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {"reference-runs": reference_runs, "best-published": best_published}
+
+
+def _table(rows: pd.DataFrame) -> str:
+    return rows.to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def _lines(page: str) -> str:
+    """The lines of a page that are of its table."""
+    return "".join(line for line in page.splitlines(keepends=True) if line.startswith("|"))
+
+
+def main() -> None:
+    """Rewrite the pages whose tables have changed, and name them."""
+    for path in PAGES:
+        before = path.read_text(encoding="utf-8")
+        if (after := rewritten(before)) != before:
+            replace_text(path, after)
+            print(f"Rewritten: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
