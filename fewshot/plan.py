@@ -32,6 +32,14 @@ class Planned:
     shots: tuple[int, ...]
     first: bool
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which finds the class by its name: the class of a file is not importable."""
+        return _found, (self.spec, self.shots, self.first)
+
+
+def _found(spec: ModelSpec, shots: tuple[int, ...], first: bool) -> Planned:
+    return Planned(find_learner(spec.asked)[0], spec, shots, first)
+
 
 def plan(config: Config, banks: Mapping[str, ImageBank]) -> list[Planned]:
     """All models of a run; InputError if two have one name, or if one cannot train on its batches or has no weights.

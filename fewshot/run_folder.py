@@ -7,10 +7,10 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -36,19 +36,31 @@ _LATER = {"text": False, "external": False, **LATER}
 _EPISODES = PROTOCOLS["episodes"]
 _PAUSE = 10.0  # seconds between two makings of the tables during a run: making them can take longer than to add a row
 
+_Name = TypeVar("_Name")
+
 log = logging.getLogger("fewshot")
 
 
 class RunFolder:
     """The files of the run at `path`: results/README.md says what is in them.
 
+    order: the models of this run (ModelSpec.row). Rows of their learners are in this order, whichever model is finished
+    first.
+
     Raises InputError if the folder cannot be written, or holds a run that `config` and `banks` do not continue.
     """
 
     def __init__(
-        self, path: Path, config: Config, banks: dict[str, ImageBank], device: torch.device, resume: bool
+        self,
+        path: Path,
+        config: Config,
+        banks: dict[str, ImageBank],
+        device: torch.device,
+        resume: bool,
+        order: Sequence[tuple[str, str, str, int]] = (),
     ) -> None:
         self.path = path
+        self._order = list(dict.fromkeys(model[:3] for model in order))
         environment = describe_environment(banks, device)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -95,13 +107,16 @@ class RunFolder:
         }
 
     @contextlib.contextmanager
-    def claimed(self, name: str) -> Iterator[None]:
-        """Inside, no other process trains or measures the model called `name`; the rows of other processes are read."""
+    def claimed(self, name: str, wait: bool = True) -> Iterator[None]:
+        """Inside, no other process trains or measures the model called `name`; the rows of other processes are read.
+
+        Raises Busy if another process does so already and this one does not `wait`.
+        """
         home = self.checkpoints(name)
         with contextlib.ExitStack() as stack:
             with writing(self.path):
                 home.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(home / ".lock", f"is at work on {name} in {self.path}"))
+                stack.enter_context(locked(home / ".lock", f"is at work on {name} in {self.path}", wait))
             with self._alone():
                 self._read()
             yield
@@ -189,7 +204,7 @@ class RunFolder:
             self._read()
             self._parts[key] = dict(parts)
             new = pd.DataFrame(rows, columns=list(PROTOCOLS[protocol].columns))
-            self._rows[protocol] = _with_rows(self._rows.get(protocol, new[:0]), new)
+            self._rows[protocol] = _with_rows(self._rows.get(protocol, new[:0]), new, self._order)
             self._arrays.setdefault(protocol, {}).update(arrays or {})
             with writing(self.path):
                 self._write_environment(model)
@@ -367,15 +382,24 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
     return [sheet for name in there for sheet in PROTOCOLS[name].sheets(rows[name], arrays.get(name, {}))]
 
 
-def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW); learners keep their
-    order."""
+def _with_rows(before: pd.DataFrame, new: pd.DataFrame, order: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW), by learner as
+    in_order has them."""
     cell = [*(name for name in ROW if name in new)]
     together = pd.concat([before, new]) if len(before) else new
     together = together.drop_duplicates([*MODEL, *DATA, *cell], keep="last")
-    place = together.groupby(LEARNER, sort=False).ngroup()
-    together = together.assign(place=place).sort_values(["place", "seed", *cell], kind="stable")
+    learners = list(together[LEARNER].itertuples(index=False, name=None))
+    places = {learner: place for place, learner in enumerate(in_order(dict.fromkeys(learners), order))}
+    together = together.assign(place=[places[learner] for learner in learners])
+    together = together.sort_values(["place", "seed", *cell], kind="stable")
     return together.drop(columns="place").reset_index(drop=True)
+
+
+def in_order(found: Iterable[_Name], order: Sequence[_Name]) -> list[_Name]:
+    """What was found, with those that are in `order` in that order among each other, and all others in their places."""
+    known = list(found)
+    ranked = iter(sorted((one for one in known if one in order), key=order.index))
+    return [next(ranked) if one in order else one for one in known]
 
 
 @contextlib.contextmanager

@@ -54,6 +54,15 @@ def declare(commands: arguments.Commands) -> None:
         "--steps", type=arguments.count, metavar="S", help="training steps of each model (default: the preset's)"
     )
     parser.add_argument(
+        "--workers",
+        type=arguments.workers,
+        default="auto",
+        metavar="N|auto",
+        help="models that are trained and tested side by side, each in a process of its own: on the CPU with one thread"
+        " each, on several GPUs in turn (default: auto, as many as there are cores if several models train on images on"
+        " the CPU, else 1)",
+    )
+    parser.add_argument(
         "--keep",
         action="store_true",
         help="with --resume: mark the rows that other versions of the code or of packages wrote, instead of computing"
@@ -88,7 +97,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
     check_free(options.output or arguments.default_folder(options.preset, wanted.data.dataset), options.resume)
     config, banks = open_data(wanted, options.data)
     folder = options.output or arguments.default_folder(options.preset, config.data.dataset)
-    results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume, keep=options.keep)
+    results = run_benchmark(
+        config, banks, folder, device=options.device, resume=options.resume, keep=options.keep, workers=options.workers
+    )
     tables.show(read_sheets(folder), console)
     more = [f"{name}.csv" for name in PROTOCOLS if (folder / f"{name}.csv").exists()]
     if not len(results):

@@ -1,0 +1,229 @@
+"""Models side by side on one machine, each in a worker process."""
+
+import contextlib
+import dataclasses
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, Self
+
+from tqdm import tqdm
+
+from episodes import InputError
+from fewshot.devices import choose_device
+from fewshot.learners.faults import fault_of
+from fewshot.model_runs import Conditions, Measured, Runner
+from fewshot.scheduling.base import Finished, Job
+from fewshot.scheduling.packing import pack, unpack
+from fewshot.scheduling.share import Share, devices_of, threads_of
+
+_PAUSE = 10.0  # seconds after which a worker that waits looks again for models that other processes have given up
+_LOGS = ("fewshot", "episodes")
+
+
+class Failed(NamedTuple):
+    """A job ended with an error: `text` says so in one sentence, or is the traceback of a fault of the suite."""
+
+    text: str
+    fault: bool
+
+    def error(self) -> Exception:
+        """The exception that the process of the run raises for it."""
+        return RuntimeError(f"in a worker process:\n{self.text}") if self.fault else InputError(self.text)
+
+
+class _Line(NamedTuple):
+    """What a progress bar shows now."""
+
+    text: str
+
+
+@dataclasses.dataclass
+class _Worker:
+    """A worker process, the connection to it, the line of its progress on the terminal, and the job that it runs."""
+
+    process: BaseProcess
+    connection: Connection
+    line: tqdm | None
+    job: Job | None = None
+
+
+class LocalWorkers:
+    """Worker processes that run models side by side.
+
+    A worker ends with the process that started it, however that one ends. Whatever a worker logs, this process logs.
+    """
+
+    def __init__(self, conditions: Conditions, share: Share) -> None:
+        self._conditions, self._share = conditions, share
+        self._devices = devices_of(choose_device(conditions.device), share.workers)
+        self._shown = conditions.progress and sys.stderr is not None and sys.stderr.isatty()
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        try:
+            for number, device in enumerate(self._devices):
+                self._workers.append(self._started(number, dataclasses.replace(self._conditions, device=device)))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+            if worker.line is not None:
+                worker.line.close()
+
+    @property
+    def free(self) -> bool:
+        return any(worker.job is None for worker in self._workers)
+
+    def start(self, job: Job) -> None:
+        worker = next(worker for worker in self._workers if worker.job is None)
+        worker.job = job
+        with contextlib.suppress(BrokenPipeError):  # `results` tells of a worker that has ended
+            worker.connection.send(job)
+
+    def results(self) -> Iterator[Measured | Finished]:
+        busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
+        for connection in wait(list(busy), _PAUSE):
+            assert isinstance(connection, Connection)
+            yield from self._received(busy[connection])
+
+    def _received(self, worker: _Worker) -> Iterator[Measured | Finished]:
+        assert worker.job is not None
+        label = worker.job.model.spec.label
+        try:
+            message = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            raise _ended(worker.process, label) from None
+        if isinstance(message, logging.LogRecord):
+            logging.getLogger(message.name).handle(message)
+        elif isinstance(message, _Line):
+            if worker.line is not None:
+                worker.line.set_description_str(f"{label}: {message.text.partition(': ')[2]}")
+        elif isinstance(message, Failed):
+            raise message.error()
+        else:
+            if isinstance(message, Finished):
+                worker.job = None
+                if worker.line is not None:
+                    worker.line.set_description_str("")
+            yield message
+
+    def _started(self, number: int, conditions: Conditions) -> _Worker:
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks of threads, and no GPU survives it
+        ours, theirs = context.Pipe()
+        level = {name: logging.getLogger(name).getEffectiveLevel() for name in _LOGS}
+        arguments = theirs, pack(conditions), self._share, self._shown, level
+        process = context.Process(target=_serve, args=arguments, daemon=True, name=f"fewshot worker {number}")
+        process.start()
+        theirs.close()  # so that the end of the worker ends the connection
+        line = tqdm(position=number, bar_format="{desc}", leave=False) if self._shown else None
+        return _Worker(process, ours, line)
+
+
+def _ended(process: BaseProcess, label: str) -> InputError:
+    code = process.exitcode or 0
+    how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return InputError(
+        f"the worker process of {label} was {how}, as the system does if memory runs out: the same command with"
+        " --resume continues the run, and fewer --workers take less memory"
+    )
+
+
+def _serve(connection: Connection, packed: bytes, share: Share, shown: bool, levels: Mapping[str, int]) -> None:
+    """What a worker process does: run the jobs that come, and send what they give, until the connection ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, and ends both
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its lock for several processes would be left behind by one that is ended
+    send = _locked(connection.send)
+    _log_to(send, levels)
+    if shown:
+        sys.stderr = _ProgressLine(send)
+    with threads_of(share), contextlib.suppress(EOFError, BrokenPipeError):
+        runner: Runner | None = None
+        for job in iter(connection.recv, None):
+            try:
+                runner = runner or Runner(unpack(packed))
+                for found in runner.run(*job):
+                    send(found)
+                send(Finished(job.model.spec.name))
+            except Exception as error:
+                send(failure(error))
+
+
+def failure(error: Exception) -> Failed:
+    """An exception of a job, for the process of the run."""
+    if isinstance(error, InputError):
+        return Failed(str(error), fault=False)
+    text = fault_of(error)
+    return Failed(text or traceback.format_exc(), fault=not text)
+
+
+def _end_with_parent() -> None:
+    """End this process at once when the process that started it has ended; files are written whole or not at all."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _locked(send: Any) -> Any:
+    """`send` for several threads: tqdm has one of its own."""
+    lock = threading.Lock()
+
+    def safely(message: object) -> None:
+        with lock:
+            send(message)
+
+    return safely
+
+
+def _log_to(send: Any, levels: Mapping[str, int]) -> None:
+    handler = _Sending(send)
+    for name, level in levels.items():
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(level)
+
+
+class _Sending(logging.handlers.QueueHandler):
+    """Sends records of the log, with their texts made."""
+
+    def __init__(self, send: Any) -> None:
+        super().__init__(None)  # type: ignore[arg-type]  # there is no queue
+        self._send = send
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._send(record)
+
+
+class _ProgressLine:
+    """A stream in the place of stderr: what a progress bar writes is sent, and everything else is written."""
+
+    def __init__(self, send: Any) -> None:
+        self._send, self._stream = send, sys.__stderr__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if text.startswith("\r"):
+            if text.strip():
+                self._send(_Line(text.strip()))
+        elif text != "\n" and self._stream is not None:
+            self._stream.write(text)
+        return len(text)
