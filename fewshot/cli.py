@@ -26,6 +26,7 @@ from fewshot.commands import (
     perf,
     predict,
     report,
+    status,
     train,
 )
 from fewshot.learners.faults import fault_of
@@ -39,6 +40,7 @@ _COMMANDS = (
     export,
     compare,
     report,
+    status,
     learners,
     check,
     backbones,

@@ -324,6 +324,13 @@ def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
         return {one.name: _read_exactly(one, path)[0] for one in others}
 
 
+def read_rows_of(path: Path) -> dict[str, pd.DataFrame]:
+    """The rows of each test protocol of the run in `path`, which may be in progress; InputError if damaged."""
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
+        there = [one for one in PROTOCOLS.values() if (path / one.table).exists()]
+        return {one.name: read_rows(path / one.table, one.columns, {**_LATER, **one.later}) for one in there}
+
+
 def read_kept(path: Path, protocol: str) -> dict[str, np.ndarray]:
     """What a test protocol of the run keeps of each trial; InputError if damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
