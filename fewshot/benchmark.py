@@ -12,6 +12,7 @@ from episodes.datasets import ALL, SPLITS, full_name
 from episodes.locks import locked
 from fewshot.clamping import clamped_config, with_held_out
 from fewshot.config import Config
+from fewshot.curves import check_curves
 from fewshot.devices import choose_device, describe, prepare
 from fewshot.files import writing
 from fewshot.freshness import check_same, mark, tell_stale, waiting
@@ -66,6 +67,7 @@ def run_benchmark(
     keep: bool = False,
     progress: bool = True,
     workers: Asked = None,
+    curves: str = "",
 ) -> pd.DataFrame:
     """Train and evaluate every learner of `config` with every training seed; the tidy rows of the whole run.
 
@@ -73,8 +75,10 @@ def run_benchmark(
     run again, an interrupted training goes on from its last checkpoint, and new test protocols measure the best
     checkpoints. Rows of code or packages that have changed since are run again, or with `keep` stay and are marked.
     Several processes may share one folder. workers: how many models are run side by side, each in a process of its own
-    (see scheduling.share). Returns the rows of the episodes.
+    (see scheduling.share). curves: what trainings write step by step (see training.train). Returns the rows of the
+    episodes.
     """
+    check_curves(curves)
     chosen = choose_device(device)
     prepare(chosen)
     wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
@@ -89,7 +93,7 @@ def run_benchmark(
             named = banks["test"].dataset, banks["test"].protocol, ", ".join(counts), describe(chosen), share.told
             log.info("%s (%s): %s; on %s%s", *named)
             if left := _left(models, folder, banks, wanted.protocols, keep):
-                shared = Conditions(folder.config, banks, device, resume, keep, progress)
+                shared = Conditions(folder.config, banks, device, resume, keep, progress, curves)
                 with workers_of(shared, share) as at_work:
                     run_models(left, folder, wanted.protocols, keep, at_work)
             else:

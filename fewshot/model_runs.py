@@ -40,6 +40,7 @@ class Conditions:
     device    by a name that choose_device takes
     resume    whether checkpoints that are there count; keep: also those of other code or packages
     progress  whether trainings show progress bars on a terminal
+    curves    what trainings write step by step beside their checkpoints: see training.train
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Conditions:
     resume: bool = False
     keep: bool = False
     progress: bool = True
+    curves: str = ""
 
 
 class Measured(NamedTuple):
@@ -129,6 +131,7 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
         spec=spec,
         resume=conditions.resume,
         progress=conditions.progress,
+        curves=conditions.curves,
     )
     if trained.history.empty:
         why = "it has no weights to train" if learner.traits.trains and not trainable(learner) else "not trained"

@@ -170,16 +170,17 @@ class RunFolder:
         """Mark each row with what `judge` says of its test protocol and the row: what differs, or '' if the row is
         current.
 
-        If the marks of a test protocol's rows change, its rows are written again.
+        If the marks of a test protocol's rows change, or their order, its rows are written again.
         """
         with self._alone():
             self._read()
             changed = []
-            for protocol, rows in self._rows.items():
-                said = [judge(protocol, row) for _, row in rows.iterrows()]
-                if list(rows["kept"]) != said:
+            for protocol, before in self._rows.items():
+                rows = _ordered(before, self._order)
+                rows["kept"] = [judge(protocol, row) for _, row in rows.iterrows()]
+                if not rows.equals(before):
                     changed.append(protocol)
-                    rows["kept"] = said
+                    self._rows[protocol] = rows
             for protocol in changed:
                 self._write(protocol)
 
@@ -271,9 +272,10 @@ class RunFolder:
         finished, new = earlier.evaluation, config.evaluation
         kept: dict[str, Any] = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
         names = [name for name in PROTOCOLS if name in (*finished.protocols, *new.protocols)]
+        learners = {**earlier.learner, **config.learner}
         together = {
             "seeds": sorted({*earlier.seeds, *config.seeds}),
-            "learner": {**earlier.learner, **config.learner},
+            "learner": {name: learners[name] for name in in_order(learners, list(config.learner))},
             "evaluation": new.model_copy(update={**kept, "protocols": names}),
         }
         return config.model_copy(update=together)
@@ -390,16 +392,19 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
 
 
 def _with_rows(before: pd.DataFrame, new: pd.DataFrame, order: Sequence[tuple[str, ...]]) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW), by learner as
-    in_order has them."""
-    cell = [*(name for name in ROW if name in new)]
+    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW)."""
+    cell = [name for name in ROW if name in new]
     together = pd.concat([before, new]) if len(before) else new
-    together = together.drop_duplicates([*MODEL, *DATA, *cell], keep="last")
-    learners = list(together[LEARNER].itertuples(index=False, name=None))
+    return _ordered(together.drop_duplicates([*MODEL, *DATA, *cell], keep="last"), order)
+
+
+def _ordered(rows: pd.DataFrame, order: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    """The rows by learner as in_order has them, then by seed and cell."""
+    learners = list(rows[LEARNER].itertuples(index=False, name=None))
     places = {learner: place for place, learner in enumerate(in_order(dict.fromkeys(learners), order))}
-    together = together.assign(place=[places[learner] for learner in learners])
-    together = together.sort_values(["place", "seed", *cell], kind="stable")
-    return together.drop(columns="place").reset_index(drop=True)
+    keys = ["place", "seed", *(name for name in ROW if name in rows)]
+    placed = rows.assign(place=[places[learner] for learner in learners]).sort_values(keys, kind="stable")
+    return placed.drop(columns="place").reset_index(drop=True)
 
 
 def in_order(found: Iterable[_Name], order: Sequence[_Name]) -> list[_Name]:

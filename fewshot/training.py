@@ -21,6 +21,7 @@ from fewshot.augmentation import find_augmentation, resized
 from fewshot.backbones import load_weights
 from fewshot.classification import RegularisedLoss
 from fewshot.config import Classification, Training, Validation
+from fewshot.curves import Curves, curves_of
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import Accuracies, run_episodes
@@ -69,6 +70,7 @@ def train(
     spec: ModelSpec | None = None,
     resume: bool = False,
     progress: bool = True,
+    curves: str = "",
 ) -> Trained:
     """Train `learner` in place and leave it with the weights that did best on the validation episodes.
 
@@ -78,6 +80,7 @@ def train(
     spec      what the checkpoints say of the model, besides its weights
     resume    continue from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the
               same as without the interruption
+    curves    what is written to `folder` step by step: 'csv', 'tensorboard', or '' for nothing (see fewshot/curves.py)
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. Training sees no test images: this function gets none.
@@ -104,7 +107,11 @@ def train(
     following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, run.step)
     gradients = gradients_of(objective, chosen)
     learner.train()
-    with run.bar(progress) as bar, computing_in(learner.backbone, precision):
+    with (
+        run.bar(progress) as bar,
+        curves_of(curves, folder, run.step) as run.curves,
+        computing_in(learner.backbone, precision),
+    ):
         for step in range(run.step + 1, settings.steps + 1):
             enter_stage(learner, (step - 1) / settings.steps)
             images, labels = next(following)
@@ -261,6 +268,7 @@ class _Run:
         self.total: Tensor | float = 0.0  # the summed losses of the steps since the last validation
         self.counted = 0  # those steps
         self.history: list[dict[str, float]] = []
+        self.curves = Curves()
         self.best: dict[str, Any] = {"step": 0, "accuracy": math.nan, "learner": _weights(learner)}
         if folder is not None:
             with writing(folder):
@@ -326,6 +334,7 @@ class _Run:
         self.step, seconds = step, self.seconds
         self.total, self.counted = 0.0, 0
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
+        self.curves.add(step, seconds, {"accuracy": accuracy, "ci95": ci95})
         counts = self.learner.stage == len(self.learner.stages) or step == self.steps
         if counts and not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
             self.best = {"step": step, "accuracy": accuracy, "learner": _weights(self.learner)}
@@ -372,11 +381,14 @@ class _Run:
     def show(self, bar: tqdm, step: int) -> None:
         """Move the bar to `step`; it says the loss since the last validation, and what that validation found."""
         last = self.history[-1] if self.history else {"loss": math.nan}
-        said = {"loss": f"{float(self.total) / self.counted if self.counted else last['loss']:.3f}"}
+        loss = float(self.total) / self.counted if self.counted else last["loss"]
+        said = {"loss": f"{loss:.3f}"}
         if self.history:
             said["validation"] = f"{last['accuracy']:.1f} %"
         bar.update(step - bar.n)
         bar.set_postfix(said)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.curves.add(step, self.seconds, {"loss": loss, "learning_rate": rate})
 
 
 def _weights(learner: nn.Module) -> dict[str, Tensor]:
