@@ -26,6 +26,7 @@ from fewshot.protocols.registry import check_protocols
 from fewshot.run_folder import RunFolder
 from fewshot.scheduling.base import run_models
 from fewshot.scheduling.choice import workers_of
+from fewshot.scheduling.cluster import check_ray
 from fewshot.scheduling.share import Asked, share_of, threads_of
 
 log = logging.getLogger("fewshot")
@@ -68,6 +69,7 @@ def run_benchmark(
     progress: bool = True,
     workers: Asked = None,
     curves: str = "",
+    ray: str = "",
 ) -> pd.DataFrame:
     """Train and evaluate every learner of `config` with every training seed; the tidy rows of the whole run.
 
@@ -75,17 +77,20 @@ def run_benchmark(
     run again, an interrupted training goes on from its last checkpoint, and new test protocols measure the best
     checkpoints. Rows of code or packages that have changed since are run again, or with `keep` stay and are marked.
     Several processes may share one folder. workers: how many models are run side by side, each in a process of its own
-    (see scheduling.share). curves: what trainings write step by step (see training.train). Returns the rows of the
-    episodes.
+    (see scheduling.share). ray: the address of a Ray cluster that runs the models instead (see scheduling.cluster),
+    'auto' for the one of this machine. curves: what trainings write step by step (see training.train). Returns the rows
+    of the episodes.
     """
     check_curves(curves)
+    if ray:
+        check_ray()
     chosen = choose_device(device)
     prepare(chosen)
     wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
     # all models are planned before any training, so that an impossible request fails at once
     check_protocols(wanted, banks)
     models = plan(config, banks)
-    share = share_of(workers, models, banks, chosen)
+    share = share_of(1 if ray else workers, models, banks, chosen)
     with threads_of(share):
         folder = RunFolder(path, config, banks, chosen, resume, [model.spec.row for model in models])
         with folder.running():
@@ -94,7 +99,7 @@ def run_benchmark(
             log.info("%s (%s): %s; on %s%s", *named)
             if left := _left(models, folder, banks, wanted.protocols, keep):
                 shared = Conditions(folder.config, banks, device, resume, keep, progress, curves)
-                with workers_of(shared, share) as at_work:
+                with workers_of(shared, share, ray) as at_work:
                     run_models(left, folder, wanted.protocols, keep, at_work)
             else:
                 log.info("All of it was finished earlier: remove %s to run it again", path)

@@ -61,6 +61,7 @@ class Measured(NamedTuple):
     arrays: dict[str, np.ndarray]
     parts: dict[str, Any]
     kept: str
+    environment: dict[str, Any] | None = None
 
 
 class Runner:

@@ -193,11 +193,13 @@ class RunFolder:
         model: str,
         parts: Mapping[str, Any],
         kept: str = "",
+        environment: Mapping[str, Any] | None = None,
     ) -> None:
         """Add the rows of one model by one test protocol, in place of older ones.
 
         arrays: what the protocol keeps of each trial. model: the name of the model's folder. parts: what the rows
-        depend on; the rows keep the key of these parts. kept: the mark of the rows.
+        depend on; the rows keep the key of these parts. kept: the mark of the rows. environment: of the machine
+        that ran the model (see describe_environment), if it is another one.
         """
         key = key_of(parts)
         rows = [{**_LATER, **row, "key": key, "kept": kept} for row in rows]
@@ -208,15 +210,15 @@ class RunFolder:
             self._rows[protocol] = _with_rows(self._rows.get(protocol, new[:0]), new, self._order)
             self._arrays.setdefault(protocol, {}).update(arrays or {})
             with writing(self.path):
-                self._write_environment(model)
+                self._write_environment(model, environment or self._environment)
                 replace_text(self.path / "keys.json", json.dumps(self._parts, indent=1) + "\n")
             self._write(protocol)
 
-    def _write_environment(self, model: str) -> None:
+    def _write_environment(self, model: str, environment: Mapping[str, Any]) -> None:
         """environment.json: that of this process, and for each model that of the process that ran it."""
         with _reading(self.path):
             models = read_environment(self.path / "environment.json").get("models", {})
-        own = {name: value for name, value in self._environment.items() if name != "data"}
+        own = {name: value for name, value in environment.items() if name != "data"}
         content = {**self._environment, "models": {**models, model: own}}
         replace_text(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
 

@@ -72,6 +72,13 @@ def declare(commands: arguments.Commands) -> None:
         " them again",
     )
     parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS|auto",
+        help="run the models on a Ray cluster: HOST:PORT of its head node, or auto for the cluster that this machine is"
+        " part of",
+    )
+    parser.add_argument(
         "--log",
         choices=KINDS,
         default="",
@@ -126,6 +133,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace, console: C
         keep=options.keep,
         workers=options.workers,
         curves=options.log,
+        ray=options.ray,
     )
     tables.show(read_sheets(folder), console)
     more = [f"{name}.csv" for name in PROTOCOLS if (folder / f"{name}.csv").exists()]

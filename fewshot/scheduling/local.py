@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import logging
-import logging.handlers
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,25 +17,14 @@ from tqdm import tqdm
 
 from episodes import InputError
 from fewshot.devices import choose_device
-from fewshot.learners.faults import fault_of
 from fewshot.model_runs import Conditions, Measured, Runner
 from fewshot.scheduling.base import Finished, Job
+from fewshot.scheduling.messages import Failed, Send, failure, log_to
 from fewshot.scheduling.packing import pack, unpack
 from fewshot.scheduling.share import Share, devices_of, threads_of
 
 _PAUSE = 10.0  # seconds after which a worker that waits looks again for models that other processes have given up
 _LOGS = ("fewshot", "episodes")
-
-
-class Failed(NamedTuple):
-    """A job ended with an error: `text` says so in one sentence, or is the traceback of a fault of the suite."""
-
-    text: str
-    fault: bool
-
-    def error(self) -> Exception:
-        """The exception that the process of the run raises for it."""
-        return RuntimeError(f"in a worker process:\n{self.text}") if self.fault else InputError(self.text)
 
 
 class _Line(NamedTuple):
@@ -151,10 +138,9 @@ def _serve(connection: Connection, packed: bytes, share: Share, shown: bool, lev
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its lock for several processes would be left behind by one that is ended
     send = _locked(connection.send)
-    _log_to(send, levels)
     if shown:
         sys.stderr = _ProgressLine(send)
-    with threads_of(share), contextlib.suppress(EOFError, BrokenPipeError):
+    with threads_of(share), log_to(send, levels), contextlib.suppress(EOFError, BrokenPipeError):
         runner: Runner | None = None
         for job in iter(connection.recv, None):
             try:
@@ -166,14 +152,6 @@ def _serve(connection: Connection, packed: bytes, share: Share, shown: bool, lev
                 send(failure(error))
 
 
-def failure(error: Exception) -> Failed:
-    """An exception of a job, for the process of the run."""
-    if isinstance(error, InputError):
-        return Failed(str(error), fault=False)
-    text = fault_of(error)
-    return Failed(text or traceback.format_exc(), fault=not text)
-
-
 def _end_with_parent() -> None:
     """End this process at once when the process that started it has ended; files are written whole or not at all."""
     parent = multiprocessing.parent_process()
@@ -182,7 +160,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _locked(send: Any) -> Any:
+def _locked(send: Send) -> Send:
     """`send` for several threads: tqdm has one of its own."""
     lock = threading.Lock()
 
@@ -193,28 +171,10 @@ def _locked(send: Any) -> Any:
     return safely
 
 
-def _log_to(send: Any, levels: Mapping[str, int]) -> None:
-    handler = _Sending(send)
-    for name, level in levels.items():
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(level)
-
-
-class _Sending(logging.handlers.QueueHandler):
-    """Sends records of the log, with their texts made."""
-
-    def __init__(self, send: Any) -> None:
-        super().__init__(None)  # type: ignore[arg-type]  # there is no queue
-        self._send = send
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        self._send(record)
-
-
 class _ProgressLine:
     """A stream in the place of stderr: what a progress bar writes is sent, and everything else is written."""
 
-    def __init__(self, send: Any) -> None:
+    def __init__(self, send: Send) -> None:
         self._send, self._stream = send, sys.__stderr__
 
     def __getattr__(self, name: str) -> Any:
