@@ -57,8 +57,11 @@ class LocalWorkers:
 
     def __enter__(self) -> Self:
         try:
-            for number, device in enumerate(self._devices):
-                self._workers.append(self._started(number, dataclasses.replace(self._conditions, device=device)))
+            with _deaf():
+                for number in range(len(self._devices)):
+                    self._workers.append(self._started(number))
+            for worker, device in zip(self._workers, self._devices):  # all have begun to load their libraries
+                _send(worker.connection, pack(dataclasses.replace(self._conditions, device=device)))
         except BaseException:
             self.__exit__()
             raise
@@ -80,8 +83,7 @@ class LocalWorkers:
     def start(self, job: Job) -> None:
         worker = next(worker for worker in self._workers if worker.job is None)
         worker.job = job
-        with contextlib.suppress(BrokenPipeError):  # `results` tells of a worker that has ended
-            worker.connection.send(job)
+        _send(worker.connection, job)
 
     def results(self) -> Iterator[Measured | Finished]:
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
@@ -111,16 +113,34 @@ class LocalWorkers:
                     worker.line.set_description_str("")
             yield message
 
-    def _started(self, number: int, conditions: Conditions) -> _Worker:
+    def _started(self, number: int) -> _Worker:
         context = multiprocessing.get_context("spawn")  # a fork would copy locks of threads, and no GPU survives it
         ours, theirs = context.Pipe()
         level = {name: logging.getLogger(name).getEffectiveLevel() for name in _LOGS}
-        arguments = theirs, pack(conditions), self._share, self._shown, level
+        arguments = theirs, self._share, self._shown, level
         process = context.Process(target=_serve, args=arguments, daemon=True, name=f"fewshot worker {number}")
         process.start()
         theirs.close()  # so that the end of the worker ends the connection
         line = tqdm(position=number, bar_format="{desc}", leave=False) if self._shown else None
         return _Worker(process, ours, line)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started inside ignore Ctrl-C, from their first moment on: the process of the run ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _send(connection: Connection, message: object) -> None:
+    with contextlib.suppress(ConnectionError):  # `results` tells of a worker that has ended
+        connection.send(message)
 
 
 def _ended(process: BaseProcess, label: str) -> InputError:
@@ -132,16 +152,18 @@ def _ended(process: BaseProcess, label: str) -> InputError:
     )
 
 
-def _serve(connection: Connection, packed: bytes, share: Share, shown: bool, levels: Mapping[str, int]) -> None:
-    """What a worker process does: run the jobs that come, and send what they give, until the connection ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, and ends both
+def _serve(connection: Connection, share: Share, shown: bool, levels: Mapping[str, int]) -> None:
+    """What a worker process does: run the jobs that come, and send what they give, until the connection ends.
+
+    The first message is the conditions of all jobs, packed.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its lock for several processes would be left behind by one that is ended
     send = _locked(connection.send)
     if shown:
         sys.stderr = _ProgressLine(send)
-    with threads_of(share), log_to(send, levels), contextlib.suppress(EOFError, BrokenPipeError):
-        runner: Runner | None = None
+    with threads_of(share), log_to(send, levels), contextlib.suppress(EOFError, ConnectionError):
+        packed, runner = connection.recv(), None
         for job in iter(connection.recv, None):
             try:
                 runner = runner or Runner(unpack(packed))
