@@ -108,14 +108,14 @@ def test_a_cluster_that_loses_a_node_gives_the_rows_of_one_process(
     own.write_text(Path(preset).read_text(encoding="utf-8").replace("steps = 4", "steps = 30"))
     config = load_config(str(own), seeds=[0, 1])
     run_benchmark(config, toy_banks, tmp_path / "alone", device="cpu", progress=False, workers=1)
-    write, lost = cluster._write, three_nodes.list_all_nodes[-1]
+    write, lost = cluster._write, next(iter(three_nodes.worker_nodes))
     returned: set[str] = set()
 
     def write_and_lose(home, files):
         """Kill a node when a checkpoint of each of three models is there: its model is in the middle."""
         write(home, files)
         returned.add(home.name)
-        if len(returned) == 3 and lost in three_nodes.list_all_nodes:
+        if len(returned) == 3 and lost in three_nodes.worker_nodes:
             three_nodes.remove_node(lost, allow_graceful=False)
 
     monkeypatch.setattr(cluster, "_write", write_and_lose)
