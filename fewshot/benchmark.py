@@ -28,6 +28,7 @@ from fewshot.scheduling.base import run_models
 from fewshot.scheduling.choice import workers_of
 from fewshot.scheduling.cluster import check_ray
 from fewshot.scheduling.share import Asked, share_of, threads_of
+from fewshot.shared_training import leaders_of
 
 log = logging.getLogger("fewshot")
 
@@ -100,7 +101,7 @@ def run_benchmark(
             if left := _left(models, folder, banks, wanted.protocols, keep):
                 shared = Conditions(folder.config, banks, device, resume, keep, progress, curves)
                 with workers_of(shared, share, ray) as at_work:
-                    run_models(left, folder, wanted.protocols, keep, at_work)
+                    run_models(left, folder, wanted.protocols, keep, at_work, leaders_of(models))
             else:
                 log.info("All of it was finished earlier: remove %s to run it again", path)
     return folder.results

@@ -27,6 +27,7 @@ from fewshot.plan import Planned
 from fewshot.protocols.base import NotComparable, Row, Task
 from fewshot.protocols.registry import measure
 from fewshot.records import row_of
+from fewshot.trail import Trail
 from fewshot.training import give_weights, train, trainable
 
 log = logging.getLogger("fewshot")
@@ -75,9 +76,14 @@ class Runner:
         # the outputs of an encoder that nothing trains are the same for all learners
         self._embedded = EmbeddedBank if "train" in banks else SharedOutputs().embedded
 
-    def run(self, model: Planned, protocols: Sequence[str], home: Path) -> Iterator[Measured]:
-        """Train a model, with checkpoints in the folder `home`, and measure it by each of the test protocols."""
-        trained = obtain(model, self._conditions, home, self._device)
+    def run(
+        self, model: Planned, protocols: Sequence[str], home: Path, trail: Trail | None = None
+    ) -> Iterator[Measured]:
+        """Train a model, with checkpoints in the folder `home`, and measure it by each of the test protocols.
+
+        trail: of a training that several models share
+        """
+        trained = obtain(model, self._conditions, home, self._device, trail)
         data = {split: self._embedded(trained.learner, bank) for split, bank in self._data.items()}
         for protocol in protocols:
             with contextlib.suppress(NotComparable):
@@ -85,15 +91,19 @@ class Runner:
 
 
 class Trained(NamedTuple):
-    """A trained learner, the seconds of its training, whether that collapsed, and the spec in its checkpoints."""
+    """A trained learner, the seconds of its training, whether that collapsed, the spec in its checkpoints, and the name
+    of the model whose training it shares."""
 
     learner: Learner
     seconds: float
     collapsed: bool
     spec: ModelSpec
+    shares: str = ""
 
 
-def obtain(model: Planned, conditions: Conditions, home: Path, device: torch.device) -> Trained:
+def obtain(
+    model: Planned, conditions: Conditions, home: Path, device: torch.device, trail: Trail | None = None
+) -> Trained:
     """The trained learner of a model: with `resume` from the best checkpoint in the folder `home`, if that is of this
     model or, with `keep`, of other code or packages; otherwise trained, with checkpoints in `home`. It gets no test
     images.
@@ -111,10 +121,10 @@ def obtain(model: Planned, conditions: Conditions, home: Path, device: torch.dev
         changed = spec.changes(before)
         if not changed or (conditions.keep and changed <= set(provenance.RENEWED)):
             return _restored(model, before, content, path, device)
-    return _fresh(model, conditions, home, device)
+    return _fresh(model, conditions, home, device, trail)
 
 
-def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.device) -> Trained:
+def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.device, trail: Trail | None) -> Trained:
     """The learner of a training that begins or goes on now."""
     spec, banks = model.spec, conditions.banks
     learner = spec.build(model.cls)
@@ -133,10 +143,13 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
         resume=conditions.resume,
         progress=conditions.progress,
         curves=conditions.curves,
+        trail=trail,
     )
     if trained.history.empty:
         why = "it has no weights to train" if learner.traits.trains and not trainable(learner) else "not trained"
         log.info("%s: %s, taken as it is", spec.label, why)
+    elif trained.shares:
+        log.info("%s: shares the training of %s", spec.label, trained.shares)
     else:
         log.info(
             "%s: trained in %.0f s, best checkpoint at step %s with %.2f %% on validation classes",
@@ -145,7 +158,7 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
             f"{trained.best_step:,}",
             trained.best_accuracy,
         )
-    return Trained(learner, trained.seconds, trained.collapsed, spec)
+    return Trained(learner, trained.seconds, trained.collapsed, spec, trained.shares)
 
 
 def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: Path, device: torch.device) -> Trained:
@@ -158,7 +171,8 @@ def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: 
         seconds = float(pd.read_csv(path.with_name("training.csv"))["seconds"].iloc[-1])
     renewed = {name: getattr(before, name) for name in provenance.RENEWED}
     spec = model.spec.model_copy(update=renewed)
-    return Trained(learner.to(device), seconds, content.get("collapsed", False) is True, spec)
+    shares = str(content.get("shares", ""))
+    return Trained(learner.to(device), seconds, content.get("collapsed", False) is True, spec, shares)
 
 
 def _measured(
@@ -169,6 +183,7 @@ def _measured(
     columns = {
         **row_of(spec, learner, data["test"].bank),
         "collapsed": trained.collapsed,
+        "shares": trained.shares,
         "preset": config.preset,
         "train_seconds": round(trained.seconds, 2),
     }

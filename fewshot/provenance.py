@@ -41,6 +41,7 @@ _CORE = (
     "fewshot/plan.py",
     "fewshot/recording.py",
     "fewshot/statistics.py",
+    "fewshot/trail.py",
     "fewshot/training.py",
 )
 _NEITHER = {  # modules that learners import and that neither train nor score

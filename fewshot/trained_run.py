@@ -87,6 +87,7 @@ def _task(path: Path, learner: str, config: Config, banks: dict[str, ImageBank],
     columns = {
         **row_of(spec, model, banks["test"]),
         "collapsed": content.get("collapsed", False) is True,
+        "shares": str(content.get("shares", "")),
         "preset": config.preset,
         "key": "",
         "kept": "",

@@ -81,6 +81,9 @@ class Learner(nn.Module):
 
     variants     the traits of each variant by its name; the first one is the default
     batches      the training batches that it wants, unless the preset names others
+    one_training  True in a class that defines a loss which depends on the weights and the batch alone, and on neither
+                 variant nor options: subclasses that keep the loss may share one training (see
+                 fewshot/shared_training.py)
     stages       when new stages of the training begin, as increasing shares of its steps in [0, 1). The best
                  checkpoint is one of the last stage. `__init__` may set `self.stages` instead
 
@@ -99,6 +102,7 @@ class Learner(nn.Module):
     name: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Traits]] = {"": Traits()}
     batches: Batches = ClassBatches(classes=60, images=4)
+    one_training: ClassVar[bool] = False
     stages: tuple[float, ...] = ()
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:

@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -14,14 +14,18 @@ from fewshot.freshness import waiting
 from fewshot.model_runs import Conditions, Measured, Runner
 from fewshot.plan import Planned
 from fewshot.run_folder import RunFolder
+from fewshot.shared_training import training_key
+from fewshot.trail import Trail, remove_trail, trail_of
 
 
 class Job(NamedTuple):
-    """A model, the test protocols that must measure it, and the folder of its checkpoints."""
+    """A model, the test protocols that must measure it, the folder of its checkpoints, and the trail of the training
+    that it shares with others."""
 
     model: Planned
     protocols: list[str]
     home: Path
+    trail: Trail | None = None
 
 
 class Finished(NamedTuple):
@@ -79,14 +83,20 @@ class InThisProcess:
 
 
 def run_models(
-    models: Sequence[Planned], folder: RunFolder, wanted: Sequence[str], keep: bool, workers: Workers
+    models: Sequence[Planned],
+    folder: RunFolder,
+    wanted: Sequence[str],
+    keep: bool,
+    workers: Workers,
+    leaders: Mapping[str, str],
 ) -> None:
     """Have `workers` run the models until each has all its rows in `folder`.
 
-    wanted, keep: see freshness.waiting. A model that another process has claimed is left to that process, and waited
-    for when nothing else is left to do.
+    wanted, keep: see freshness.waiting; leaders: see shared_training.leaders_of. A model that another process has
+    claimed is left to that process, and waited for when nothing else is left to do. A model that shares a training
+    comes after the one that trains.
     """
-    with _Queue(models, folder, wanted, keep) as queue:
+    with _Queue(models, folder, wanted, keep, leaders) as queue:
         while queue.left or queue.at_work:
             while workers.free and (job := queue.next()):
                 workers.start(job)
@@ -95,15 +105,24 @@ def run_models(
                     queue.release(result.model)
                 else:
                     folder.add(**result._asdict())
+    for leader in set(leaders.values()):
+        remove_trail(folder.checkpoints(leader))
 
 
 class _Queue:
     """The models that are left to run, and the claims on those at work."""
 
-    def __init__(self, models: Sequence[Planned], folder: RunFolder, wanted: Sequence[str], keep: bool) -> None:
+    def __init__(
+        self,
+        models: Sequence[Planned],
+        folder: RunFolder,
+        wanted: Sequence[str],
+        keep: bool,
+        leaders: Mapping[str, str],
+    ) -> None:
         self.left = list(models)
         self.at_work: dict[str, contextlib.ExitStack] = {}
-        self._folder, self._wanted, self._keep = folder, wanted, keep
+        self._folder, self._wanted, self._keep, self._leaders = folder, wanted, keep, leaders
 
     def __enter__(self) -> Self:
         return self
@@ -123,6 +142,8 @@ class _Queue:
     def _claimed(self, wait: bool) -> Job | None:
         for model in list(self.left):
             name, claim = model.spec.name, contextlib.ExitStack()
+            if self._is_ahead(name):
+                continue
             try:
                 claim.enter_context(self._folder.claimed(name, wait))
             except Busy:
@@ -131,6 +152,19 @@ class _Queue:
             # another process may have finished the model
             if protocols := waiting(model, self._folder, self._wanted, self._keep):
                 self.at_work[name] = claim
-                return Job(model, protocols, self._folder.checkpoints(name))
+                return Job(model, protocols, self._folder.checkpoints(name), self._trail(model))
             claim.close()
         return None
+
+    def _is_ahead(self, name: str) -> bool:
+        """Whether the model whose training this one shares is still to come or at work."""
+        leader = self._leaders.get(name)
+        return leader in self.at_work or any(model.spec.name == leader for model in self.left)
+
+    def _trail(self, model: Planned) -> Trail | None:
+        name = model.spec.name
+        leader = self._leaders.get(name, name)
+        if leader == name and name not in self._leaders.values():
+            return None
+        key = training_key(model.cls, model.spec)
+        return trail_of(self._folder.checkpoints(leader), leader, key, following=leader != name)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import queue
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from fewshot.scheduling.share import Share, threads_of
 _PAUSE = 10.0  # seconds after which `results` comes back without a message
 _LOOK = 1.0  # seconds between two looks of a task at its checkpoints
 _TRIES = 3  # nodes that a model may lose
+_TRAIL = "trail"  # the folder of a trail, in the folder of a task
 
 log = logging.getLogger("fewshot")
 
@@ -62,8 +64,9 @@ class RayWorkers:
 
     def __enter__(self) -> Self:
         try:
+            _reach(self._address)
             self._ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             said = " ".join(str(error).split())
             raise InputError(
                 f"no Ray cluster was found at {self._address} ({said:.200}): start one with 'ray start --head', or"
@@ -95,6 +98,8 @@ class RayWorkers:
     def _submit(self, task: _Task) -> None:
         home, resume = task.job.home, self._conditions.resume or task.lost > 0
         files = _contents(home) if resume else {}
+        if task.job.trail is not None and task.job.trail.following:
+            files |= {f"{_TRAIL}/{name}": content for name, content in _contents(task.job.trail.path).items()}
         self._tasks[self._remote.remote(self._data, task.job, files, resume, log.getEffectiveLevel())] = task
 
     def _received(self, messages: Any) -> Iterator[Measured | Finished]:
@@ -146,11 +151,22 @@ def _ray() -> Any:
     return ray
 
 
+def _reach(address: str) -> None:
+    """OSError if nothing answers at HOST:PORT, which Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 def _write(home: Path, files: Files) -> None:
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
         for name, content in files.contents.items():
-            with replacing(home / Path(name).name) as unfinished:  # a name, and no path
+            path = home / name
+            if not path.resolve().is_relative_to(home.resolve()):
+                raise InputError(f"a node of the cluster sent a file out of its folder: {name}")
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as unfinished:
                 unfinished.write_bytes(content)
 
 
@@ -161,7 +177,10 @@ def _run(data: Apart, job: Job, files: dict[str, bytes], resume: bool, level: in
         home = Path(folder)
         _write(home, Files(files))
         sent = _stamps(home)
-        work = threading.Thread(target=_work, args=(data, job._replace(home=home), resume, level, messages.put))
+        trail = job.trail and dataclasses.replace(job.trail, path=home / _TRAIL)
+        work = threading.Thread(
+            target=_work, args=(data, job._replace(home=home, trail=trail), resume, level, messages.put)
+        )
         work.start()
         message: Any = None
         while not isinstance(message, Finished | Failed):
@@ -200,5 +219,5 @@ def _contents(home: Path) -> dict[str, bytes]:
 
 def _stamps(home: Path) -> dict[str, tuple[int, int]]:
     """The time of change and the size of each file of a training, by name; unfinished ones and locks do not count."""
-    files = [path for path in home.iterdir() if path.is_file() and not path.name.startswith(".")]
-    return {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+    files = [path for path in home.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(home).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}

@@ -90,6 +90,7 @@ def three_nodes(monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default, tasks give way to all other programs
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     size = {"num_cpus": 1, "object_store_memory": 100_000_000}
     nodes = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
@@ -130,7 +131,6 @@ def test_a_cluster_that_loses_a_node_gives_the_rows_of_one_process(
         assert all(torch.equal(value, ours["learner"][name]) for name, value in theirs["learner"].items())
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_told_in_one_sentence(preset, toy_banks, tmp_path):
     pytest.importorskip("ray")
     with pytest.raises(InputError, match=r"no Ray cluster was found at 127\.0\.0\.1:1 "):
