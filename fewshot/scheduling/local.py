@@ -103,7 +103,7 @@ class LocalWorkers:
             logging.getLogger(message.name).handle(message)
         elif isinstance(message, _Line):
             if worker.line is not None:
-                worker.line.set_description_str(f"{label}: {message.text.partition(': ')[2]}")
+                worker.line.set_description_str(f"{label}: {message.text}")
         elif isinstance(message, Failed):
             raise message.error()
         else:
@@ -193,6 +193,12 @@ def _locked(send: Send) -> Send:
     return safely
 
 
+def _without_bar(text: str) -> str:
+    """What a progress bar says, without its name and its bar: '20% 1/5 [00:10<00:40, loss=1]'."""
+    said = text.partition(": ")[2].split("|")
+    return " ".join(dict.fromkeys(part.strip() for part in (said[0], said[-1])))
+
+
 class _ProgressLine:
     """A stream in the place of stderr: what a progress bar writes is sent, and everything else is written."""
 
@@ -205,7 +211,7 @@ class _ProgressLine:
     def write(self, text: str) -> int:
         if text.startswith("\r"):
             if text.strip():
-                self._send(_Line(text.strip()))
+                self._send(_Line(_without_bar(text.strip())))
         elif text != "\n" and self._stream is not None:
             self._stream.write(text)
         return len(text)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tqdm import tqdm
 
 import fewshot
 from episodes import InputError
@@ -22,6 +23,7 @@ from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.plan import plan
 from fewshot.run_folder import in_order
+from fewshot.scheduling.local import _ProgressLine
 from fewshot.scheduling.packing import pack, unpack
 from fewshot.scheduling.share import Share, devices_of, share_of
 
@@ -266,6 +268,19 @@ def test_workers_are_as_many_as_cores_if_several_models_train_on_images(preset, 
     assert share_of("auto", models, toy_banks, cpu) == Share(1, True)
 
 
+def test_what_a_progress_bar_of_a_worker_says_is_sent_and_the_rest_is_written(monkeypatch, capsys):
+    sent: list = []
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    monkeypatch.setattr(sys, "stderr", _ProgressLine(sent.append))
+    with tqdm(total=5, desc="npair", unit="step", disable=False, ncols=80) as bar:
+        bar.set_postfix({"loss": "0.250"})
+        bar.update(5)
+    sys.stderr.write("a warning\n")
+    assert capsys.readouterr().err == "a warning\n"
+    assert sent[-1].text.startswith("100% 5/5 [")
+    assert sent[-1].text.endswith("loss=0.250]")
+
+
 def test_gpus_are_given_in_turn(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices_of(torch.device("cuda"), 3) == ["cuda:0", "cuda:1", "cuda:0"]
@@ -285,7 +300,8 @@ def test_a_prepared_bank_is_mapped_by_another_process_and_not_copied(toy_banks):
     same = unpack(packed)
     assert torch.equal(same.images, bank.images)
     assert same.compute_checksum() == prepared.checksum
-    assert torch.equal(unpack(pack(prepared.only(torch.arange(24)[::12]))).images, bank.images[:24:12])
+    part = prepared.only(torch.arange(0, len(bank), 24))  # no view of the file
+    assert torch.equal(unpack(pack(part)).images, bank.images[::24])
 
 
 def contents(bank):
