@@ -214,8 +214,8 @@ def test_another_process_may_run_one_of_the_models_meanwhile(preset, toy_banks, 
         with pytest.MonkeyPatch.context() as patch:
             add = fewshot.run_folder.RunFolder.add
 
-            def added(self, protocol, given, *arguments, **more):
-                add(self, protocol, given, *arguments, **more)
+            def added(self, **found):
+                add(self, **found)
                 if len(self.results) == 6 and process.poll() is None:
                     process.communicate("go on\n")
 
