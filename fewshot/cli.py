@@ -28,11 +28,13 @@ from fewshot.commands import (
     report,
     status,
     train,
+    tune,
 )
 from fewshot.learners.faults import fault_of
 
 _COMMANDS = (
     bench,
+    tune,
     train,
     evaluate,
     predict,

@@ -34,6 +34,7 @@ class PowerTransformMAP(LinearClassifier):
     """
 
     variants: ClassVar = {"": Traits(fits_episodes=True, transductive=True, paper="Hu et al. 2021")}
+    search: ClassVar = {"rate": (0.05, 0.5), "strength": (3.0, 30.0, "log"), "power": (0.25, 1.0)}
 
     def __init__(
         self,
@@ -79,7 +80,8 @@ def sinkhorn(logits: Tensor) -> Tensor:
     """log P (E, Q, N), P = diag(u) exp(logits) diag(v) with row sums of 1 and column sums of Q / N (Cuturi 2013).
 
     logits (E, Q, N). Rows and columns are scaled in turns, the columns last, until no row sum of the episode changes by
-    more than 1e-6, as in the code of Hu et al. 2021.
+    more than 1e-6, as in the code of Hu et al. 2021. `deepemd.transport` is another function: gradients pass through
+    its steps, whose number is fixed, and its sums are given.
     """
     kernel = logits.mT.softmax(1)  # (E, N, Q): sums over the last, long dimension are quick
     way, queries = kernel.shape[1:]
