@@ -81,9 +81,6 @@ class Learner(nn.Module):
 
     variants     the traits of each variant by its name; the first one is the default
     batches      the training batches that it wants, unless the preset names others
-    one_training  True in a class that defines a loss which depends on the weights and the batch alone, and on neither
-                 variant nor options: subclasses that keep the loss may share one training (see
-                 fewshot/shared_training.py)
     stages       when new stages of the training begin, as increasing shares of its steps in [0, 1). The best
                  checkpoint is one of the last stage. `__init__` may set `self.stages` instead
     search       what `fewshot tune` chooses among, by the name of an option: (low, high), (low, high, "log") or a list
@@ -104,7 +101,6 @@ class Learner(nn.Module):
     name: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Traits]] = {"": Traits()}
     batches: Batches = ClassBatches(classes=60, images=4)
-    one_training: ClassVar[bool] = False
     stages: tuple[float, ...] = ()
     search: ClassVar[Mapping[str, tuple[Any, ...] | list[Any]]] = {}
 
