@@ -3,7 +3,7 @@ PYTHON ?= python3
 READY := .venv/ready
 LOWEST := .venv-lowest/ready
 # a process of the tests takes one core and up to 3 GB
-WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
+TESTERS = $(or $(WORKERS),$(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n))))
 PACKAGES := baselines docs episodes examples fewshot tests
 
 .DEFAULT_GOAL := help
@@ -12,7 +12,7 @@ PACKAGES := baselines docs episodes examples fewshot tests
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PROTOCOL= WAY= SHOT= QUERY= EPISODES= STEPS= DATA= SIZE= HELD_OUT= DEVICE= SEED= OUTPUT= KEEP= pass through
+bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PROTOCOL= WAY= SHOT= QUERY= EPISODES= STEPS= DATA= SIZE= HELD_OUT= DEVICE= SEED= OUTPUT= WORKERS= KEEP= pass through
 	@.venv/bin/fewshot bench --resume \
 		$(if $(PRESET),--preset '$(PRESET)') $(if $(DATASET),--dataset '$(DATASET)') \
 		$(if $(LEARNER),--learner '$(LEARNER)') $(if $(DATA),--data '$(DATA)') $(if $(DEVICE),--device '$(DEVICE)') \
@@ -20,13 +20,13 @@ bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PRO
 		$(if $(EPISODES),--episodes '$(EPISODES)') $(if $(STEPS),--steps '$(STEPS)') \
 		$(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(HELD_OUT),--held-out '$(HELD_OUT)') \
 		$(if $(SIZE),--size '$(SIZE)') $(if $(SEED),--seed '$(SEED)') $(if $(OUTPUT),--output '$(OUTPUT)') \
-		$(if $(KEEP),--keep)
+		$(if $(WORKERS),--workers '$(WORKERS)') $(if $(KEEP),--keep)
 
 test: lint docs  ## lint, build the documentation, then run the tests on WORKERS= cores; FAST=1 leaves out those that train, SLOW=1 adds those that take minutes
-	@.venv/bin/pytest -n $(WORKERS) $(if $(FAST),-m 'not slow and not training',$(if $(SLOW),-m ''))
+	@.venv/bin/pytest -n $(TESTERS) $(if $(FAST),-m 'not slow and not training',$(if $(SLOW),-m ''))
 
 test-lowest: $(LOWEST)  ## run the quick tests with the lowest versions that setup.cfg allows; they want PYTHON=python3.11
-	@.venv-lowest/bin/pytest -n $(WORKERS) -W ignore --ignore tests/test_learn2learn.py
+	@.venv-lowest/bin/pytest -n $(TESTERS) -W ignore --ignore tests/test_learn2learn.py
 
 lint: $(READY)  ## check style, formatting and types
 	@.venv/bin/ruff check --quiet $(PACKAGES)

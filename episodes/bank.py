@@ -307,6 +307,18 @@ def created(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memm
     return array
 
 
+def from_map(array: npt.NDArray[Any]) -> Tensor:
+    """The tensor of a memory-mapped file, an np.memmap in any shape; see map_of."""
+    tensor = torch.from_numpy(array)
+    vars(tensor)["map"] = array
+    return tensor
+
+
+def map_of(tensor: Tensor) -> np.memmap | None:
+    """The memory-mapped file that from_map made this very tensor of, in the same order of its numbers; else None."""
+    return vars(tensor).get("map")
+
+
 def _unwritable(folder: Path, error: OSError) -> InputError:
     return InputError(
         f"the cache folder {folder} cannot be written ({error.strerror}): set FEWSHOT_CACHE to a folder that can"
@@ -323,7 +335,7 @@ def _open(folder: Path) -> ImageBank | None:
         if record.pop("format") != _FORMAT:
             return None
         # "c": pages are read when touched, and a write would stay in memory; torch wants a writable array
-        images = torch.from_numpy(np.lib.format.open_memmap(folder / "images.npy", mode="c"))
+        images = from_map(np.lib.format.open_memmap(folder / "images.npy", mode="c"))
         offsets = torch.tensor(record.pop("offsets"), dtype=torch.int64)
         class_names, group_names = (tuple(record.pop(name)) for name in ("class_names", "group_names"))
         return ImageBank(images, offsets, class_names, group_names, **record, files=FileNames(folder / _FILES))

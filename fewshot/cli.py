@@ -27,6 +27,7 @@ from fewshot.commands import (
     perf,
     predict,
     report,
+    status,
     train,
     tune,
 )
@@ -43,6 +44,7 @@ _COMMANDS = (
     compare,
     import_,
     report,
+    status,
     learners,
     check,
     backbones,

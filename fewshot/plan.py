@@ -2,14 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from episodes import ImageBank, InputError
 from episodes.batches import batches_from
 from fewshot import provenance
-from fewshot.config import Config, Training
+from fewshot.config import Config, LearnerSettings, Training
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec
@@ -31,6 +31,14 @@ class Planned:
     spec: ModelSpec
     shots: tuple[int, ...]
     first: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which finds the class by its name: the class of a file is not importable."""
+        return _found, (self.spec, self.shots, self.first)
+
+
+def _found(spec: ModelSpec, shots: tuple[int, ...], first: bool) -> Planned:
+    return Planned(find_learner(spec.asked)[0], spec, shots, first)
 
 
 def plan(config: Config, banks: Mapping[str, ImageBank]) -> list[Planned]:
@@ -58,11 +66,8 @@ def _models_of(asked: str, seed: int, config: Config, banks: Mapping[str, ImageB
     """The models of one learner and seed: one for each shot that has its own settings, after one for all others."""
     cls, variant = find_learner(asked)
     settings, every = config.learner[asked], config.evaluation.shots
-    own = [shot for shot in every if str(shot) in settings.per_shot]
-    rest = tuple(shot for shot in every if shot not in own)
     found = []
-    for shots in [*([rest] if rest else []), *((shot,) for shot in own)]:
-        single = shots[0] if shots[0] in own else 0
+    for single, shots in shots_by_model(settings, every):
         chosen = settings.per_shot[str(single)] if single else settings
         validation = config.validation.model_copy(update={"shot": single}) if single else config.validation
         spec = ModelSpec.of(
@@ -86,6 +91,14 @@ def _models_of(asked: str, seed: int, config: Config, banks: Mapping[str, ImageB
         )
         found.append(Planned(cls, spec, shots, first=min(every) in shots))
     return found
+
+
+def shots_by_model(settings: LearnerSettings, every: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """The shots that each model of a learner is tested with, the model of all others first; and the one shot that the
+    model is for, 0 if it has the settings of all."""
+    own = [shot for shot in every if str(shot) in settings.per_shot]
+    rest = tuple(shot for shot in every if shot not in own)
+    return [*([(0, rest)] if rest else []), *((shot, (shot,)) for shot in own)]
 
 
 def _shown(banks: Mapping[str, ImageBank]) -> ImageBank:

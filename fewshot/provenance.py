@@ -32,16 +32,17 @@ _CORE = (
     "episodes/texts.py",
     "fewshot/augmentation.py",
     "fewshot/backbones/*.py",
-    "fewshot/benchmark.py",
     "fewshot/devices.py",
     "fewshot/embedding.py",
     "fewshot/evaluation.py",
     "fewshot/frozen.py",
     "fewshot/learners/base.py",
+    "fewshot/model_runs.py",
     "fewshot/models.py",
     "fewshot/plan.py",
     "fewshot/recording.py",
     "fewshot/statistics.py",
+    "fewshot/trail.py",
     "fewshot/training.py",
 )
 _NEITHER = {  # modules that learners import and that neither train nor score

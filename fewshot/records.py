@@ -43,6 +43,7 @@ LATER = {  # columns that older files lack, and their values there
     "episodes_version": 0,
     "trained_on": "",
     "seen": "",
+    "shares": "",
 }
 
 _SEEN = {outside.UNKNOWN: "may have seen test classes"}  # the mark of what `seen` says, if it is no count
@@ -81,6 +82,7 @@ COLUMNS = [
     "trained_on",
     "seen",
     "imported",
+    "shares",
 ]
 
 
@@ -145,7 +147,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["transductive", "text", "external", "collapsed", "unlabelled"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},
-    **dict.fromkeys(["base_known", "trained_on", "seen"], _TEXT),
+    **dict.fromkeys(["base_known", "trained_on", "seen", "shares"], _TEXT),
     **dict.fromkeys(["shared_classes", "shared_images"], _SHARED),
     **dict.fromkeys(["accuracy", "auc", "eer", "tar", "recall1", "recall2", "recall4", "recall8"], _PERCENT),
     **dict.fromkeys(["auroc", "aupr", "fpr95", "oscr"], _PERCENT),

@@ -7,10 +7,10 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -36,19 +36,31 @@ _LATER = {"text": False, "external": False, **LATER}
 _EPISODES = PROTOCOLS["episodes"]
 _PAUSE = 10.0  # seconds between two makings of the tables during a run: making them can take longer than to add a row
 
+_Name = TypeVar("_Name")
+
 log = logging.getLogger("fewshot")
 
 
 class RunFolder:
     """The files of the run at `path`: results/README.md says what is in them.
 
+    order: the models of this run (ModelSpec.row). Rows of their learners are in this order, whichever model is finished
+    first.
+
     Raises InputError if the folder cannot be written, or holds a run that `config` and `banks` do not continue.
     """
 
     def __init__(
-        self, path: Path, config: Config, banks: dict[str, ImageBank], device: torch.device, resume: bool
+        self,
+        path: Path,
+        config: Config,
+        banks: dict[str, ImageBank],
+        device: torch.device,
+        resume: bool,
+        order: Sequence[tuple[str, str, str, int]] = (),
     ) -> None:
         self.path = path
+        self._order = list(dict.fromkeys(model[:3] for model in order))
         environment = describe_environment(banks, device)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -96,13 +108,16 @@ class RunFolder:
         }
 
     @contextlib.contextmanager
-    def claimed(self, name: str) -> Iterator[None]:
-        """Inside, no other process trains or measures the model called `name`; the rows of other processes are read."""
+    def claimed(self, name: str, wait: bool = True) -> Iterator[None]:
+        """Inside, no other process trains or measures the model called `name`; the rows of other processes are read.
+
+        Raises Busy if another process does so already and this one does not `wait`.
+        """
         home = self.checkpoints(name)
         with contextlib.ExitStack() as stack:
             with writing(self.path):
                 home.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(home / ".lock", f"is at work on {name} in {self.path}"))
+                stack.enter_context(locked(home / ".lock", f"is at work on {name} in {self.path}", wait))
             with self._alone():
                 self._read()
             yield
@@ -156,16 +171,17 @@ class RunFolder:
         """Mark each row with what `judge` says of its test protocol and the row: what differs, or '' if the row is
         current.
 
-        If the marks of a test protocol's rows change, its rows are written again.
+        If the marks of a test protocol's rows change, or their order, its rows are written again.
         """
         with self._alone():
             self._read()
             changed = []
-            for protocol, rows in self._rows.items():
-                said = [judge(protocol, row) for _, row in rows.iterrows()]
-                if list(rows["kept"]) != said:
+            for protocol, before in self._rows.items():
+                rows = _ordered(before, self._order)
+                rows["kept"] = [judge(protocol, row) for _, row in rows.iterrows()]
+                if not rows.equals(before):
                     changed.append(protocol)
-                    rows["kept"] = said
+                    self._rows[protocol] = rows
             for protocol in changed:
                 self._write(protocol)
 
@@ -178,11 +194,13 @@ class RunFolder:
         model: str,
         parts: Mapping[str, Any],
         kept: str = "",
+        environment: Mapping[str, Any] | None = None,
     ) -> None:
         """Add the rows of one model by one test protocol, in place of older ones.
 
         arrays: what the protocol keeps of each trial. model: the name of the model's folder. parts: what the rows
-        depend on; the rows keep the key of these parts. kept: the mark of the rows.
+        depend on; the rows keep the key of these parts. kept: the mark of the rows. environment: of the machine
+        that ran the model (see describe_environment), if it is another one.
         """
         key = key_of(parts)
         rows = [{**_LATER, **row, "key": key, "kept": kept} for row in rows]
@@ -190,18 +208,18 @@ class RunFolder:
             self._read()
             self._parts[key] = dict(parts)
             new = pd.DataFrame(rows, columns=list(PROTOCOLS[protocol].columns))
-            self._rows[protocol] = _with_rows(self._rows.get(protocol, new[:0]), new)
+            self._rows[protocol] = _with_rows(self._rows.get(protocol, new[:0]), new, self._order)
             self._arrays.setdefault(protocol, {}).update(arrays or {})
             with writing(self.path):
-                self._write_environment(model)
+                self._write_environment(model, environment or self._environment)
                 replace_text(self.path / "keys.json", json.dumps(self._parts, indent=1) + "\n")
             self._write(protocol)
 
-    def _write_environment(self, model: str) -> None:
+    def _write_environment(self, model: str, environment: Mapping[str, Any]) -> None:
         """environment.json: that of this process, and for each model that of the process that ran it."""
         with _reading(self.path):
             models = read_environment(self.path / "environment.json").get("models", {})
-        own = {name: value for name, value in self._environment.items() if name != "data"}
+        own = {name: value for name, value in environment.items() if name != "data"}
         content = {**self._environment, "models": {**models, model: own}}
         replace_text(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
 
@@ -258,9 +276,10 @@ class RunFolder:
         finished, new = earlier.evaluation, config.evaluation
         kept: dict[str, Any] = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
         names = [name for name in PROTOCOLS if name in (*finished.protocols, *new.protocols)]
+        learners = {**earlier.learner, **config.learner}
         together = {
             "seeds": sorted({*earlier.seeds, *config.seeds}),
-            "learner": {**earlier.learner, **config.learner},
+            "learner": {name: learners[name] for name in in_order(learners, list(config.learner))},
             "evaluation": new.model_copy(update={**kept, "protocols": names}),
         }
         return config.model_copy(update=together)
@@ -309,6 +328,13 @@ def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
         others = [one for one in PROTOCOLS.values() if one is not _EPISODES and (path / one.table).exists()]
         return {one.name: _read_exactly(one, path)[0] for one in others}
+
+
+def read_rows_of(path: Path) -> dict[str, pd.DataFrame]:
+    """The rows of each test protocol of the run in `path`, which may be in progress; InputError if damaged."""
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
+        there = [one for one in PROTOCOLS.values() if (path / one.table).exists()]
+        return {one.name: read_rows(path / one.table, one.columns, {**_LATER, **one.later}) for one in there}
 
 
 def read_kept(path: Path, protocol: str) -> dict[str, np.ndarray]:
@@ -369,15 +395,27 @@ def _sheets(rows: Mapping[str, pd.DataFrame], arrays: Mapping[str, Mapping[str, 
     return [sheet for name in there for sheet in PROTOCOLS[name].sheets(rows[name], arrays.get(name, {}))]
 
 
-def _with_rows(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW); learners keep their
-    order."""
-    cell = [*(name for name in ROW if name in new)]
+def _with_rows(before: pd.DataFrame, new: pd.DataFrame, order: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    """All rows, new ones in place of older ones of one model, data set and cell (records.ROW)."""
+    cell = [name for name in ROW if name in new]
     together = pd.concat([before, new]) if len(before) else new
-    together = together.drop_duplicates([*MODEL, *DATA, *cell], keep="last")
-    place = together.groupby(LEARNER, sort=False).ngroup()
-    together = together.assign(place=place).sort_values(["place", "seed", *cell], kind="stable")
-    return together.drop(columns="place").reset_index(drop=True)
+    return _ordered(together.drop_duplicates([*MODEL, *DATA, *cell], keep="last"), order)
+
+
+def _ordered(rows: pd.DataFrame, order: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    """The rows by learner as in_order has them, then by seed and cell."""
+    learners = list(rows[LEARNER].itertuples(index=False, name=None))
+    places = {learner: place for place, learner in enumerate(in_order(dict.fromkeys(learners), order))}
+    keys = ["place", "seed", *(name for name in ROW if name in rows)]
+    placed = rows.assign(place=[places[learner] for learner in learners]).sort_values(keys, kind="stable")
+    return placed.drop(columns="place").reset_index(drop=True)
+
+
+def in_order(found: Iterable[_Name], order: Sequence[_Name]) -> list[_Name]:
+    """What was found, with those that are in `order` in that order among each other, and all others in their places."""
+    known = list(found)
+    ranked = iter(sorted((one for one in known if one in order), key=order.index))
+    return [next(ranked) if one in order else one for one in known]
 
 
 @contextlib.contextmanager

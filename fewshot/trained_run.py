@@ -55,6 +55,7 @@ class _Model(NamedTuple):
     path: Path
     spec: ModelSpec
     collapsed: bool
+    shares: str
 
 
 def _models(run: Path, config: Config) -> list[_Model]:
@@ -70,7 +71,8 @@ def _models(run: Path, config: Config) -> list[_Model]:
     for path in sorted(run.glob("checkpoints/*/best.pt")):
         content = checkpoints.load(path)
         spec = ModelSpec.from_checkpoint(content, path)
-        found[spec.asked, spec.seed, spec.shot] = _Model(path, spec, content.get("collapsed", False) is True)
+        collapsed, shares = content.get("collapsed", False) is True, str(content.get("shares", ""))
+        found[spec.asked, spec.seed, spec.shot] = _Model(path, spec, collapsed, shares)
     models = [
         (asked, seed, shot)
         for asked, settings in config.learner.items()
@@ -104,6 +106,7 @@ def _task(trained: _Model, learner: str, config: Config, banks: dict[str, ImageB
     columns = {
         **row_of(spec, model, banks["test"]),
         "collapsed": trained.collapsed,
+        "shares": trained.shares,
         "preset": config.preset,
         "key": "",
         "kept": "",

@@ -21,6 +21,7 @@ from fewshot.augmentation import find_augmentation, resized
 from fewshot.backbones import load_weights
 from fewshot.classification import RegularisedLoss
 from fewshot.config import Classification, Training, Validation
+from fewshot.curves import Curves, curves_of
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import Accuracies, run_episodes
@@ -32,6 +33,7 @@ from fewshot.optimizers import optimizer_of, schedule_of
 from fewshot.pretraining import by_published_means, of_base_classes
 from fewshot.provenance import RENEWED, told
 from fewshot.recording import gradients_of
+from fewshot.trail import Trail
 
 log = logging.getLogger("fewshot")
 
@@ -47,6 +49,7 @@ class Trained:
     seconds (of training so far)
     collapsed: the training ended no better than guessing: the validation accuracy of `best_step` exceeds that of
     guessing by no more than its interval
+    shares: the name of the model whose training it followed, '' if it trained itself
     """
 
     best_step: int
@@ -54,6 +57,7 @@ class Trained:
     seconds: float
     history: pd.DataFrame
     collapsed: bool = False
+    shares: str = ""
 
 
 def train(
@@ -69,6 +73,8 @@ def train(
     spec: ModelSpec | None = None,
     resume: bool = False,
     progress: bool = True,
+    curves: str = "",
+    trail: Trail | None = None,
     validated: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Train `learner` in place and leave it with the weights that did best on the validation episodes.
@@ -79,6 +85,8 @@ def train(
     spec      what the checkpoints say of the model, besides its weights
     resume    continue from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the
               same as without the interruption
+    curves    what is written to `folder` step by step: 'csv', 'tensorboard', or '' for nothing (see fewshot/curves.py)
+    trail     of a training that several learners share: this one leaves it or, if it is whole, follows it
     validated  is called after each validation with the step and the accuracy in percent; an exception that it raises
               ends the training
 
@@ -102,18 +110,27 @@ def train(
         _show_base(learner, train_bank)
     objective = objective_of(learner, settings).to(chosen)
     run = _Run(learner, objective, settings, folder, spec)
-    if resume:
+    if trail is not None and trail.following and trail.leads(learner, _validations(settings)):
+        run.followed = trail
+    elif resume:
         run.restore()
+    if trail is not None and not trail.following:
+        run.leave(trail)
     following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, run.step)
     gradients = gradients_of(objective, chosen)
     learner.train()
-    with run.bar(progress) as bar, computing_in(learner.backbone, precision):
+    with (
+        run.bar(progress) as bar,
+        curves_of(curves, folder, run.step) as run.curves,
+        computing_in(learner.backbone, precision),
+    ):
         for step in range(run.step + 1, settings.steps + 1):
-            enter_stage(learner, (step - 1) / settings.steps)
-            images, labels = next(following)
-            run.descend(gradients(images, labels))
+            if run.followed is None:
+                enter_stage(learner, (step - 1) / settings.steps)
+                images, labels = next(following)
+                run.descend(gradients(images, labels))
             if step % settings.validate_every == 0 or step == settings.steps:
-                loss = run.mean_loss(step)
+                loss = run.mean_loss(step) if run.followed is None else run.follow(run.followed, step)
                 _show_base(learner, train_bank)
                 data = EmbeddedBank(learner, validation_bank, precision)
                 run.record(step, loss, run_episodes(learner, data, sampler, validation.episodes))
@@ -122,6 +139,11 @@ def train(
             if step % _SHOW_EVERY == 0 or step == settings.steps:
                 run.show(bar, step)
     return run.finish(guessing=100 / sampler.way)
+
+
+def _validations(settings: Training) -> list[int]:
+    """The steps after which a training is validated."""
+    return sorted({*range(settings.validate_every, settings.steps + 1, settings.validate_every), settings.steps})
 
 
 def objective_of(learner: Learner, settings: Training) -> Learner | RegularisedLoss:
@@ -266,6 +288,9 @@ class _Run:
         self.total: Tensor | float = 0.0  # the summed losses of the steps since the last validation
         self.counted = 0  # those steps
         self.history: list[dict[str, float]] = []
+        self.curves = Curves()
+        self.left: Trail | None = None  # for learners that share this training
+        self.followed: Trail | None = None  # of the training that this learner shares
         self.best: dict[str, Any] = {"step": 0, "accuracy": math.nan, "learner": _weights(learner)}
         if folder is not None:
             with writing(folder):
@@ -325,16 +350,31 @@ class _Run:
             )
         return mean
 
+    def leave(self, trail: Trail) -> None:
+        """Leave a trail from here on, from the start if this is one."""
+        self.left = trail
+        if self.step == 0:
+            trail.leave(self.learner, 0)
+
+    def follow(self, trail: Trail, step: int) -> float:
+        """Take the weights of the shared training after `step` steps; the mean loss since its last validation."""
+        loss, seconds = trail.follow(self.learner, step)
+        self.began = time.perf_counter() - seconds
+        return loss
+
     def record(self, step: int, loss: float, accuracies: Accuracies) -> None:
         """A validation: keep the weights if they are the best so far, and write the checkpoints."""
         accuracy, ci95 = accuracies.percent
         self.step, seconds = step, self.seconds
         self.total, self.counted = 0.0, 0
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
+        self.curves.add(step, seconds, {"accuracy": accuracy, "ci95": ci95})
         counts = self.learner.stage == len(self.learner.stages) or step == self.steps
         if counts and not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
             self.best = {"step": step, "accuracy": accuracy, "learner": _weights(self.learner)}
-        if self.folder is not None:
+        if self.left is not None:
+            self.left.leave(self.learner, step, loss, seconds)
+        if self.folder is not None and self.followed is None:  # whoever follows has nothing to continue
             common = {"about": self.about, "step": step, "seconds": seconds, "history": self.history}
             state = {
                 "learner": _weights(self.learner),
@@ -352,7 +392,8 @@ class _Run:
         """Leave the learner with the best weights, and write them; `guessing` has that accuracy in percent."""
         best = next((row for row in self.history if row["step"] == self.best["step"]), None)
         collapsed = best is not None and best["accuracy"] - best["ci95"] <= guessing
-        self.best = {**self.best, "collapsed": collapsed}
+        shares = self.followed.name if self.followed else ""
+        self.best = {**self.best, "collapsed": collapsed, "shares": shares}
         self.learner.load_state_dict(self.best["learner"])
         history = pd.DataFrame(self.history, columns=["step", "loss", "accuracy", "ci95", "seconds"])
         if self.folder is not None:
@@ -367,7 +408,7 @@ class _Run:
                 self.best["accuracy"],
                 guessing,
             )
-        return Trained(self.best["step"], self.best["accuracy"], self.seconds, history, collapsed)
+        return Trained(self.best["step"], self.best["accuracy"], self.seconds, history, collapsed, shares)
 
     def bar(self, shown: bool) -> tqdm:
         """A progress bar of all steps, those before an interruption included."""
@@ -377,11 +418,14 @@ class _Run:
     def show(self, bar: tqdm, step: int) -> None:
         """Move the bar to `step`; it says the loss since the last validation, and what that validation found."""
         last = self.history[-1] if self.history else {"loss": math.nan}
-        said = {"loss": f"{float(self.total) / self.counted if self.counted else last['loss']:.3f}"}
+        loss = float(self.total) / self.counted if self.counted else last["loss"]
+        said = {"loss": f"{loss:.3f}"}
         if self.history:
             said["validation"] = f"{last['accuracy']:.1f} %"
         bar.update(step - bar.n)
         bar.set_postfix(said)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.curves.add(step, self.seconds, {"loss": loss, "learning_rate": rate})
 
 
 def _weights(learner: nn.Module) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from episodes.archives import files_fingerprint, fingerprint
-from episodes.bank import FileNames, created, prepared
+from episodes.bank import FileNames, created, from_map, prepared
 from episodes.datasets import places
 from episodes.datasets.splits import shared_out
 from episodes.errors import InputError
@@ -287,7 +287,7 @@ def _bank(folder: Path, path: Path, record: dict[str, Any]) -> FeatureBank:
         features = np.memmap(path, dtype, "c", begin, tuple(shape))
     texts, files = folder / "texts.npy", folder / _FILES
     return FeatureBank(
-        torch.from_numpy(features)[:, :, None, None],
+        from_map(features.reshape(*features.shape, 1, 1)),
         torch.tensor(fields.pop("offsets"), dtype=torch.int64),
         tuple(fields.pop("class_names")),
         tuple(fields.pop("group_names")),

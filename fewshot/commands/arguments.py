@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from episodes import InputError
 from episodes.datasets import short_name
@@ -115,6 +115,11 @@ def number(text: str) -> int:
 def positive(text: str) -> int:
     """A whole number from 1 to 4,096."""
     return _whole(text, 1, 4096)
+
+
+def workers(text: str) -> int | Literal["auto"]:
+    """'auto', or a whole number from 1 to 4,096."""
+    return "auto" if text == "auto" else positive(text)
 
 
 def names_of(what: str) -> Callable[[str], list[str]]:

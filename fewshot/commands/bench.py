@@ -1,6 +1,7 @@
 """fewshot bench: train and evaluate learners, and write the tables of the run."""
 
 import argparse
+import functools
 import shlex
 
 from rich.console import Console
@@ -10,7 +11,9 @@ from fewshot.advice import advice
 from fewshot.benchmark import open_data, run_benchmark
 from fewshot.commands import arguments
 from fewshot.commands.compare import show_comparison
+from fewshot.commands.job_array import commands_of
 from fewshot.config import PROTOCOLS, load_config
+from fewshot.curves import KINDS
 from fewshot.run_folder import check_free, read_results, read_sheets
 
 
@@ -54,15 +57,44 @@ def declare(commands: arguments.Commands) -> None:
         "--steps", type=arguments.count, metavar="S", help="training steps of each model (default: the preset's)"
     )
     parser.add_argument(
+        "--workers",
+        type=arguments.workers,
+        default="auto",
+        metavar="N|auto",
+        help="models that are trained and tested side by side, each in a process of its own: on the CPU with one thread"
+        " each, on several GPUs in turn (default: auto, as many as there are cores if several models train on images on"
+        " the CPU, else 1)",
+    )
+    parser.add_argument(
         "--keep",
         action="store_true",
         help="with --resume: keep and mark the rows that other versions of the code or of packages wrote, instead of"
         " computing them again",
     )
-    parser.set_defaults(command=run)
+    parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS|auto",
+        help="run the models on a Ray cluster: HOST:PORT of its head node, or auto for the cluster that this machine is"
+        " part of",
+    )
+    parser.add_argument(
+        "--log",
+        choices=KINDS,
+        default="",
+        help="write the curves of each training beside its checkpoints while it goes on: curves.csv, or events for"
+        " TensorBoard",
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="run nothing, and print a command for each learner and seed, such as for a job array; the same command"
+        " without --plan and with --resume gathers their rows",
+    )
+    parser.set_defaults(command=functools.partial(run, parser))
 
 
-def run(options: argparse.Namespace, console: Console) -> None:
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace, console: Console) -> None:
     """Run the benchmark; print its tables, the published numbers beside them, and which files hold them."""
     for protocol in options.protocol or []:
         arguments.check_protocol(protocol)
@@ -85,10 +117,24 @@ def run(options: argparse.Namespace, console: Console) -> None:
         kinds=options.kind,
     )
     arguments.check_kinds(options.kind, wanted.evaluation.protocols)
-    check_free(options.output or arguments.default_folder(options.preset, wanted.data.dataset), options.resume)
+    folder = options.output or arguments.default_folder(options.preset, wanted.data.dataset)
+    if options.plan:
+        print("\n".join(commands_of(parser, options, wanted, folder)))
+        return
+    check_free(folder, options.resume)
     config, banks = open_data(wanted, options.data)
     folder = options.output or arguments.default_folder(options.preset, config.data.dataset)
-    results = run_benchmark(config, banks, folder, device=options.device, resume=options.resume, keep=options.keep)
+    results = run_benchmark(
+        config,
+        banks,
+        folder,
+        device=options.device,
+        resume=options.resume,
+        keep=options.keep,
+        workers=options.workers,
+        curves=options.log,
+        ray=options.ray,
+    )
     tables.show(read_sheets(folder), console)
     more = [f"{name}.csv" for name in PROTOCOLS if (folder / f"{name}.csv").exists()]
     if not len(results):

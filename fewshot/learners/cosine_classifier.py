@@ -14,6 +14,8 @@ class CosineClassifier(Learner):
     Embeddings have length one. A subclass decides how a support set is used.
     """
 
+    one_training = True  # the loss reads neither variant nor options: see fewshot/shared_training.py
+
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)
         self.weights = nn.Parameter(torch.randn(classes, backbone.embedding_size))

@@ -18,6 +18,7 @@ class LinearClassifier(Learner):
     """
 
     batches: Batches = ShuffledBatches(size=256)
+    one_training = True  # the loss reads neither variant nor options: see fewshot/shared_training.py
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         super().__init__(backbone, classes, variant)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from conftest import toy_splits
 
-import fewshot.benchmark
+import fewshot.model_runs
 from fewshot.cli import main
 
 PRESET = """
@@ -87,9 +87,9 @@ def call_once(toy_banks):
 @pytest.fixture
 def trained(monkeypatch):
     """The names of the learners that are trained from here on."""
-    names, train = [], fewshot.benchmark.train
+    names, train = [], fewshot.model_runs.train
     monkeypatch.setattr(
-        fewshot.benchmark, "train", lambda learner, *a, **k: names.append(learner.name) or train(learner, *a, **k)
+        fewshot.model_runs, "train", lambda learner, *a, **k: names.append(learner.name) or train(learner, *a, **k)
     )
     return names
 

@@ -18,6 +18,7 @@ import torch
 from conftest import toy_bank
 
 import fewshot.benchmark
+import fewshot.model_runs
 from baselines import published
 from episodes import EpisodeSampler, ImageBank, InputError, MissingData
 from fewshot import checkpoints
@@ -403,7 +404,7 @@ def test_training_from_python_marks_the_learner_by_its_weights(named_banks, tmp_
     torch.save(make_backbone("conv4", 1, 16).body.state_dict(), tmp_path / "body.pt")
     learner = Prototypical(make_backbone("conv4", 1, 16), named_banks["train"].classes)
     settings = Training(steps=0, weights=str(tmp_path / "body.pt"), batches={"classes": 10, "images": 4})
-    fewshot.benchmark.train(learner, named_banks["train"], named_banks["validation"], settings)
+    fewshot.model_runs.train(learner, named_banks["train"], named_banks["validation"], settings)
     assert learner.traits.external
     assert not traits_of(Prototypical).external
 

@@ -12,6 +12,7 @@ from conftest import encoded, toy_bank, write_files
 from rich.console import Console
 
 import fewshot.benchmark
+import fewshot.model_runs
 from episodes import InputError, MissingData, load_dataset
 from episodes.datasets import SOURCES
 from fewshot import Traits, checkpoints
@@ -47,7 +48,7 @@ def untrained(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("trained before the input was checked")
 
-    monkeypatch.setattr(fewshot.benchmark, "train", refuse)
+    monkeypatch.setattr(fewshot.model_runs, "train", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_an_interruption_says_how_to_go_on(call, preset, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fewshot.benchmark, "train", interrupt)
+    monkeypatch.setattr(fewshot.model_runs, "train", interrupt)
     said = call("bench", "--preset", preset, "--output", tmp_path / "run")
     assert said.code == 130
     assert "--resume" in said.err

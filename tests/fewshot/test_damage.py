@@ -14,7 +14,7 @@ import pytest
 import torch
 from damage import NUMBERS, TEXTS, drawn, spoil_arrays, spoil_bytes, spoil_checkpoint, spoil_preset, spoil_table
 
-import fewshot.benchmark
+import fewshot.model_runs
 from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.training import train
@@ -83,7 +83,7 @@ def survives(call, toy_banks, monkeypatch):
             **{**more, "progress": False},
         )
 
-    monkeypatch.setattr(fewshot.benchmark, "train", briefly)
+    monkeypatch.setattr(fewshot.model_runs, "train", briefly)
 
     def command(*arguments) -> int:
         with limited():

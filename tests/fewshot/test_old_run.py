@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fewshot import checkpoints
+from fewshot import checkpoints, model_runs
 from fewshot.benchmark import run_benchmark
 from fewshot.config import read_config
 from fewshot.evaluation import evaluate
@@ -29,14 +29,14 @@ def run(tmp_path):
 def trained(monkeypatch):
     """The steps that each training had left, in the order of the trainings."""
     left = []
-    train = run_benchmark.__globals__["train"]
+    train = model_runs.train
 
     def watched(*arguments, **more):
         result = train(*arguments, **more)
         left.append(result.history["step"].tolist())
         return result
 
-    monkeypatch.setitem(run_benchmark.__globals__, "train", watched)
+    monkeypatch.setattr(model_runs, "train", watched)
     return left
 
 

@@ -11,6 +11,7 @@ import torch
 from conftest import refusal, toy_bank, toy_splits
 
 import fewshot.benchmark
+import fewshot.model_runs
 from fewshot import records, tables
 from fewshot.benchmark import open_data, run_benchmark
 from fewshot.config import load_config
@@ -90,12 +91,12 @@ def episodes_alone(path, toy_banks, tmp_path_factory):
 @pytest.fixture
 def worked(monkeypatch):
     """The names of the learners and protocols that are trained and measured from here on."""
-    done, train = [], fewshot.benchmark.train
+    done, train = [], fewshot.model_runs.train
     monkeypatch.setattr(
-        fewshot.benchmark, "train", lambda learner, *a, **k: done.append(learner.name) or train(learner, *a, **k)
+        fewshot.model_runs, "train", lambda learner, *a, **k: done.append(learner.name) or train(learner, *a, **k)
     )
     monkeypatch.setattr(
-        fewshot.benchmark, "measure", lambda protocol, *a: done.append(protocol) or measure(protocol, *a)
+        fewshot.model_runs, "measure", lambda protocol, *a: done.append(protocol) or measure(protocol, *a)
     )
     return done
 
@@ -170,11 +171,11 @@ def test_what_was_measured_when_a_run_was_stopped_is_not_measured_again(path, to
             raise KeyboardInterrupt
         return measure(protocol, *arguments)
 
-    monkeypatch.setattr(fewshot.benchmark, "measure", stop)
+    monkeypatch.setattr(fewshot.model_runs, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         bench(path, toy_banks, tmp_path, ["npair"])
     monkeypatch.setattr(
-        fewshot.benchmark, "measure", lambda protocol, *a: worked.append(protocol) or measure(protocol, *a)
+        fewshot.model_runs, "measure", lambda protocol, *a: worked.append(protocol) or measure(protocol, *a)
     )
     bench(path, toy_banks, tmp_path, ["npair"], resume=True)
     assert worked == ["npair", "retrieval", "generalised"]

@@ -17,6 +17,7 @@ from conftest import refusal
 from PIL import Image
 
 import fewshot.benchmark
+import fewshot.model_runs
 from fewshot import checkpoints, provenance
 from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
@@ -140,7 +141,7 @@ def test_old_rows_are_marked_before_anything_is_run_again(run, preset, toy_banks
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fewshot.benchmark, "train", stopped)
+    monkeypatch.setattr(fewshot.model_runs, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
         bench(preset, toy_banks, run, resume=True)
     assert "npair [other torch]" in (run / "results.md").read_text()

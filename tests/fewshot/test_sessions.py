@@ -11,7 +11,7 @@ import torch
 from conftest import refusal, toy_bank, toy_splits
 from embedded import Given, Plain, clustered, learner_of
 
-import fewshot.benchmark
+import fewshot.model_runs
 from episodes import EpisodeSampler
 from episodes.draws import stream
 from episodes.sessions import session_sampler
@@ -313,7 +313,7 @@ def test_a_run_has_a_row_for_each_session(finished):
 
 
 def test_a_finished_run_is_not_measured_again(path, toy_banks, finished, monkeypatch):
-    monkeypatch.setattr(fewshot.benchmark, "measure", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr(fewshot.model_runs, "measure", lambda *_: pytest.fail("it was measured again"))
     before = (finished / "sessions.csv").read_bytes()
     bench(path, toy_banks, finished, resume=True)
     assert (finished / "sessions.csv").read_bytes() == before
@@ -342,7 +342,7 @@ def test_rows_that_contradict_their_draws_are_told(finished, tmp_path):
 def test_what_cannot_be_measured_is_told_before_any_training(
     path, toy_banks, tmp_path, monkeypatch, before, after, message
 ):
-    monkeypatch.setattr(fewshot.benchmark, "train", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr(fewshot.model_runs, "train", lambda *_, **__: pytest.fail("it trained"))
     preset = tmp_path / "other.toml"
     assert before in PRESET
     preset.write_text(PRESET.replace(before, after))
