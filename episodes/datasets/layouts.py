@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from episodes.archives import ImageFiles
-from episodes.datasets import listings, places
+from episodes.datasets import galleries, gallery_layouts, listings, places
+from episodes.datasets.galleries import Lists
 from episodes.errors import InputError
 from episodes.pictures import Picture
 
@@ -15,26 +16,39 @@ BARE = ""  # the class, in a split, of images that are in no class folder
 
 
 class Found(NamedTuple):
-    """The classes of each split that the user made, or of the split '' if there are no splits; what was left out."""
+    """The classes of each split that the user made, or of the split '' if there are no splits; what was left out; and
+    the lists of queries, gallery and pairs beside the images."""
 
     splits: dict[str, Classes]
     remarks: list[str]
+    lists: Lists = Lists()
 
 
 def find(files: ImageFiles) -> Found:
     """Which image is of which class, and of which split if the user made splits; InputError if the files do not say."""
-    images = {name: Picture(files, name) for name in files.names if not is_csv(name)}
+    known = gallery_layouts.read(files)
+    if known is not None:
+        return Found({split: _sorted(classes) for split, classes in known.splits.items()}, known.remarks, known.lists)
+    images = {name: Picture(files, name) for name in files.names if not galleries.is_list(name)}
     if not images:
         raise InputError(
             f"there are no images in {files.path}: give a folder of class folders, or images with a csv file"
         )
     inside = _inside(files.names)
     used = [name for name in files.names if is_csv(name) and "/" not in inside[name]]
+    pairs = [name for name in used if inside[name].lower() == galleries.PAIRS]
+    used = [name for name in used if name not in pairs]
     used = [name for name in used if _split_of_file(name)] or used
-    splits, remarks = _from_csv(files, images, used) if used else (_from_folders(files, images), [])
-    others = [*files.others, *(set(files.names) - images.keys() - set(used))]
-    splits = {split: {name: splits[split][name] for name in sorted(splits[split])} for split in splits}
-    return Found(splits, [*_left_out(others, files.repeated, images, splits), *remarks])
+    splits, remarks, lists = _from_csv(files, images, used) if used else (_from_folders(files, images), [], Lists())
+    for name in pairs:
+        lists = lists._replace(pairs=galleries.listed_pairs(files, name, images))
+    others = [*files.others, *(set(files.names) - images.keys() - {*used, *pairs})]
+    splits = {split: _sorted(classes) for split, classes in splits.items()}
+    return Found(splits, [*_left_out(others, files.repeated, images, splits), *remarks], lists)
+
+
+def _sorted(classes: Classes) -> Classes:
+    return {name: classes[name] for name in sorted(classes)}
 
 
 def left_out(count: int, what: str) -> str:
@@ -140,8 +154,11 @@ def _split_of_file(path: str) -> str | None:
     return places.split_of(path.rpartition("/")[2])
 
 
-def _from_csv(files: ImageFiles, images: dict[str, Picture], used: list[str]) -> tuple[dict[str, Classes], list[str]]:
-    """{split: classes} of the csv files, and remarks; every image that a row names must exist, and be named once."""
+def _from_csv(
+    files: ImageFiles, images: dict[str, Picture], used: list[str]
+) -> tuple[dict[str, Classes], list[str], Lists]:
+    """{split: classes} of the csv files, remarks, and the roles that they give; every image that a row names must
+    exist, and be named once."""
     of_splits = _split_of_file(used[0]) is not None
     if not of_splits and len(used) > 1:
         raise InputError(
@@ -150,17 +167,19 @@ def _from_csv(files: ImageFiles, images: dict[str, Picture], used: list[str]) ->
         )
     finder = listings.Finder(images)
     splits: dict[str, Classes] = {}
-    remarks, named = [], set()
+    remarks, named, marks = [], set(), dict[str, galleries.Mark]()
     for path in used:
         source = f"{path} in {files.path}"
         rows, unused = listings.read(files.read(path), source)
         if unused:
             column = "columns" if len(unused) > 1 else "column"
             remarks.append(f"the {column} {', '.join(unused)} of {path} {'are' if len(unused) > 1 else 'is'} not used")
-        for row, name in zip(rows, finder.find(rows, source)):
+        chosen = finder.find(rows, source)
+        marks |= galleries.marks_of(rows, chosen)
+        for row, name in zip(rows, chosen):
             if name in named:
                 raise InputError(f"{source} lists the image {row.file} a second time: leave one line of it")
             named.add(name)
             split = (_split_of_file(path) or "") if of_splits else row.split
             splits.setdefault(split, {}).setdefault(row.label, []).append(images[name])
-    return splits, remarks
+    return splits, remarks, Lists(marks=marks)

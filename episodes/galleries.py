@@ -1,0 +1,139 @@
+"""Query, gallery and pairs of a bank: those that lists beside its images give, or others that are drawn from it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from episodes.bank import ImageBank
+from episodes.datasets import folder, layouts
+from episodes.datasets.galleries import Answers, Lists, Mark
+from episodes.draws import stream
+from episodes.errors import InputError
+from episodes.sampler import EpisodeSampler
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gallery:
+    """Queries and the gallery in which each looks for the images of its class.
+
+    queries (Q,), gallery (G,)  images, numbered as in the bank; an image may be both
+    cameras (Q,), (G,)          the number of each one's camera, -1 if unknown
+    junk (G,)                   whether a gallery image is neither right nor wrong for the queries of its class
+    answers                     for each query its easy, hard and junk images (G,), if lists give them in place of
+                                classes; () if they do not
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    query_cameras: np.ndarray
+    gallery_cameras: np.ndarray
+    junk: np.ndarray
+    answers: tuple[dict[str, np.ndarray], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoldedPairs:
+    """Pairs of images (P, 2), numbered as in the bank, and the fold of each pair (P,), a number from 0."""
+
+    images: np.ndarray
+    folds: np.ndarray
+
+
+def gallery_of(bank: ImageBank, shown: int, seed: int) -> Gallery | None:
+    """The queries and the gallery of the images in `bank`; None if lists beside the images give pairs alone.
+
+    If there are no lists, `shown` images of each class, drawn with `seed`, are its gallery and all others are queries.
+    Images that a list names and the bank does not have count for nothing. InputError if the lists cannot be read, or
+    if no query or no gallery image is there.
+    """
+    lists = _lists_of(bank)
+    if lists is None:
+        return _drawn_gallery(bank, shown, seed)
+    if not lists.marks:
+        return None
+    marks = [lists.marks.get(name, Mark()) for name in bank.files]
+    queries = np.flatnonzero([mark.role == "query" for mark in marks])
+    gallery = np.flatnonzero([mark.role in ("gallery", "junk") for mark in marks])
+    if not (len(queries) and len(gallery)):
+        raise InputError(f"the lists of {bank.name} give {len(queries)} queries and {len(gallery)} gallery images")
+    known = {name: number for number, name in enumerate(sorted({mark.camera for mark in marks} - {""}))}
+    cameras = np.array([known.get(mark.camera, -1) for mark in marks])
+    junk = np.array([marks[image].role == "junk" for image in gallery])
+    places = {bank.files[image]: place for place, image in enumerate(gallery.tolist())}
+    answers = tuple(_answers(lists.answers[bank.files[query]], places) for query in queries) if lists.answers else ()
+    return Gallery(queries, gallery, cameras[queries], cameras[gallery], junk, answers)
+
+
+def pairs_of(bank: ImageBank, folds: int, count: int, seed: int) -> FoldedPairs | None:
+    """The pairs of images of `bank` and their folds; None if lists beside the images give no pairs, but roles.
+
+    Pairs of a list without folds are dealt out to `folds` folds in their order, neighbours to one fold. If there are no
+    lists, the classes are dealt out to the folds with `seed`, so that no class is in two folds, and each fold has
+    `count` pairs of one class and `count` of two. InputError if the lists cannot be read, or if there are fewer than
+    two classes of two images for each fold.
+    """
+    lists = _lists_of(bank)
+    if lists is None:
+        return _drawn_pairs(bank, folds, count, seed)
+    if not lists.pairs:
+        return None
+    places = {name: image for image, name in enumerate(bank.files)}
+    kept = [pair for pair in lists.pairs if pair.first in places and pair.second in places]
+    if len(kept) < 2:
+        raise InputError(f"the lists of {bank.name} give {len(kept)} pairs of images that are there, and 2 are needed")
+    images = np.array([[places[pair.first], places[pair.second]] for pair in kept])
+    if any(pair.fold for pair in kept):
+        return FoldedPairs(images, np.unique([pair.fold for pair in kept], return_inverse=True)[1])
+    sizes = [len(part) for part in np.array_split(np.arange(len(kept)), min(folds, len(kept)))]
+    return FoldedPairs(images, np.arange(len(sizes)).repeat(sizes))
+
+
+def _lists_of(bank: ImageBank) -> Lists | None:
+    """The lists beside the images of a bank; None if there are none."""
+    return layouts.find(folder.image_files(Path(bank.source))).lists if bank.lists else None
+
+
+def _answers(given: Answers, places: dict[str, int]) -> dict[str, np.ndarray]:
+    found = {}
+    for part, names in given._asdict().items():
+        found[part] = np.zeros(len(places), dtype=bool)
+        found[part][[places[name] for name in names if name in places]] = True
+    return found
+
+
+def _drawn_gallery(bank: ImageBank, shown: int, seed: int) -> Gallery:
+    smallest = int(bank.sizes.min())
+    if smallest <= shown:
+        raise InputError(
+            f"a gallery of {shown} images a class leaves no query of the class of {smallest} images in {bank.name}:"
+            " set fewer for [evaluation.query_gallery] gallery"
+        )
+    order = stream(seed, torch.arange(len(bank))).argsort(stable=True)
+    order = order[bank.labels.cpu()[order].argsort(stable=True)]  # class after class, in each in a random order
+    is_shown = torch.arange(len(bank)) - bank.offsets[:-1].cpu()[bank.labels.cpu()] < shown
+    queries, gallery = (order[chosen].sort().values.numpy() for chosen in (~is_shown, is_shown))
+    unknown = np.full(len(bank), -1)
+    return Gallery(queries, gallery, unknown[queries], unknown[gallery], np.zeros(len(gallery), dtype=bool))
+
+
+def _drawn_pairs(bank: ImageBank, folds: int, count: int, seed: int) -> FoldedPairs:
+    sizes, firsts = bank.sizes.cpu(), bank.offsets[:-1].cpu()
+    order = stream(seed, torch.arange(bank.classes // bank.turns)).argsort(stable=True)
+    images = []
+    for fold in range(folds):
+        # the turned copies of a class stay together
+        classes = (order[fold::folds, None] * bank.turns + torch.arange(bank.turns)).flatten()
+        classes = classes[sizes[classes] > 1]
+        if len(classes) < 2:
+            raise InputError(
+                f"{folds} folds of pairs need {2 * folds} classes of two images or more, and {bank.name} has fewer: set"
+                " fewer for [evaluation.query_gallery] folds"
+            )
+        (key,) = stream(seed, torch.tensor([fold])).tolist()
+        drawn = EpisodeSampler(sizes[classes], way=2, shot=2, query=0, seed=key).episodes(0, count)
+        inside = torch.cat([sizes.new_zeros(1), sizes[classes].cumsum(0)])[drawn.classes]
+        own = drawn.support - inside[..., None] + firsts[classes][drawn.classes][..., None]  # (count, 2, 2)
+        images += [own[:, 0], own[:, :, 0]]
+    return FoldedPairs(torch.cat(images).numpy(), np.arange(folds).repeat(2 * count))
