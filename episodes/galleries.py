@@ -40,6 +40,10 @@ class FoldedPairs:
     images: np.ndarray
     folds: np.ndarray
 
+    def same(self, bank: ImageBank) -> np.ndarray:
+        """Whether the images of each pair are of one class of `bank`, (P,)."""
+        return np.equal(*bank.labels.cpu().numpy()[self.images].T)
+
 
 def gallery_of(bank: ImageBank, shown: int, seed: int) -> Gallery | None:
     """The queries and the gallery of the images in `bank`; None if lists beside the images give pairs alone.
@@ -69,10 +73,10 @@ def gallery_of(bank: ImageBank, shown: int, seed: int) -> Gallery | None:
 def pairs_of(bank: ImageBank, folds: int, count: int, seed: int) -> FoldedPairs | None:
     """The pairs of images of `bank` and their folds; None if lists beside the images give no pairs, but roles.
 
-    Pairs of a list without folds are dealt out to `folds` folds in their order, neighbours to one fold. If there are no
-    lists, the classes are dealt out to the folds with `seed`, so that no class is in two folds, and each fold has
-    `count` pairs of one class and `count` of two. InputError if the lists cannot be read, or if there are fewer than
-    two classes of two images for each fold.
+    Pairs of a list without folds are dealt out to `folds` folds in turn. If there are no lists, the classes are dealt
+    out to the folds with `seed`, so that no class is in two folds, and each fold has `count` pairs of one class and
+    `count` of two. InputError if the lists cannot be read or lack one kind of pairs, or if there are fewer than two
+    classes of two images for each fold.
     """
     lists = _lists_of(bank)
     if lists is None:
@@ -81,13 +85,13 @@ def pairs_of(bank: ImageBank, folds: int, count: int, seed: int) -> FoldedPairs 
         return None
     places = {name: image for image, name in enumerate(bank.files)}
     kept = [pair for pair in lists.pairs if pair.first in places and pair.second in places]
-    if len(kept) < 2:
-        raise InputError(f"the lists of {bank.name} give {len(kept)} pairs of images that are there, and 2 are needed")
-    images = np.array([[places[pair.first], places[pair.second]] for pair in kept])
-    if any(pair.fold for pair in kept):
-        return FoldedPairs(images, np.unique([pair.fold for pair in kept], return_inverse=True)[1])
-    sizes = [len(part) for part in np.array_split(np.arange(len(kept)), min(folds, len(kept)))]
-    return FoldedPairs(images, np.arange(len(sizes)).repeat(sizes))
+    images = np.array([[places[pair.first], places[pair.second]] for pair in kept], dtype=np.int64).reshape(-1, 2)
+    names, own = np.unique([pair.fold for pair in kept], return_inverse=True)
+    pairs = FoldedPairs(images, own if len(names) > 1 else np.arange(len(kept)) % folds)
+    for kind, word in ((True, "one class"), (False, "two classes")):
+        if not (pairs.same(bank) == kind).any():
+            raise InputError(f"the lists of {bank.name} have no pair of {word}: accuracy needs both kinds")
+    return pairs
 
 
 def _lists_of(bank: ImageBank) -> Lists | None:

@@ -47,11 +47,12 @@ def found(order: np.ndarray, right: np.ndarray, left_out: np.ndarray) -> Found:
 
 
 def cmc(first: np.ndarray, rank: int) -> np.ndarray:
-    """For each query that counts, whether it is right within `rank` gallery images; their mean is CMC at `rank`.
+    """Whether each query has a right image among the `rank` most similar ones, (Q,): 1, 0, or nan if it does not count.
 
-    first: that of `found`
+    first (Q,): that of `found`. The mean over the queries that count is the cumulative matching characteristic at
+    `rank`.
     """
-    return (first[first > 0] <= rank).astype(np.float64)
+    return np.where(first > 0, first <= rank, np.nan)
 
 
 def trapezoidal_precision(order: np.ndarray, right: np.ndarray, left_out: np.ndarray) -> np.ndarray:

@@ -63,6 +63,7 @@ _MODULES_OF_PROTOCOL = {  # the other modules that measure by a test protocol
     "kinds": ("episodes/kinds/*.py", "fewshot/difficulty.py"),
     "open_set": ("episodes/kinds/composition.py", "episodes/kinds/open_set.py"),
     "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py"),
+    "query_gallery": ("episodes/datasets/galleries.py", "episodes/galleries.py", "fewshot/matching.py"),
 }
 _OF_BACKBONE = {
     "timm": ("timm",),
