@@ -138,6 +138,8 @@ def _revisited(files: ImageFiles, found: list[str]) -> Known:
             answers[query] = Answers(*(tuple(gallery[number] for number in part) for part in numbers))
             if len(boxes[query]) != 4:
                 raise ValueError
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{source} is no ground truth of imlist, qimlist and gnd with bbx, easy, hard and junk: copy it again"
