@@ -43,8 +43,8 @@ _GALLERY_NOTE = (
     "Query and gallery: each query looks for the gallery images of its class; the query itself, junk, and images of its"
     " class by its own camera are left out. rank-k: is one of the k most similar images right? mAP: mean average"
     " precision; that of easy, medium and hard images by the trapezoidal rule (Radenovic et al. 2018). Equally similar"
-    " images stand in a random order. ± is the 95 % interval over the classes of the queries: it covers queries of other"
-    " classes, in this gallery and for this one trained model"
+    " images stand in a random order. ± is the 95 % interval over the classes of the queries: it covers queries of"
+    " other classes, in this gallery and for this one trained model"
 )
 _PAIRS_NOTE = (
     "Pairs in folds: do two images show the same class? The threshold of each fold is the best one on all other folds"

@@ -98,7 +98,7 @@ def test_images_that_were_left_out_are_in_no_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    ("change", "says"),
     [
         ((b"junk", b"rubbish"), "'rubbish' as the role of images/15.png: write query, gallery or junk"),
         ((b",query", b",gallery"), "0 queries and 12 gallery images"),
@@ -148,7 +148,7 @@ def test_pairs_of_one_fold_are_dealt_out_in_turn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    ("change", "says"),
     [
         ((b"kind 02/1.png", b"kind 02/7.png"), "line 4 of pairs.csv in .* lists the image kind 02/7.png, .* not there"),
         ((b"kind 02/1.png", b"kind 02/0.png"), "line 4 of pairs.csv in .* pairs an image with itself"),
@@ -210,7 +210,7 @@ def test_pairs_of_lfw_give_folds_and_the_people_of_the_test(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, says",
+    ("text", "says"),
     [
         ("", "the first line of .*pairs.txt"),
         ("2 2\nAnn 1 3\n", "has 1 pairs, and not as many"),
@@ -283,7 +283,7 @@ def test_a_pickle_of_ground_truth_runs_no_code(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    ("change", "says"),
     [
         ({"gnd": []}, "is no ground truth"),
         ({"gnd": [{"bbx": [1, 2], "easy": [0]}] * 2}, "is no ground truth"),

@@ -2,8 +2,8 @@
 
 The golden values were computed once by the original programs on the features of `features`: torchreid/metrics/rank.py
 of KaiyangZhou/deep-person-reid (f8cd150), python/evaluate.py of filipradenovic/revisitop (be39832), and calculate_roc
-in src/facenet.py of davidsandberg/facenet (096ed77). The features are small whole numbers, so that many distances tie; numpy.argsort was made stable for the
-first two, because their order of ties depends on the processor otherwise.
+in src/facenet.py of davidsandberg/facenet (096ed77). The features are small whole numbers, so that many distances tie;
+numpy.argsort was made stable for the first two, because their order of ties depends on the processor otherwise.
 """
 
 import math
