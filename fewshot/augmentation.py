@@ -117,6 +117,13 @@ def enlarged(images: Tensor, boxes: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp_(0, 1)
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """The images at `size` x `size` pixels, without aliasing."""
+    if images.shape[-1] == size:
+        return images
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp_(0, 1)
+
+
 def _sources(start: Tensor, length: Tensor, side: int) -> Tensor:
     """The source coordinates (B, side) of `side` pixels, -1 to 1 over the image, clamped to the box's edge pixels."""
     centres = (torch.arange(side, device=start.device) + 0.5) / side * length - 0.5

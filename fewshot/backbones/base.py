@@ -57,6 +57,11 @@ class Backbone(nn.Module):
             raise InputError(NO_MAPS)
         return self._computed(self._before_pooling, images).float()
 
+    @property
+    def averages(self) -> bool:
+        """Whether it averages its last feature map, so that images of every size become embeddings of one size."""
+        return any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in self.body.children())
+
     def standardises(self, channels: int) -> bool:
         """Whether images with this number of channels are standardised by `mean` and `deviation`."""
         return channels == 3
