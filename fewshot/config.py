@@ -205,6 +205,8 @@ class Training(_Settings):
     sizes         of the training images, in pixels, from a percentage of the steps on: {0 = 56, 70 = 84}, for a network
                   that averages its last feature map. Smaller images are faster. By default, the size of the data
     classification  regularisers of a learner that classifies base classes
+    hard_from     the best.pt of an earlier training on the same images, whose neighbours make the batches hard: see
+                  episodes/hard_batches.py; '' for batches that are drawn
     """
 
     backbone: str = "conv4"
@@ -226,6 +228,7 @@ class Training(_Settings):
     options: dict[str, Any] = {}
     sizes: dict[Annotated[str, Field(pattern=r"^[0-9]{1,2}$")], Annotated[int, Field(ge=1, le=1024)]] = {}
     classification: Classification = Classification()
+    hard_from: Annotated[str, Field(max_length=4096)] = ""
 
     @pydantic.model_validator(mode="after")
     def _what_weights_were_trained_on_belongs_to_weights(self) -> "Training":
