@@ -35,10 +35,15 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FoldedPairs:
-    """Pairs of images (P, 2), numbered as in the bank, and the fold of each pair (P,), a number from 0."""
+    """Pairs of images (P, 2), numbered as in the bank, and the fold of each pair (P,), a number from 0.
+
+    trials: of pairs that were drawn, the two classes (P / 2, 2) of each pair of one class and the pair of two after it;
+    None for pairs of a list, whose folds are independent
+    """
 
     images: np.ndarray
     folds: np.ndarray
+    trials: np.ndarray | None = None
 
     def same(self, bank: ImageBank) -> np.ndarray:
         """Whether the images of each pair are of one class of `bank`, (P,)."""
@@ -66,17 +71,18 @@ def gallery_of(bank: ImageBank, shown: int, seed: int) -> Gallery | None:
     cameras = np.array([known.get(mark.camera, -1) for mark in marks])
     junk = np.array([marks[image].role == "junk" for image in gallery])
     places = {bank.files[image]: place for place, image in enumerate(gallery.tolist())}
-    answers = tuple(_answers(lists.answers[bank.files[query]], places) for query in queries) if lists.answers else ()
+    answers = (
+        tuple(_answers(lists.answers[bank.files[query]], places) for query in queries.tolist()) if lists.answers else ()
+    )
     return Gallery(queries, gallery, cameras[queries], cameras[gallery], junk, answers)
 
 
 def pairs_of(bank: ImageBank, folds: int, count: int, seed: int) -> FoldedPairs | None:
     """The pairs of images of `bank` and their folds; None if lists beside the images give no pairs, but roles.
 
-    Pairs of a list without folds are dealt out to `folds` folds in turn. If there are no lists, the classes are dealt
-    out to the folds with `seed`, so that no class is in two folds, and each fold has `count` pairs of one class and
-    `count` of two. InputError if the lists cannot be read or lack one kind of pairs, or if there are fewer than two
-    classes of two images for each fold.
+    Pairs of a list without folds are dealt out to `folds` folds in turn. If there are no lists, each fold has `count`
+    pairs of one class and `count` of two, of classes and images that are drawn uniformly with `seed`. InputError if the
+    lists cannot be read or lack one kind of pairs, or if there are too few classes or images.
     """
     lists = _lists_of(bank)
     if lists is None:
@@ -123,21 +129,11 @@ def _drawn_gallery(bank: ImageBank, shown: int, seed: int) -> Gallery:
 
 
 def _drawn_pairs(bank: ImageBank, folds: int, count: int, seed: int) -> FoldedPairs:
-    sizes, firsts = bank.sizes.cpu(), bank.offsets[:-1].cpu()
-    order = stream(seed, torch.arange(bank.classes // bank.turns)).argsort(stable=True)
-    images = []
-    for fold in range(folds):
-        # the turned copies of a class stay together
-        classes = (order[fold::folds, None] * bank.turns + torch.arange(bank.turns)).flatten()
-        classes = classes[sizes[classes] > 1]
-        if len(classes) < 2:
-            raise InputError(
-                f"{folds} folds of pairs need {2 * folds} classes of two images or more, and {bank.name} has fewer: set"
-                " fewer for [evaluation.query_gallery] folds"
-            )
-        (key,) = stream(seed, torch.tensor([fold])).tolist()
-        drawn = EpisodeSampler(sizes[classes], way=2, shot=2, query=0, seed=key).episodes(0, count)
-        inside = torch.cat([sizes.new_zeros(1), sizes[classes].cumsum(0)])[drawn.classes]
-        own = drawn.support - inside[..., None] + firsts[classes][drawn.classes][..., None]  # (count, 2, 2)
-        images += [own[:, 0], own[:, :, 0]]
-    return FoldedPairs(torch.cat(images).numpy(), np.arange(folds).repeat(2 * count))
+    if bank.classes < 2 or int(bank.sizes.min()) < 2:
+        raise InputError(f"pairs need two classes or more, each of two images or more, and {bank.name} has fewer")
+    drawn = EpisodeSampler(bank, way=2, shot=2, query=0, seed=seed).episodes(0, folds * count, "cpu")
+    images = torch.stack(
+        [drawn.support[:, 0], drawn.support[:, :, 0]], 1
+    )  # an image with one of its class, and another
+    trials = np.arange(folds * count)
+    return FoldedPairs(images.flatten(0, 1).numpy(), (trials % folds).repeat(2), drawn.classes.numpy())

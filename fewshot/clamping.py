@@ -63,13 +63,12 @@ def clamped_sessions(settings: Sessions, bank: ImageBank) -> Sessions:
 
 
 def clamped_query_gallery(settings: QueryGallery, bank: ImageBank) -> QueryGallery:
-    """The gallery that leaves a query of each class, and the folds for which there are two classes each; images with
-    lists of their own keep the settings, and so do images that are too few, which are refused later."""
-    fewest, folds = int(bank.sizes.min()), bank.classes // bank.turns // 2
-    if bank.lists or fewest < 2 or folds < 2:
+    """The gallery that leaves a query of each class; images with lists of their own keep the settings, and so do images
+    that are too few, which are refused later."""
+    fewest = int(bank.sizes.min())
+    if bank.lists or fewest < 2:
         return settings
-    gallery = min(settings.gallery, fewest - 1)
-    return _changed("query_gallery", settings, bank, gallery=gallery, folds=min(settings.folds, folds))
+    return _changed("query_gallery", settings, bank, gallery=min(settings.gallery, fewest - 1))
 
 
 def clamped_protocols(evaluation: Evaluation, bank: ImageBank) -> Evaluation:

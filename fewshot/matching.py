@@ -87,19 +87,30 @@ def fold_accuracies(
 ) -> np.ndarray:
     """The accuracy in each fold at the threshold that is best on all other folds, (F,) in [0, 1] (Huang et al. 2007).
 
+    The arguments are those of `fold_answers`; the result is in the order of the sorted names of the folds.
+    """
+    right = fold_answers(scores, same, folds, thresholds)
+    return np.array([right[folds == fold].sum() / (folds == fold).sum() for fold in np.unique(folds)])
+
+
+def fold_answers(
+    scores: np.ndarray, same: np.ndarray, folds: np.ndarray, thresholds: np.ndarray | None = None
+) -> np.ndarray:
+    """Whether each pair is called rightly at the threshold that is best on all folds but its own, (P,) bool.
+
     scores (P,)      higher for pairs that are more likely of one class: pairs above the threshold are called the same
     same (P,)        whether a pair is of one class
-    folds (P,)       the fold of each pair; the result is in the order of their sorted names. There are two or more
+    folds (P,)       the fold of each pair, two or more
     thresholds (T,)  those to choose from, the first of equally good ones; None for those in the middle between
                      neighbouring scores of the other folds, from the strictest on
     """
-    accuracies = []
+    right = np.zeros(len(scores), dtype=bool)
     for fold in np.unique(folds):
         own = folds == fold
         candidates = _midpoints(scores[~own]) if thresholds is None else thresholds
         best = candidates[np.argmax(_right_above(candidates, scores[~own], same[~own]))]
-        accuracies.append(_right_above(best[None], scores[own], same[own])[0] / own.sum())
-    return np.array(accuracies)
+        right[own] = (scores[own] > best) == same[own]
+    return right
 
 
 def false_positive_rate(scores: np.ndarray, same: np.ndarray) -> float:
@@ -113,15 +124,16 @@ def false_positive_rate(scores: np.ndarray, same: np.ndarray) -> float:
     return float(np.mean(scores[~same] >= accepted[np.argmax(shares >= RECALL)]))
 
 
-def false_positives_over_folds(scores: np.ndarray, same: np.ndarray, folds: np.ndarray) -> Estimate:
-    """`false_positive_rate` of all pairs, with the 95 % interval of the jackknife over folds.
+def false_positives_over(scores: np.ndarray, same: np.ndarray, units: np.ndarray) -> Estimate:
+    """`false_positive_rate` of all pairs, with the 95 % interval of the jackknife over independent units.
 
-    The standard error is that of Tukey's (1958) pseudo-values: the rate is computed again without each of F folds, and
-    the variance is (F - 1) / F times the sum of squared deviations of these rates from their mean; Student's t has
-    F - 1 degrees of freedom. nan for a single fold, or if the pairs without a fold are all of one kind.
+    units (P, k): those that each pair is of, such as its fold or its two classes. The rate is computed again without
+    the pairs of each of U units; the variance is (U - 1) / U times the sum of squared deviations of these rates from
+    their mean (Tukey 1958), and Student's t has U - 1 degrees of freedom. nan for a single unit, or if the pairs
+    without a unit are all of one kind.
     """
-    rate, names = false_positive_rate(scores, same), np.unique(folds)
-    rests = [folds != name for name in names]
+    rate, names = false_positive_rate(scores, same), np.unique(units)
+    rests = [(units != name).all(1) for name in names]
     if len(names) < 2 or any(len(np.unique(same[rest])) < 2 for rest in rests):
         return Estimate(rate, float("nan"))
     rates = np.array([false_positive_rate(scores[rest], same[rest]) for rest in rests])

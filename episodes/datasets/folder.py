@@ -21,7 +21,7 @@ from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import galleries, layouts, places, splits
 from episodes.datasets.galleries import Lists
 from episodes.datasets.layouts import Classes
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 from episodes.pictures import Picture, contents, find_damaged
 from episodes.reading import EVERYTHING, ReadingOptions
 
@@ -70,7 +70,7 @@ def where(path: Path, protocol: str = "", options: ReadingOptions = EVERYTHING) 
     """The contents of `path`, in words."""
     layout = look(image_files(path), protocol, options)
     if not layout.splits:
-        return "; ".join([f"{path}: {len(layout.every)} classes, too few for splits", *layout.remarks])
+        return "; ".join([f"{path}: {counted(len(layout.every), 'class')}, too few for splits", *layout.remarks])
     counts = ", ".join(f"{len(classes)} {split}" for split, classes in layout.splits.items())
     made = "as they are given" if layout.protocol == "given" else f"made by class with {layout.protocol}"
     return "; ".join([f"{path}, splits {made}: {counts} classes", *layout.remarks])
@@ -135,13 +135,12 @@ def _without_small(found: dict[str, Classes], fewest: int, remarks: list[str]) -
     sizes = {name: len(pictures) for name, pictures in splits.pooled(found).items()}
     small = {name: size for name, size in sizes.items() if size < fewest}
     if small:
-        count = (
-            f"1 class of fewer than {fewest} images is"
-            if len(small) == 1
-            else (f"{len(small):,} classes of fewer than {fewest} images are")
-        )
+        verb = "is" if len(small) == 1 else "are"
         told = [f"{name} ({size})" for name, size in small.items()]
-        remarks.append(f"{count} left out: {splits.listed(told)}")
+        remarks.append(
+            f"{counted(len(small), 'class')} of fewer than {counted(fewest, 'image')} {verb} left out:"
+            f" {splits.listed(told)}"
+        )
     return {
         split: {name: pictures for name, pictures in classes.items() if name not in small}
         for split, classes in found.items()

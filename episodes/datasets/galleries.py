@@ -8,9 +8,10 @@ from episodes.archives import ImageFiles, fingerprint
 from episodes.datasets import listings
 from episodes.errors import InputError
 
-PAIRS = "pairs.csv"
+TABLES = (".csv", ".tsv")  # suffixes of files that list images
+PAIRS = "pairs"  # the name, without its suffix, of a table of pairs
 _NAMES = r"(?:^|/)(?:pairs\.txt|info\.txt|m50_\w+\.txt|gnd_\w+\.(?:json|pkl))$"  # of the lists of known layouts
-FILES = rf"(?i:\.csv)$|{_NAMES}"
+FILES = rf"(?i:\.csv|\.tsv)$|{_NAMES}"
 
 
 class Mark(NamedTuple):

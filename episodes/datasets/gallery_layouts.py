@@ -44,7 +44,7 @@ def read(files: ImageFiles) -> Known | None:
     parts = {part for name in files.names for part in name.split("/")[:-1]}
     if parts >= _MARKET.keys():
         return _market(files)
-    lists = [name for name in files.names if galleries.is_list(name) and not name.lower().endswith(".csv")]
+    lists = [name for name in files.names if galleries.is_list(name) and not name.lower().endswith(galleries.TABLES)]
     for pattern, layout in _BY_LIST.items():
         found = [name for name in lists if re.search(pattern, name)]
         if found:

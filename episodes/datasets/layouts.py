@@ -8,10 +8,11 @@ from typing import NamedTuple
 from episodes.archives import ImageFiles
 from episodes.datasets import galleries, gallery_layouts, listings, places
 from episodes.datasets.galleries import Lists
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 from episodes.pictures import Picture
 
 Classes = dict[str, list[Picture]]
+_TEXTS = "; a .txt file that lists images must be called .tsv or .csv"
 BARE = ""  # the class, in a split, of images that are in no class folder
 
 
@@ -35,9 +36,10 @@ def find(files: ImageFiles) -> Found:
             f"there are no images in {files.path}: give a folder of class folders, or images with a csv file"
         )
     inside = _inside(files.names)
-    used = [name for name in files.names if is_csv(name) and "/" not in inside[name]]
-    pairs = [name for name in used if inside[name].lower() == galleries.PAIRS]
+    used = [name for name in files.names if _is_table(name) and "/" not in inside[name]]
+    pairs = [name for name in used if Path(inside[name]).stem.lower() == galleries.PAIRS]
     used = [name for name in used if name not in pairs]
+    used = [name for name in used if name.lower().endswith(".csv")] or used  # csv files come first
     used = [name for name in used if _split_of_file(name)] or used
     splits, remarks, lists = _from_csv(files, images, used) if used else (_from_folders(files, images), [], Lists())
     for name in pairs:
@@ -53,11 +55,7 @@ def _sorted(classes: Classes) -> Classes:
 
 def left_out(count: int, what: str) -> str:
     """'3 images are left out', the beginning of a remark."""
-    return f"{count:,} {what}s are left out" if count > 1 else f"1 {what} is left out"
-
-
-def is_csv(name: str) -> bool:
-    return name.lower().endswith(".csv")
+    return f"{counted(count, what)} {'is' if count == 1 else 'are'} left out"
 
 
 def _left_out(
@@ -69,7 +67,7 @@ def _left_out(
         told = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
         remarks.append(
             f"{left_out(len(others), 'file')}, of no image format that Pillow reads here ({told}), the first one is"
-            f" {min(others)}"
+            f" {min(others)}" + (_TEXTS if ".txt" in kinds else "")
         )
     used = {picture.key for classes in splits.values() for pictures in classes.values() for picture in pictures}
     if len(used) < len(images):
@@ -148,6 +146,14 @@ def _split_folders(files: ImageFiles, paths: Iterable[str]) -> dict[str, str]:
 
 
 # --- csv files
+
+
+def _is_table(name: str) -> bool:
+    """Whether a file of that name lists images, with commas, tabs and so on between its columns (see listings.read).
+
+    A .txt file does not count: most are notes or lists of classes, and those that list images have no common form.
+    """
+    return name.lower().endswith(galleries.TABLES)
 
 
 def _split_of_file(path: str) -> str | None:

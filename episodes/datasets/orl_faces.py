@@ -7,6 +7,7 @@ a square.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
             for place, name in enumerate(names):
                 images[place] = files.image(name, lambda image: prepared(image, size, 1, "squash"))
 
-        about = {"dataset": "orl_faces", "protocol": protocol, "split": split, "source": str(path)}
+        about: dict[str, Any] = {"dataset": "orl_faces", "protocol": protocol, "split": split, "source": str(path)}
         about |= {"fit": "squash", "inverted": False}
         classes = [f"s{person}" for person in people]
         return Contents(

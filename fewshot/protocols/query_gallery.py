@@ -22,8 +22,9 @@ from fewshot.matching import (
     DIFFICULTIES,
     by_difficulty,
     cmc,
-    false_positives_over_folds,
+    false_positives_over,
     fold_accuracies,
+    fold_answers,
     found,
     trapezoidal_precision,
 )
@@ -49,8 +50,8 @@ _GALLERY_NOTE = (
 _PAIRS_NOTE = (
     "Pairs in folds: do two images show the same class? The threshold of each fold is the best one on all other folds"
     " (Huang et al. 2007). FPR at 95 % recall: the share of pairs of two classes that are accepted where 95 % of the"
-    " pairs of one class are. ± is the 95 % interval over folds (Student's t; of FPR by the jackknife): it covers other"
-    " folds of as many pairs, for this one trained model"
+    " pairs of one class are. ± is the 95 % interval over classes, or over the folds of a list: it covers another test"
+    " set of as many classes with images of their own, or other folds, for this one trained model"
 )
 
 
@@ -92,11 +93,9 @@ def match(
             known = {**ranks, **precisions}
             measures |= {name: _over(values, classes, data.bank.turns) for name, values in known.items()}
         if pairs is not None:
-            scores, same = _pair_scores(similarity, data, pairs), pairs.same(data.bank)
-            accuracies = fold_accuracies(scores, same, pairs.folds)
-            rate = false_positives_over_folds(scores, same, pairs.folds)
-            measures["fold_accuracy"] = over_seeds(100 * accuracies)
-            measures["fpr_at_95"] = Estimate(100 * rate.mean, 100 * rate.ci95)
+            scores = _pair_scores(similarity, data, pairs)
+            accuracies = fold_accuracies(scores, pairs.same(data.bank), pairs.folds)
+            measures |= _of_pairs(scores, pairs, data.bank)
     return Matches(first, precisions, accuracies, measures, similarity.name)
 
 
@@ -137,6 +136,20 @@ def _pair_scores(similarity: Similarity, data: EmbeddedBank, pairs: FoldedPairs)
     images = torch.from_numpy(pairs.images).to(data.device)
     parts = [data.embeddings[part] for part in images.split(4096)]
     return _finite(torch.cat([similarity.of(part[:, :1], part[:, 1:]).flatten() for part in parts]))
+
+
+def _of_pairs(scores: np.ndarray, pairs: FoldedPairs, bank: ImageBank) -> dict[str, Estimate]:
+    """fold_accuracy and fpr_at_95 in percent, from the similarity of each pair, (P,)."""
+    same, clusters = pairs.same(bank), np.arange(bank.classes) // bank.turns
+    right = 100.0 * fold_answers(scores, same, pairs.folds)
+    if pairs.trials is None:
+        units = pairs.folds[:, None]
+        accuracy = over_seeds(np.array([right[pairs.folds == fold].mean() for fold in np.unique(pairs.folds)]))
+    else:
+        units = clusters[bank.labels.cpu().numpy()[pairs.images]]
+        accuracy = over_classes(right.reshape(-1, 2).mean(1), pairs.trials, clusters)
+    rate = false_positives_over(scores, same, units)
+    return {"fold_accuracy": accuracy, "fpr_at_95": Estimate(100 * rate.mean, 100 * rate.ci95)}
 
 
 def _finite(similarities: torch.Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t
 from sklearn.metrics import roc_curve
 
 from fewshot.matching import (
@@ -17,7 +18,7 @@ from fewshot.matching import (
     by_difficulty,
     cmc,
     false_positive_rate,
-    false_positives_over_folds,
+    false_positives_over,
     fold_accuracies,
     found,
     trapezoidal_precision,
@@ -177,16 +178,24 @@ def test_scores_that_separate_all_pairs_have_no_errors_and_scores_that_say_nothi
 
 def test_the_interval_of_false_positives_covers_the_true_rate():
     """Scores of one class N(2, 1), of two N(0, 1): the true rate is that above 2 - 1.645."""
-    from scipy.stats import norm
-
     truth, covered = norm.sf(2 - norm.ppf(0.95)), 0
     random = np.random.default_rng(0)
     same = np.tile([True, False], 500)
     for _ in range(200):
-        rate, half = false_positives_over_folds(random.normal(2.0 * same, 1), same, folds_of(1000))
+        rate, half = false_positives_over(random.normal(2.0 * same, 1), same, folds_of(1000)[:, None])
         covered += abs(rate - truth) <= half
     assert 180 <= covered <= 200
 
 
+def test_a_pair_is_of_both_of_its_units():
+    scores, same = scored()
+    units = np.stack([numbers(PAIRS, step=5, below=4), numbers(PAIRS, step=9, below=4)], 1)
+    rest = [
+        false_positive_rate(scores[kept], same[kept]) for unit in range(4) if (kept := (units != unit).all(1)).any()
+    ]
+    expected = t.ppf(0.975, 3) * math.sqrt(3 * np.var(rest))
+    assert math.isclose(false_positives_over(scores, same, units).ci95, expected)
+
+
 def test_one_fold_gives_no_interval():
-    assert np.isnan(false_positives_over_folds(*scored(), np.zeros(PAIRS)).ci95)
+    assert np.isnan(false_positives_over(*scored(), np.zeros((PAIRS, 1))).ci95)
