@@ -42,6 +42,7 @@ class ImageBank:
     fit          how pictures became squares: 'crop' takes the middle, 'squash' scales the whole; '' if unknown
     inverted     whether dark became bright; None if unknown
     files        the name of each image's file relative to `source`, in the order of the images; () if unknown
+    lists        a digest of the lists beside the images of queries, gallery and pairs; '' if there are none
     """
 
     images: Tensor
@@ -58,6 +59,7 @@ class ImageBank:
     fit: str = ""
     inverted: bool | None = None
     files: Sequence[str] = ()
+    lists: str = ""
 
     def __post_init__(self) -> None:
         classes = len(self.offsets) - 1
@@ -146,11 +148,10 @@ class ImageBank:
         return rest, last_ones
 
     def compute_checksum(self) -> str:
-        """A digest of pixels, class borders and names: equal for equal banks, on any machine."""
+        """A digest of pixels, class borders, names and lists: equal for equal banks, on any machine."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(
-            json.dumps([list(self.images.shape), self.offsets.tolist(), self.class_names, self.group_names]).encode()
-        )
+        about = [list(self.images.shape), self.offsets.tolist(), self.class_names, self.group_names]
+        digest.update(json.dumps([*about, *([self.lists] if self.lists else [])]).encode())
         digest.update(self.images.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -202,7 +203,7 @@ class Contents(NamedTuple):
     class_names, group_names  one each a class
     fill                      writes every image, sorted by class, into the uint8 array (N, C, H, W) of the new file
     about                     the other fields of the ImageBank: dataset, protocol, split, source, turns, listed, fit,
-                              inverted
+                              inverted, lists
     files                     the name of each image's file, in the order of the images; () if unknown
     """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from episodes import ImageBank, ListedEpisodes
 from episodes.datasets import ALL
-from fewshot.config import Config, Evaluation, Generalised, Kinds, OpenSet, Sessions, Training, Validation
+from fewshot.config import Config, Evaluation, Generalised, Kinds, OpenSet, QueryGallery, Sessions, Training, Validation
 from fewshot.learners.registry import find_learner
 from fewshot.training import clamped
 
@@ -62,6 +62,15 @@ def clamped_sessions(settings: Sessions, bank: ImageBank) -> Sessions:
     return _changed("sessions", settings, bank, sessions=sessions, query=query)
 
 
+def clamped_query_gallery(settings: QueryGallery, bank: ImageBank) -> QueryGallery:
+    """The gallery that leaves a query of each class; images with lists of their own keep the settings, and so do images
+    that are too few, which are refused later."""
+    fewest = int(bank.sizes.min())
+    if bank.lists or fewest < 2:
+        return settings
+    return _changed("query_gallery", settings, bank, gallery=min(settings.gallery, fewest - 1))
+
+
 def clamped_protocols(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
     """The settings of each test protocol that has its own, with no more classes, images and sessions than there are."""
     clamps: dict[str, Callable[[Any, ImageBank], Any]] = {
@@ -69,6 +78,7 @@ def clamped_protocols(evaluation: Evaluation, bank: ImageBank) -> Evaluation:
         "kinds": clamped_kinds,
         "open_set": clamped_open_set,
         "sessions": clamped_sessions,
+        "query_gallery": clamped_query_gallery,
     }
     asked = [name for name in clamps if name in evaluation.protocols]
     return evaluation.model_copy(update={name: clamps[name](getattr(evaluation, name), bank) for name in asked})

@@ -38,7 +38,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Kind = Annotated[str, Field(min_length=1, max_length=1000)]
-Protocol = Literal["episodes", "verification", "retrieval", "generalised", "sessions", "kinds", "open_set", "domains"]
+Protocol = Literal[
+    "episodes", "verification", "retrieval", "generalised", "sessions", "kinds", "open_set", "domains", "query_gallery"
+]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 
@@ -132,6 +134,19 @@ class Domains(_Settings):
     datasets: Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=100)] = []
 
 
+class QueryGallery(_Settings):
+    """What is drawn of images without lists of queries, gallery and pairs (see episodes/galleries.py).
+
+    gallery  the number of images of each class in the gallery; all others are queries
+    folds    of the pairs; also of pairs that a list gives without folds
+    pairs    of one class in each fold, and as many of two
+    """
+
+    gallery: Count = 5
+    folds: Annotated[int, Field(ge=2, le=1000)] = 10
+    pairs: Count = 300
+
+
 class Evaluation(_Settings):
     """The test protocols and their settings: every learner and training seed gets the same episodes and pairs.
 
@@ -152,6 +167,7 @@ class Evaluation(_Settings):
     kinds: Kinds = Kinds()
     open_set: OpenSet = OpenSet()
     domains: Domains = Domains()
+    query_gallery: QueryGallery = QueryGallery()
 
 
 class Validation(_Settings):
@@ -189,6 +205,8 @@ class Training(_Settings):
     sizes         of the training images, in pixels, from a percentage of the steps on: {0 = 56, 70 = 84}, for a network
                   that averages its last feature map. Smaller images are faster. By default, the size of the data
     classification  regularisers of a learner that classifies base classes
+    hard_from     the best.pt of an earlier training on the same images, whose neighbours make the batches hard: see
+                  episodes/hard_batches.py; '' for batches that are drawn
     """
 
     backbone: str = "conv4"
@@ -210,6 +228,7 @@ class Training(_Settings):
     options: dict[str, Any] = {}
     sizes: dict[Annotated[str, Field(pattern=r"^[0-9]{1,2}$")], Annotated[int, Field(ge=1, le=1024)]] = {}
     classification: Classification = Classification()
+    hard_from: Annotated[str, Field(max_length=4096)] = ""
 
     @pydantic.model_validator(mode="after")
     def _what_weights_were_trained_on_belongs_to_weights(self) -> "Training":

@@ -114,14 +114,14 @@ def _seen_by(settings: Training, config: Config, banks: Mapping[str, ImageBank])
     base = banks["train"]
     return {
         "dataset": config.data.dataset,
-        "data": [base.checksum, banks["validation"].checksum],
+        "data": [base.checksum, banks["validation"].checksum, *filter(None, [_digest(settings.hard_from)])],
         "base_weights": bool(settings.weights) and of_base_classes(settings.weights, base),
         **outside_fields(settings, base),
     }
 
 
 def _digest(weights: str) -> str:
-    """A digest of a file of weights: another file under the same name makes another training."""
+    """A digest of a file of weights, '' for none: another file under the same name makes another training."""
     if not weights:
         return ""
     if not Path(weights).is_file():

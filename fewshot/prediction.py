@@ -17,6 +17,7 @@ from episodes import ImageBank, InputError
 from episodes.archives import ImageFiles, is_archive
 from episodes.datasets import layouts
 from episodes.datasets.folder import image_files
+from episodes.datasets.galleries import is_list
 from episodes.datasets.splits import pooled
 from episodes.pictures import Picture, cores
 from fewshot.answers import NONE, scores_of_parts, support_bank
@@ -95,14 +96,14 @@ def _image_files_in(path: Path, what: str) -> ImageFiles:
     if not (path.is_dir() or is_archive(path)):
         raise InputError(f"{path} is neither a folder nor an archive, and was named as a {what}")
     files = image_files(path)
-    if all(map(layouts.is_list, files.names)):
+    if all(map(is_list, files.names)):
         raise InputError(f"there are no pictures in {path}, which was named as a {what}")
     return files
 
 
 def _pictures_in(path: Path, what: str) -> list[Query]:
     files = _image_files_in(path, what)
-    return [Query(f"{path}/{name}", Picture(files, name)) for name in files.names if not layouts.is_list(name)]
+    return [Query(f"{path}/{name}", Picture(files, name)) for name in files.names if not is_list(name)]
 
 
 def answer(model: LoadedModel, support: EmbeddedBank, queries: Sequence[Query], seed: int = 0) -> Answered:

@@ -128,7 +128,7 @@ _COUNT = _whole(1, 10**9)
 _COUNT_FROM_0 = _whole(0, 10**9)
 _SEED = _whole(0, 2**63 - 1)
 _PERCENT = _number(0, 100, "a number from 0 to 100")
-_MEAN = _number(0, 100, "a number from 0 to 100, or empty", empty=True)  # of novel classes, before there are any
+_MEAN = _number(0, 100, "a number from 0 to 100, or empty", empty=True)  # of what there may be none of
 _DROP = _number(-100, 100, "a number from -100 to 100")
 _WIDTH = _number(0, 1e6, "a number from 0 on, or empty", empty=True)  # few episodes make intervals of any width
 _DIFFERENCE = _number(-100, 100, "a number from -100 to 100, or empty", empty=True)
@@ -156,6 +156,9 @@ _KINDS: dict[str, Kind] = {
     **{"episode": _COUNT_FROM_0, "year": _whole(1900, 2100), "imported": _IMPORTED},
     **dict.fromkeys(["ci95", "ci95_open"], _WIDTH),
     **dict.fromkeys(["train_seconds", "eval_seconds", "seconds"], _SECONDS),
+    **dict.fromkeys(["queries", "gallery", "fold_pairs", "folds"], _COUNT_FROM_0),
+    **dict.fromkeys(["rank1", "rank5", "rank10", "map", "map_easy", "map_medium", "map_hard"], _MEAN),
+    **dict.fromkeys(["fold_accuracy", "fpr_at_95"], _MEAN),
     **dict.fromkeys(["threshold", "loss"], _NUMBER),
 }
 

@@ -28,6 +28,7 @@ from fewshot.evaluation import Accuracies, run_episodes
 from fewshot.files import replace_text, writing
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import lacks_weights, traits_of
+from fewshot.mining import hard_batches
 from fewshot.models import ModelSpec
 from fewshot.optimizers import optimizer_of, schedule_of
 from fewshot.pretraining import by_published_means, of_base_classes
@@ -105,6 +106,7 @@ def train(
     _equip(learner, settings, batches, train_bank)
     sampler = _validation_sampler(validation, validation_bank)
     precision = training_precision(settings.precision, chosen)
+    source = hard_batches(batches, settings.hard_from, train_bank, str(chosen)) if settings.hard_from else batches
     torch.manual_seed(seed)
     if settings.steps == 0:
         _show_base(learner, train_bank)
@@ -116,7 +118,7 @@ def train(
         run.restore()
     if trail is not None and not trail.following:
         run.leave(trail)
-    following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, run.step)
+    following = _augmented(source.following(train_bank, seed, run.step), learner, settings, train_bank, run.step)
     gradients = gradients_of(objective, chosen)
     learner.train()
     with (

@@ -19,6 +19,7 @@ from episodes.datasets import (
     glyphs,
     mini_imagenet,
     omniglot,
+    orl_faces,
     tiered_imagenet,
     torchvision_sets,
 )
@@ -109,6 +110,14 @@ SOURCES = {
         f"{glyphs.CHARACTERS} printed characters of {len(glyphs.SCRIPTS)} scripts x 20 renderings",
         lambda folders: "embedded",
         natural=False,
+        channels=1,
+    ),
+    "orl_faces": Source(
+        orl_faces.load,
+        orl_faces.PROTOCOLS,
+        orl_faces.SIZE,
+        "40 people x 10 grey photographs of their faces (Samaria and Harter 1994)",
+        orl_faces.where,
         channels=1,
     ),
 }

@@ -1,4 +1,4 @@
-"""Any folder of images, or archive of one, as a data set: class folders, or images with a csv file.
+"""Any folder of images, or archive of one, as a data set: class folders, images with a csv file, or a known layout.
 
 given  the splits that the user made: folders train/, val/ and test/ of class folders, or train.csv, val.csv and
        test.csv, or a column split. If validation or test is missing, a fifth of the training classes takes its place.
@@ -18,7 +18,8 @@ from PIL import Image
 
 from episodes.archives import ARCHIVES, ImageFiles, fingerprint, image_formats
 from episodes.bank import Contents, ImageBank, cached_bank
-from episodes.datasets import layouts, places, splits
+from episodes.datasets import galleries, layouts, places, splits
+from episodes.datasets.galleries import Lists
 from episodes.datasets.layouts import Classes
 from episodes.errors import InputError, counted
 from episodes.pictures import Picture, contents, find_damaged
@@ -31,13 +32,14 @@ log = logging.getLogger("episodes")
 
 class Layout(NamedTuple):
     """The classes of each split, all classes, the split protocol that made the splits, why other splits are missing,
-    and remarks about what was left out or split anew."""
+    remarks about what was left out or split anew, and the lists of queries, gallery and pairs."""
 
     splits: dict[str, Classes]
     every: Classes
     protocol: str
     missing: str
     remarks: list[str]
+    lists: Lists = Lists()
 
 
 def load(path: Path, split: str, protocol: str, size: int, options: ReadingOptions = EVERYTHING) -> ImageBank:
@@ -51,9 +53,11 @@ def load(path: Path, split: str, protocol: str, size: int, options: ReadingOptio
         classes = layout.every if split == "all" else layout.splits.get(split)
         if classes is None:
             raise InputError(layout.missing)
-        splits.check(classes, split, str(path))
+        lists = layout.lists if split in ("test", "all") else Lists()
+        splits.check(classes, split, str(path), single=any(lists))
         groups = {name: name.rpartition("/")[0] for name in classes}
         about = {"dataset": dataset_name(path), "protocol": layout.protocol, "split": split, "source": str(path)}
+        about["lists"] = lists.digest
         return contents(classes, groups, size, about)
 
     # the whole path too: two folders with one name may hold files with the same names, sizes and times
@@ -86,15 +90,15 @@ def dataset_name(path: Path) -> str:
 
 
 def image_files(path: Path) -> ImageFiles:
-    """The images at `path` by their suffixes."""
+    """The images at `path` by their suffixes, and the files that may list them."""
     kinds = image_formats()
     suffixes = sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds)
-    return ImageFiles(path, rf"(?i:{'|'.join(map(re.escape, [*suffixes, *layouts.LISTS]))})$")
+    return ImageFiles(path, rf"(?i:{'|'.join(map(re.escape, suffixes))})$|{galleries.FILES}")
 
 
 def look(files: ImageFiles, protocol: str = "", options: ReadingOptions = EVERYTHING) -> Layout:
     """Which image is of which class and split; InputError if the files do not say."""
-    found, remarks = layouts.find(files)
+    found, remarks, lists = layouts.find(files)
     if options.skip_damaged:
         found = _without_damaged(found, files, remarks)
     if options.min_images:
@@ -103,7 +107,8 @@ def look(files: ImageFiles, protocol: str = "", options: ReadingOptions = EVERYT
     every = splits.pooled(found)
     if division.protocol != "given" and division.splits:
         splits.check(every, "all", str(files.path))  # the seed deals out all classes, so the fault concerns every split
-    return Layout(division.splits, every, division.protocol, division.missing, [*remarks, *division.remarks])
+    remarks = [*remarks, *division.remarks]
+    return Layout(division.splits, every, division.protocol, division.missing, remarks, lists)
 
 
 def _without_damaged(found: dict[str, Classes], files: ImageFiles, remarks: list[str]) -> dict[str, Classes]:
@@ -122,7 +127,7 @@ def _without_damaged(found: dict[str, Classes], files: ImageFiles, remarks: list
 def _damaged(path: Path, mark: str) -> dict[str, str]:
     """The damaged images at `path`, by name; `mark` is the fingerprint of the files."""
     files = image_files(path)
-    return find_damaged([Picture(files, name) for name in files.names if not layouts.is_list(name)])
+    return find_damaged([Picture(files, name) for name in files.names if not galleries.is_list(name)])
 
 
 def _without_small(found: dict[str, Classes], fewest: int, remarks: list[str]) -> dict[str, Classes]:

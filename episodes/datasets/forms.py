@@ -47,7 +47,8 @@ def in_form(bank: ImageBank, words: tuple[str, ...]) -> ImageBank:
                 part = bank.images[start : start + _TOGETHER].numpy()
                 images[start : start + _TOGETHER] = recoloured(part, channels, inverted)
 
-        about = {name: getattr(bank, name) for name in ("dataset", "split", "source", "turns", "listed", "fit")}
+        kept = ("dataset", "split", "source", "turns", "listed", "fit", "lists")
+        about = {name: getattr(bank, name) for name in kept}
         about["protocol"] = " ".join(filter(None, [bank.protocol, *words]))
         about["inverted"] = bank.inverted if bank.inverted is None else bank.inverted != inverted
         height, width = bank.images.shape[2:]

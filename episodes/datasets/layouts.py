@@ -6,51 +6,56 @@ from pathlib import Path
 from typing import NamedTuple
 
 from episodes.archives import ImageFiles
-from episodes.datasets import listings, places
+from episodes.datasets import galleries, gallery_layouts, listings, places
+from episodes.datasets.galleries import Lists
 from episodes.errors import InputError, counted
 from episodes.pictures import Picture
 
 Classes = dict[str, list[Picture]]
-LISTS = (".csv", ".tsv")  # suffixes of files that list images
 _TEXTS = "; a .txt file that lists images must be called .tsv or .csv"
 BARE = ""  # the class, in a split, of images that are in no class folder
 
 
 class Found(NamedTuple):
-    """The classes of each split that the user made, or of the split '' if there are no splits; what was left out."""
+    """The classes of each split that the user made, or of the split '' if there are no splits; what was left out; and
+    the lists of queries, gallery and pairs beside the images."""
 
     splits: dict[str, Classes]
     remarks: list[str]
+    lists: Lists = Lists()
 
 
 def find(files: ImageFiles) -> Found:
     """Which image is of which class, and of which split if the user made splits; InputError if the files do not say."""
-    images = {name: Picture(files, name) for name in files.names if not is_list(name)}
+    known = gallery_layouts.read(files)
+    if known is not None:
+        return Found({split: _sorted(classes) for split, classes in known.splits.items()}, known.remarks, known.lists)
+    images = {name: Picture(files, name) for name in files.names if not galleries.is_list(name)}
     if not images:
         raise InputError(
             f"there are no images in {files.path}: give a folder of class folders, or images with a csv file"
         )
     inside = _inside(files.names)
-    used = [name for name in files.names if is_list(name) and "/" not in inside[name]]
-    used = [name for name in used if name.lower().endswith(LISTS[0])] or used  # csv files come first
+    used = [name for name in files.names if _is_table(name) and "/" not in inside[name]]
+    pairs = [name for name in used if Path(inside[name]).stem.lower() == galleries.PAIRS]
+    used = [name for name in used if name not in pairs]
+    used = [name for name in used if name.lower().endswith(".csv")] or used  # csv files come first
     used = [name for name in used if _split_of_file(name)] or used
-    splits, remarks = _from_csv(files, images, used) if used else (_from_folders(files, images), [])
-    others = [*files.others, *(set(files.names) - images.keys() - set(used))]
-    splits = {split: {name: splits[split][name] for name in sorted(splits[split])} for split in splits}
-    return Found(splits, [*_left_out(others, files.repeated, images, splits), *remarks])
+    splits, remarks, lists = _from_csv(files, images, used) if used else (_from_folders(files, images), [], Lists())
+    for name in pairs:
+        lists = lists._replace(pairs=galleries.listed_pairs(files, name, images))
+    others = [*files.others, *(set(files.names) - images.keys() - {*used, *pairs})]
+    splits = {split: _sorted(classes) for split, classes in splits.items()}
+    return Found(splits, [*_left_out(others, files.repeated, images, splits), *remarks], lists)
+
+
+def _sorted(classes: Classes) -> Classes:
+    return {name: classes[name] for name in sorted(classes)}
 
 
 def left_out(count: int, what: str) -> str:
     """'3 images are left out', the beginning of a remark."""
     return f"{counted(count, what)} {'is' if count == 1 else 'are'} left out"
-
-
-def is_list(name: str) -> bool:
-    """Whether a file of that name lists images, with commas, tabs and so on between its columns (see listings.read).
-
-    A .txt file does not count: most are notes or lists of classes, and those that list images have no common form.
-    """
-    return name.lower().endswith(LISTS)
 
 
 def _left_out(
@@ -143,12 +148,23 @@ def _split_folders(files: ImageFiles, paths: Iterable[str]) -> dict[str, str]:
 # --- csv files
 
 
+def _is_table(name: str) -> bool:
+    """Whether a file of that name lists images, with commas, tabs and so on between its columns (see listings.read).
+
+    A .txt file does not count: most are notes or lists of classes, and those that list images have no common form.
+    """
+    return name.lower().endswith(galleries.TABLES)
+
+
 def _split_of_file(path: str) -> str | None:
     return places.split_of(path.rpartition("/")[2])
 
 
-def _from_csv(files: ImageFiles, images: dict[str, Picture], used: list[str]) -> tuple[dict[str, Classes], list[str]]:
-    """{split: classes} of the csv files, and remarks; every image that a row names must exist, and be named once."""
+def _from_csv(
+    files: ImageFiles, images: dict[str, Picture], used: list[str]
+) -> tuple[dict[str, Classes], list[str], Lists]:
+    """{split: classes} of the csv files, remarks, and the roles that they give; every image that a row names must
+    exist, and be named once."""
     of_splits = _split_of_file(used[0]) is not None
     if not of_splits and len(used) > 1:
         raise InputError(
@@ -157,17 +173,19 @@ def _from_csv(files: ImageFiles, images: dict[str, Picture], used: list[str]) ->
         )
     finder = listings.Finder(images)
     splits: dict[str, Classes] = {}
-    remarks, named = [], set()
+    remarks, named, marks = [], set(), dict[str, galleries.Mark]()
     for path in used:
         source = f"{path} in {files.path}"
         rows, unused = listings.read(files.read(path), source)
         if unused:
             column = "columns" if len(unused) > 1 else "column"
             remarks.append(f"the {column} {', '.join(unused)} of {path} {'are' if len(unused) > 1 else 'is'} not used")
-        for row, name in zip(rows, finder.find(rows, source)):
+        chosen = finder.find(rows, source)
+        marks |= galleries.marks_of(rows, chosen)
+        for row, name in zip(rows, chosen):
             if name in named:
                 raise InputError(f"{source} lists the image {row.file} a second time: leave one line of it")
             named.add(name)
             split = (_split_of_file(path) or "") if of_splits else row.split
             splits.setdefault(split, {}).setdefault(row.label, []).append(images[name])
-    return splits, remarks
+    return splits, remarks, Lists(marks=marks)

@@ -15,16 +15,20 @@ _FILE_COLUMNS = (
     *("image_path", "img_path", "file_path", "filepath", "image_id", "name", "id"),
 )
 _LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "labels")
+_ROLES = ("query", "gallery", "junk")
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
 _SEPARATORS = (",", ";", "\t", "|")
 
 
 class Row(NamedTuple):
-    """One line: the file as the line names it, with forward slashes; its label; its split, '' if no column says it."""
+    """One line: the file as the line names it, with forward slashes; its label; its split, its role (query, gallery or
+    junk) and its camera, '' if no column says it."""
 
     file: str
     label: str
     split: str = ""
+    role: str = ""
+    camera: str = ""
 
 
 class Listing(NamedTuple):
@@ -39,7 +43,9 @@ def read(data: bytes, source: str) -> Listing:
 
     The header decides whether commas, semicolons, tabs or bars separate the columns. Text is UTF-8 or UTF-16. A column
     called split holds a word for a split in every line; a column called set, subset, partition, phase or fold is one if
-    it holds such words.
+    it holds such words. A column called role holds query, gallery, junk or nothing in every line if it holds one of
+    these words; then a column called camera counts, and without a column for splits the images with a role are the
+    test and the others are for training.
     """
     try:
         table = cells_of_lines(data)
@@ -52,7 +58,7 @@ def read(data: bytes, source: str) -> Listing:
             )
     except (UnicodeError, csv.Error) as error:
         raise InputError(f"{source} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
-    split = _split_column(header, [cells for _, cells in table[1:]])
+    split, role, camera = _marks(header, [cells for _, cells in table[1:]])
     rows = []
     for line, cells in table[1:]:
         if any(map(str.strip, cells[len(header) :])):
@@ -60,9 +66,13 @@ def read(data: bytes, source: str) -> Listing:
         cells = [*map(str.strip, cells), *[""] * (len(header) - len(cells))]
         if not (cells[file] and cells[label]):
             raise InputError(f"line {line} of {source} lacks a file name or a label")
-        word = "" if split is None else _split(cells[split], cells[file], source)
-        rows.append(Row(cells[file].replace("\\", "/"), cells[label], word))
-    unused = [name for place, name in enumerate(header) if name and place not in (file, label, split)]
+        part = "" if role is None else _role(cells[role], cells[file], source)
+        word = ("test" if part else "train") if role is not None else ""
+        word = word if split is None else _split(cells[split], cells[file], source)
+        taken_by = "" if camera is None else cells[camera]
+        rows.append(Row(cells[file].replace("\\", "/"), cells[label], word, part, taken_by))
+    used = (file, label, split, role, camera)
+    unused = [name for place, name in enumerate(header) if name and place not in used]
     return Listing(rows, unused)
 
 
@@ -94,26 +104,41 @@ def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     Raises InputError if the file cannot be read, its header lacks a column, or a line has more or fewer cells.
     """
     try:
-        table = cells_of_lines(read_regular(path))
+        data = read_regular(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    yield from lines_of_bytes(data, str(path), columns)
+
+
+def lines_of_bytes(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """As `lines_of`, of a csv file with these bytes, which `source` names in errors."""
+    try:
+        table = cells_of_lines(data)
     except (UnicodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
+        raise InputError(f"{source} cannot be read as a csv file in UTF-8 or UTF-16 ({error})") from error
     header = [name.strip().lower() for name in table[0][1]] if table else []
     if not set(columns) <= set(header):
         raise InputError(
-            f"{path} needs a header with the columns {', '.join(columns)}, not {', '.join(header) or 'an empty file'}"
+            f"{source} needs a header with the columns {', '.join(columns)}, not {', '.join(header) or 'an empty file'}"
         )
     positions = [header.index(name) for name in columns]
     for line, cells in table[1:]:
         if len(cells) != len(header):
-            raise InputError(f"line {line} of {path} has {counted(len(cells), 'cell')}, but the header {len(header)}")
+            raise InputError(f"line {line} of {source} has {counted(len(cells), 'cell')}, but the header {len(header)}")
         yield line, [cells[position].strip() for position in positions]
 
 
 def _position(header: Sequence[str], names: Iterable[str]) -> int | None:
     """The place in the header of the first of `names` that the header has."""
     return next((header.index(name) for name in names if name in header), None)
+
+
+def _marks(header: list[str], lines: list[list[str]]) -> tuple[int | None, int | None, int | None]:
+    """The places of the columns that say the split, the role and the camera of each image."""
+    role = header.index("role") if "role" in header else None
+    if role is None or not any(role < len(cells) and cells[role].strip().lower() in _ROLES for cells in lines):
+        return _split_column(header, lines), None, None
+    return _split_column(header, lines), role, _position(header, ("camera",))
 
 
 def _split_column(header: list[str], lines: list[list[str]]) -> int | None:
@@ -133,6 +158,14 @@ def _split(word: str, file: str, source: str) -> str:
     if split is None:
         raise InputError(f"{source} has '{word}' as the split of {file}: write train, val or test into each line")
     return split
+
+
+def _role(word: str, file: str, source: str) -> str:
+    if word and word.lower() not in _ROLES:
+        raise InputError(
+            f"{source} has '{word}' as the role of {file}: write query, gallery or junk, or nothing for training"
+        )
+    return word.lower()
 
 
 class Finder:

@@ -93,17 +93,18 @@ def _completed(given: dict[str, Classes], source: str) -> Division:
     return Division({split: splits[split] for split in SPLITS}, "given", "", [])
 
 
-def check(classes: Classes, split: str, source: str) -> None:
-    """InputError if no episode can be drawn from the classes of a split; all classes at fault are named."""
+def check(classes: Classes, split: str, source: str, single: bool = False) -> None:
+    """InputError if no episode can be drawn from the classes of a split; all classes at fault are named.
+
+    single: whether classes may have a single image, which is enough for a gallery or a pair
+    """
     _check_bare(classes, source)
     if len(classes) < _FEWEST:
         told = f"one class for {split}, '{min(classes)}'" if classes else f"no class for {split}"
         raise InputError(f"{source} has {told}, and an episode needs two")
-    single = [f"'{name}'" for name, pictures in classes.items() if len(pictures) < 2]
-    if single:
-        told = (
-            f"class {single[0]} in {source} has" if len(single) == 1 else f"classes {listed(single)} in {source} have"
-        )
+    alone = [f"'{name}'" for name, pictures in classes.items() if len(pictures) < 2]
+    if alone and not single:
+        told = f"class {alone[0]} in {source} has" if len(alone) == 1 else f"classes {listed(alone)} in {source} have"
         raise InputError(
             f"the {told} one image, but an episode needs one to learn from and one to ask: add images, or leave such"
             " classes out with --min-images 2"

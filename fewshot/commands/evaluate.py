@@ -156,8 +156,10 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     if options.protocol in _BESIDE_BASE and trained:
         raise InputError(f"{options.protocol} needs classes that are not trained on: take --split test or validation")
     wanted = _wanted(options)
-    # several shots that nobody asked for, and sessions, are as many as there can be; what was asked for is refused
-    if options.protocol == "sessions" or (options.protocol in _SEVERAL_SHOTS and options.shot is None):
+    # what nobody asked for is as much as there can be; what was asked for is refused
+    if options.protocol in ("sessions", "query_gallery") or (
+        options.protocol in _SEVERAL_SHOTS and options.shot is None
+    ):
         wanted = clamped_protocols(wanted, bank)
     banks = {"test": bank}
     if options.protocol == "verification":

@@ -8,4 +8,5 @@ sessions      and which, while novel classes arrive a few at a time?
 kinds         the question of `episodes`, in episodes that are unbalanced, of any size, or harder
 open_set      is a query of a class of the episode at all?
 domains       the question of `episodes`, about the classes of other data sets too
+query_gallery  which images of a gallery show what this one shows, and do the images of a given pair show one class?
 """
