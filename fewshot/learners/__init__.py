@@ -4,6 +4,7 @@ from fewshot.learners import (  # noqa: F401  registers them
     baseline,
     bd_cspn,
     clip,
+    clip_adapter,
     closed_form,
     deepemd,
     dn4,
@@ -31,7 +32,9 @@ from fewshot.learners import (  # noqa: F401  registers them
     siamese,
     simpleshot,
     soft_kmeans,
+    text_probes,
     tim,
+    tip_adapter,
     transductive_finetuning,
     triplet,
 )

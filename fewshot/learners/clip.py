@@ -62,7 +62,7 @@ class CLIP(Learner):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         present, numbers = labels.unique(return_inverse=True)
         texts = self._embed_numbers(self._class_numbers()[present])
-        return image_text(self.embed(images), texts, numbers, self.log_scale.exp().clamp(max=_MOST))
+        return image_text(self.embed(images), texts, numbers, self.tau())
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
         query = rows_of(data, episodes.query.flatten(1))
@@ -73,6 +73,10 @@ class CLIP(Learner):
             texts = data.text_embeddings[episodes.classes]
             prototypes = functional.normalize(torch.lerp(prototypes, texts, self.text_weight), dim=2)
         return query @ prototypes.mT
+
+    def tau(self) -> Tensor:
+        """The learned factor of cosines."""
+        return self.log_scale.exp().clamp(max=_MOST)
 
     def _embed_numbers(self, numbers: Tensor) -> Tensor:
         return functional.normalize(self.text_projection(self.text_encoder(numbers)), dim=1)
