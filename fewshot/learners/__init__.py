@@ -5,6 +5,7 @@ from fewshot.learners import (  # noqa: F401  registers them
     bd_cspn,
     clip,
     clip_adapter,
+    clip_words,
     closed_form,
     deepemd,
     dn4,

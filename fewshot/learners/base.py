@@ -84,6 +84,8 @@ class Learner(nn.Module):
     stages       when new stages of the training begin, as increasing shares of its steps in [0, 1). The best
                  checkpoint is one of the last stage. `__init__` may set `self.stages` instead
 
+    trained_on   data from elsewhere that the class brings along, such as word vectors: rows name and mark them
+
     The suite sets
 
     name         the name that `register` was given
@@ -100,6 +102,7 @@ class Learner(nn.Module):
     variants: ClassVar[Mapping[str, Traits]] = {"": Traits()}
     batches: Batches = ClassBatches(classes=60, images=4)
     stages: tuple[float, ...] = ()
+    trained_on: ClassVar[str] = ""
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: the number of base classes."""

@@ -12,7 +12,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, Traits, rows_of
 from fewshot.learners.registry import register
-from fewshot.learners.text_encoder import NGramEncoder
+from fewshot.learners.text_encoder import NGramEncoder, TextEncoder
 from fewshot.losses import image_text
 from fewshot.masks import class_means
 
@@ -47,7 +47,7 @@ class CLIP(Learner):
         super().__init__(backbone, classes, variant)
         self.text_weight = text_weight
         self.image_projection = nn.Linear(backbone.embedding_size, size, bias=False)
-        self.text_encoder = NGramEncoder(size)
+        self.text_encoder: TextEncoder = NGramEncoder(size)
         # with a bias, because a text without known words must have a direction too
         self.text_projection = nn.Linear(size, size)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
