@@ -14,6 +14,10 @@ import torch
 from torch.nn import functional
 
 from episodes import EpisodeSampler, load_dataset
+from fewshot.records import LEARNER, labels
+from fewshot.report.figures import accuracy_by_session, drawn, learner_styles
+from fewshot.report.sessions import MEASURES, by_session
+from fewshot.run_folder import read_protocols
 from fewshot.statistics import over_classes, over_episodes, over_seeds, proportion
 
 FOLDER = Path(__file__).parent / "pictures"
@@ -116,6 +120,16 @@ def generalised() -> None:
     save(figure, "generalised")
 
 
+def sessions() -> None:
+    """Accuracy on base and on novel classes after each session, of a committed run."""
+    rows = read_protocols(REFERENCE / "sessions-omniglot")["sessions"]
+    learners = rows[LEARNER].itertuples(index=False, name=None)
+    styles = learner_styles(dict(zip(learners, labels(rows, seeds=False))))
+    for measure in ("base", "novel"):
+        figure = accuracy_by_session(by_session(rows, styles, measure), MEASURES[measure].capitalize())
+        (FOLDER / f"sessions-{measure}.png").write_bytes(drawn(figure, "png"))
+
+
 def over_the_episodes() -> None:
     """The accuracies of 10,000 episodes of one trained model, and the interval of their mean as episodes are added."""
     with np.load(REFERENCE / "quick-mini_imagenet" / "episodes.npz") as arrays:
@@ -190,6 +204,9 @@ def of_a_challenge() -> None:
 
 if __name__ == "__main__":
     matplotlib.use("Agg")
-    protocols, intervals = (verification, retrieval, generalised), (over_the_episodes, over_the_seeds, over_test_sets)
+    protocols, intervals = (
+        (verification, retrieval, generalised, sessions),
+        (over_the_episodes, over_the_seeds, over_test_sets),
+    )
     for draw in (*protocols, *intervals, of_a_challenge):
         draw()

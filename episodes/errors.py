@@ -24,6 +24,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}': {choice}")
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things in words, with the plural of `thing` unless there is one.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "class"), counted(0, "query")
+    ('1 image', '1,200 images', '2 classes', '0 queries')
+    """
+    things = f"{thing[:-1]}ies" if thing.endswith("y") else f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else things}"
+
+
 class MissingData(InputError):
     """A data set is not on this machine and cannot be downloaded."""
 

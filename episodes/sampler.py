@@ -13,7 +13,7 @@ from torch import Tensor
 
 from episodes.bank import ImageBank
 from episodes.draws import draw, stream
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 
 VERSION = 1  # of the algorithm, in every row; only a change of the golden vectors raises it
 
@@ -139,7 +139,11 @@ class EpisodeSampler(Sampler):
             if number < least:
                 raise InputError(f"{word} must be at least {least}, not {number}")
         check_fits(sizes if bank is None else bank, f"{way}-way episodes", classes=way)
-        check_fits(sizes if bank is None else bank, f"{shot} shots and {query} queries", images=shot + query)
+        check_fits(
+            sizes if bank is None else bank,
+            f"{counted(shot, 'shot')} and {counted(query, 'query')}",
+            images=shot + query,
+        )
         self.way, self.shot, self.query, self.seed = way, shot, query, seed
         self._sizes = sizes
         self._offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])

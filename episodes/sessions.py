@@ -7,7 +7,7 @@ from torch import Tensor
 
 from episodes.bank import ImageBank
 from episodes.datasets.listings import lines_of
-from episodes.errors import InputError, nearest_name
+from episodes.errors import InputError, counted, nearest_name
 from episodes.sampler import Episodes, EpisodeSampler
 
 COLUMNS = ("session", "class")
@@ -73,12 +73,14 @@ def _listed(path: Path, bank: ImageBank, size: tuple[int, int], images: tuple[in
             raise InputError(f"{where} names the class '{name}' for the second time: leave one line out")
         if shot + query > int(bank.sizes[positions[name]]):
             raise InputError(
-                f"{where} names the class '{name}' of {int(bank.sizes[positions[name]])} images: {shot} shots and"
-                f" {query} queries need {shot + query} images a class"
+                f"{where} names the class '{name}' of {counted(int(bank.sizes[positions[name]]), 'image')}:"
+                f" {counted(shot, 'shot')} and {counted(query, 'query')} need {shot + query} images a class"
             )
         seen.add(name)
         found[int(session)].append(positions[name])
     for number, classes in found.items():
         if len(classes) != way:
-            raise InputError(f"{path} lists {len(classes)} classes of session {number}: list {way}, or change way")
+            raise InputError(
+                f"{path} lists {counted(len(classes), 'class')} of session {number}: list {way}, or change way"
+            )
     return torch.tensor([position for classes in found.values() for position in classes])

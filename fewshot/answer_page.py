@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from episodes import InputError
+from episodes.errors import counted
 from episodes.pictures import upright_rgb
 from fewshot.answers import NONE
 from fewshot.files import replace_text
@@ -42,7 +43,11 @@ def write_page(path: Path, answered: Answered, answers: Sequence[str], chances: 
     damaged = [(query.name, error) for query, error in zip(answered.queries, answered.errors, strict=True) if error]
     environment = jinja2.Environment(loader=jinja2.PackageLoader("fewshot.report"), autoescape=True, trim_blocks=True)
     page = environment.get_template("answers.html").render(
-        title=title, cards=cards, total=len(answers), left_out=max(len(numbers) - _MOST, 0), damaged=damaged
+        title=title,
+        cards=cards,
+        total=counted(len(answers), "picture"),
+        left_out=counted(len(numbers) - _MOST, "picture") if len(numbers) > _MOST else "",
+        damaged=damaged,
     )
     replace_text(path, page)
 

@@ -1,5 +1,6 @@
 """The scores of any number of pictures for the classes of a support set: one episode, by the hook of evaluation."""
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -7,7 +8,9 @@ from torch import Tensor
 
 from episodes import ImageBank, InputError
 from episodes.draws import stream
-from fewshot.embedding import embedded
+from episodes.errors import counted
+from fewshot.devices import placed
+from fewshot.embedding import EmbeddedBank, embedded
 from fewshot.learners.base import Learner
 from fewshot.unequal import unequal_scores
 
@@ -27,7 +30,7 @@ def support_bank(pixels: Tensor, labels: Sequence[str]) -> ImageBank:
 def numbered_support(pixels: Tensor, numbers: Tensor, names: Sequence[str]) -> ImageBank:
     """As support_bank, from the number (M,) of each image's class, and the names of the classes in order."""
     if len(names) < 2:
-        raise InputError(f"a support set needs images of 2 classes or more, not of {len(names)} class")
+        raise InputError(f"a support set needs images of 2 classes or more, not of {counted(len(names), 'class')}")
     sizes = torch.bincount(numbers, minlength=len(names))
     offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     return ImageBank(pixels[numbers.argsort(stable=True)], offsets, tuple(names), ("",) * len(names), "support set")
@@ -43,8 +46,8 @@ def episode_key(seed: int, device: torch.device) -> Tensor:
     return stream(seed, torch.zeros(1, dtype=torch.int64, device=device))
 
 
-def scores(learner: Learner, support: ImageBank, queries: Tensor, seed: int = 0) -> Tensor:
-    """Scores (Q, N) on the CPU of queries (Q, C, H, W) uint8 for the N classes of the support set.
+def scores(learner: Learner, support: EmbeddedBank, queries: Tensor, seed: int = 0) -> Tensor:
+    """Scores (Q, N), on the CPU, of queries (Q, C, H, W) uint8 for the N classes of a support set (by `embedded`).
 
     The scores are those that an evaluation gives for an episode of these images: one call of `episode_scores`, or a
     call for every few hundred queries if the learner is inductive, so that memory does not grow with Q. A transductive
@@ -52,12 +55,14 @@ def scores(learner: Learner, support: ImageBank, queries: Tensor, seed: int = 0)
     those of episode 0 of an evaluation with this seed.
     """
     if not len(queries):
-        return torch.empty(0, support.classes)
-    together = len(queries) if learner.traits.transductive else max(_AT_ONCE, len(support))
+        return torch.empty(0, support.bank.classes)
+    together = len(queries) if learner.traits.transductive else max(_AT_ONCE, len(support.bank))
     return torch.cat([_scores(learner, support, part, seed) for part in queries.split(together)])
 
 
-def scores_of_parts(learner: Learner, support: ImageBank, parts: Iterator[Tensor], seed: int = 0) -> Iterator[Tensor]:
+def scores_of_parts(
+    learner: Learner, support: EmbeddedBank, parts: Iterator[Tensor], seed: int = 0
+) -> Iterator[Tensor]:
     """`scores` of parts of the queries as they come, one after another; a transductive learner waits for all parts."""
     if not learner.traits.transductive:
         for part in parts:
@@ -68,19 +73,28 @@ def scores_of_parts(learner: Learner, support: ImageBank, parts: Iterator[Tensor
 
 
 @torch.no_grad()
-def _scores(learner: Learner, support: ImageBank, queries: Tensor, seed: int) -> Tensor:
-    bank = _with_queries(support, queries)
-    data = embedded(learner, bank)
+def _scores(learner: Learner, support: EmbeddedBank, queries: Tensor, seed: int) -> Tensor:
+    data = _WithQueries(learner, support, queries)
     device = data.device
-    images = [part.to(device) for part in images_of(support)]
-    query = torch.arange(len(support), len(bank), device=device)[None]
+    images = [part.to(device) for part in images_of(support.bank)]
+    query = torch.arange(len(support.bank), len(data.bank), device=device)[None]
     with torch.random.fork_rng():  # a learner that draws numbers gets the same ones each time
         torch.manual_seed(seed)
         return unequal_scores(learner, data, images, query, episode_key(seed, device))[0].float().cpu()
 
 
-def _with_queries(support: ImageBank, queries: Tensor) -> ImageBank:
-    """A bank of the support set and, as one more class, the queries."""
-    offsets = torch.cat([support.offsets, torch.tensor([len(support) + len(queries)])])
-    names = (*support.class_names, "")
-    return ImageBank(torch.cat([support.images, queries]), offsets, names, ("",) * len(names), support.dataset)
+class _WithQueries(EmbeddedBank):
+    """The images of a support set and, as one more class, queries; the support images are not embedded again."""
+
+    def __init__(self, learner: Learner, support: EmbeddedBank, queries: Tensor) -> None:
+        shown, alone = support.bank, ImageBank(queries, torch.tensor([0, len(queries)]), ("",), ("",))
+        offsets = torch.cat([shown.offsets.cpu(), torch.tensor([len(shown) + len(queries)])])
+        names = (*shown.class_names, "")
+        images = torch.cat([shown.images.cpu(), queries])
+        super().__init__(learner, ImageBank(images, offsets, names, ("",) * len(names), shown.dataset))
+        self.bank = placed(self.bank, self.device)
+        self._support, self._queries = support, embedded(learner, alone)
+
+    @functools.cached_property
+    def embeddings(self) -> Tensor:
+        return torch.cat([self._support.embeddings, self._queries.embeddings])

@@ -25,11 +25,7 @@ def affine(images: Tensor, strength: float = 1.0) -> Tensor:
     Rotation up to 10 degrees either way, shear up to 0.3 radians and scale 0.8 to 1.2 along each axis, shift up to 2/28
     of the side along each axis, each of these seven with probability 0.5. strength: a factor on all of them.
     """
-    limits = images.new_tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 2 / 28, 2 / 28]) * strength
-    drawn = 2 * torch.rand(len(images), 7, device=images.device) - 1
-    chosen = torch.rand(len(images), 7, device=images.device) < 0.5
-    angle, shear, scale, shift = (limits * drawn * chosen).split([1, 2, 2, 2], 1)
-    return warped(images, angle.squeeze(1), shear, 1 + scale, shift)
+    return warped(images, *_drawn_affine(images, strength))
 
 
 def warped(images: Tensor, angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -37,14 +33,7 @@ def warped(images: Tensor, angle: Tensor, shear: Tensor, scale: Tensor, shift: T
 
     angle (B,) in radians, clockwise; shear (B, 2) in radians; scale (B, 2); shift (B, 2) in sides; pairs are x and y
     """
-    one, sheared = torch.ones_like(angle), shear.tan()
-    turn = _matrices(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
-    forward = turn @ _matrices(one, sheared[:, 0], sheared[:, 1], one) * scale[:, None]
-    # the inverse maps each pixel to its source; inv would check its result and make the CPU wait for the GPU
-    inverse = torch.linalg.inv_ex(forward).inverse
-    back = torch.cat([inverse, inverse @ (-2 * shift[:, :, None])], 2)  # the grid's coordinates go from -1 to 1
-    grid = functional.affine_grid(back, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False).clamp_(0, 1)
+    return _sampled(images, _affine_grid(images, angle, shear, scale, shift))
 
 
 def crop(images: Tensor, padding: float = 8 / 84) -> Tensor:
@@ -117,6 +106,13 @@ def enlarged(images: Tensor, boxes: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp_(0, 1)
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """The images at `size` x `size` pixels, without aliasing."""
+    if images.shape[-1] == size:
+        return images
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp_(0, 1)
+
+
 def _sources(start: Tensor, length: Tensor, side: int) -> Tensor:
     """The source coordinates (B, side) of `side` pixels, -1 to 1 over the image, clamped to the box's edge pixels."""
     centres = (torch.arange(side, device=start.device) + 0.5) / side * length - 0.5
@@ -136,10 +132,64 @@ def _matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return torch.stack([a, b, c, d], 1).unflatten(1, (2, 2))
 
 
+def affine_elastic(images: Tensor, strength: float = 1.0, points: int = 5, largest: float = 0.04) -> Tensor:
+    """As `affine`, and then distorted elastically (Simard et al. 2003), in one interpolation.
+
+    Each of points x points places of an image is displaced by normal numbers, and bicubic interpolation displaces the
+    pixels between the places. The standard deviation, in sides, is one for each image: uniform from 0 to `largest`
+    times `strength`, which is also a factor on the affine part.
+    """
+    grid = _affine_grid(images, *_drawn_affine(images, strength))
+    places = torch.randn(len(images), 2, points, points, device=images.device)
+    places *= 2 * largest * strength * torch.rand(len(images), 1, 1, 1, device=images.device)
+    field = functional.interpolate(places, size=images.shape[2:], mode="bicubic", align_corners=True)
+    return _sampled(images, grid + field.permute(0, 2, 3, 1))
+
+
+def strokes(images: Tensor, strength: float = 0.5) -> Tensor:
+    """Bright strokes made wider or narrower: mixed with their dilation or erosion by up to 1/28 of the side each way.
+
+    The share of the dilation or erosion in the mixture is uniform from 0 to `strength`; either has probability 0.5.
+    """
+    reach = max(1, round(images.shape[3] / 28))
+    window = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
+    wider, narrower = functional.max_pool2d(images, **window), -functional.max_pool2d(-images, **window)
+    share = strength * (2 * torch.rand(len(images), 1, 1, 1, device=images.device) - 1)
+    return torch.lerp(images, torch.where(share > 0, wider, narrower), share.abs())
+
+
+def _drawn_affine(images: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Angle (B,), shear (B, 2), scale (B, 2) and shift (B, 2), as `warped` takes them, drawn as `affine` says."""
+    limits = images.new_tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 2 / 28, 2 / 28]) * strength
+    drawn = 2 * torch.rand(len(images), 7, device=images.device) - 1
+    chosen = torch.rand(len(images), 7, device=images.device) < 0.5
+    angle, shear, scale, shift = (limits * drawn * chosen).split([1, 2, 2, 2], 1)
+    return angle.squeeze(1), shear, 1 + scale, shift
+
+
+def _affine_grid(images: Tensor, angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The source (B, H, W, 2) of each pixel of the images that `warped` makes: x and y, -1 to 1 over the image."""
+    one, sheared = torch.ones_like(angle), shear.tan()
+    turn = _matrices(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+    forward = turn @ _matrices(one, sheared[:, 0], sheared[:, 1], one) * scale[:, None]
+    # the inverse maps each pixel to its source; inv would check its result and make the CPU wait for the GPU
+    inverse = torch.linalg.inv_ex(forward).inverse
+    back = torch.cat([inverse, inverse @ (-2 * shift[:, :, None])], 2)  # the grid's coordinates go from -1 to 1
+    return functional.affine_grid(back, list(images.shape), align_corners=False)
+
+
+def _sampled(images: Tensor, grid: Tensor) -> Tensor:
+    """The images at the sources `grid` (B, H, W, 2) of their pixels, between pixels bilinearly, black beyond edges."""
+    return functional.grid_sample(images, grid, align_corners=False).clamp_(0, 1)
+
+
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda images: images,
     # characters: Koch et al. 2015
     "affine": affine,
+    # characters: elastic distortions as in Simard et al. 2003, and pens of other widths
+    "affine-elastic": affine_elastic,
+    "strokes": lambda images: strokes(affine_elastic(images)),
     # natural images: Gidaris and Komodakis 2018; with colours, Lee et al. 2019 (MetaOptNet); Chen et al. 2019 (A Closer
     # Look at Few-shot Classification)
     "crop": lambda images: flip(crop(images)),

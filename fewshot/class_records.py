@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from episodes import ImageBank
 from fewshot.confusion import Counts
-from fewshot.files import in_utf8
+from fewshot.files import in_utf8, no_formula
 from fewshot.record_files import Damaged
 from fewshot.records import CELL, MODEL, array_name, model_names
 from fewshot.statistics import proportions
@@ -173,17 +174,26 @@ def class_table(found: ClassAnswers) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("accuracy", kind="stable").reset_index(drop=True)
 
 
-def class_tables(rows: pd.DataFrame, arrays: Mapping[str, np.ndarray]) -> str:
-    """The text of classes.csv: class_table of each row of the results whose answers were kept; '' if none were."""
-    tables = []
+def class_tables(
+    rows: pd.DataFrame, arrays: Mapping[str, np.ndarray], made: dict[tuple[Any, ...], str] | None = None
+) -> str:
+    """The text of classes.csv: class_table of each row of the results whose answers were kept; '' if none were.
+
+    made: the texts of earlier calls by the key and the cell of their row; they are used again, and new ones are added.
+    Names that a spreadsheet would take for formulas begin with ': see files.no_formula.
+    """
+    made = {} if made is None else made
+    texts = []
     for _, row in rows.iterrows():
-        found = answers_of(row, arrays)
-        if found is not None:
+        own = row.get("key", ""), *row[[*MODEL, *CELL]]
+        if own not in made and (found := answers_of(row, arrays)) is not None:
             table = class_table(found)
             for place, name in enumerate([*MODEL, *CELL]):
                 table.insert(place, name, row[name])
-            tables.append(table)
-    return pd.concat(tables).to_csv(index=False) if tables else ""
+            names = table.select_dtypes(exclude="number").map(no_formula)
+            made[own] = table.assign(**names).to_csv(index=False)
+        texts += [made[own]] if own in made else []
+    return "".join([*texts[:1], *(text.partition("\n")[2] for text in texts[1:])])  # one head for all
 
 
 def confused(found: ClassAnswers, most: int) -> list[tuple[int, int, int, int]]:

@@ -11,8 +11,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from episodes import InputError
+from episodes.errors import counted
 from fewshot.answers import NONE, numbered_support, scores
 from fewshot.confidence import confidence
+from fewshot.embedding import embedded
 from fewshot.loading import load
 from fewshot.preparation import Images, pixels_of
 
@@ -60,7 +62,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         given = column_or_1d(labels, warn=True)
         check_classification_targets(given)
         if len(given) != len(images):
-            raise InputError(f"each image needs one label: there are {len(images)} images and {len(given)} labels")
+            raise InputError(
+                f"each image needs one label: {counted(len(images), 'image')} came with {counted(len(given), 'label')}"
+            )
         classes, numbers = np.unique(given, return_inverse=True)
         if self.reject is not None and NONE in classes:
             raise InputError(f"no class may be called '{NONE}' if pictures are refused: rename it")
@@ -68,14 +72,15 @@ class Classifier(ClassifierMixin, BaseEstimator):
         names = [str(name) for name in classes]
         self.support_ = numbered_support(pixels_of(images, model.spec), torch.from_numpy(numbers), names)
         self.model_, self.classes_ = model, classes
-        self.calibration_ = confidence(model, self.support_, self.reject, self.temperature, self.data)
+        self._embedded = embedded(model.learner, self.support_)
+        self.calibration_ = confidence(model, self._embedded, self.reject, self.temperature, self.data)
         return self
 
     def scores(self, images: Images) -> NDArray[np.float64]:
         """The learner's scores (B, N) of B images for the classes `classes_`, as an evaluation counts them."""
         check_is_fitted(self)
         pixels = pixels_of(images, self.model_.spec)
-        return scores(self.model_.learner, self.support_, pixels, self.seed).numpy().astype(np.float64)
+        return scores(self.model_.learner, self._embedded, pixels, self.seed).numpy().astype(np.float64)
 
     def predict_proba(self, images: Images) -> NDArray[np.float64]:
         """Probabilities (B, N) of B images for the classes `classes_`."""

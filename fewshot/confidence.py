@@ -4,21 +4,22 @@ import dataclasses
 import math
 import os
 
-from episodes import ImageBank, InputError
+from episodes import InputError
 from fewshot.calibration import Calibration, calibrated, from_scores
+from fewshot.embedding import EmbeddedBank
 from fewshot.loading import LoadedModel, validation_classes
 from fewshot.support_quality import LeftOut, leave_one_out
 
 
 def confidence(
     model: LoadedModel,
-    support: ImageBank,
+    support: EmbeddedBank,
     reject: float | None = None,
     temperature: float | None = None,
     data: str | os.PathLike | None = None,
     left_out: LeftOut | None = None,
 ) -> Calibration:
-    """The temperature and the threshold for pictures that are answered by `support`.
+    """The temperature and the threshold for pictures that are answered by `support`, which `model` has embedded.
 
     reject       the share of pictures of known classes that may be refused, in (0, 0.5]; None refuses none
     temperature  a temperature to use instead of choosing one
@@ -39,7 +40,7 @@ def confidence(
     found = _by_validation(model, support, reject, temperature, data)
     if not found.remark or (found.shots and (reject is None or found.threshold > -math.inf)):
         return found
-    if int(support.sizes.max()) > 1:
+    if int(support.bank.sizes.max()) > 1:
         left_out = left_out or leave_one_out(model.learner, support)
         made = from_scores(left_out.scores, left_out.targets, reject, temperature, len(left_out.targets))
         told = "; the pictures left out of the support set were taken instead"
@@ -51,7 +52,7 @@ def confidence(
 
 def _by_validation(
     model: LoadedModel,
-    support: ImageBank,
+    support: EmbeddedBank,
     reject: float | None,
     temperature: float | None,
     data: str | os.PathLike | None,
@@ -61,6 +62,6 @@ def _by_validation(
         return Calibration(temperature or 1.0, remark="the backbone comes without validation classes")
     try:
         bank = validation_classes(model.spec, data)
-        return calibrated(model.learner, bank, support.sizes.tolist(), reject, temperature)
+        return calibrated(model.learner, bank, support.bank.sizes.tolist(), reject, temperature)
     except InputError as error:
         return Calibration(temperature or 1.0, remark=f"there are no validation classes to use ({error})")

@@ -163,6 +163,15 @@ class Validation(_Settings):
     episodes: Episodes = 500
 
 
+class Classification(_Settings):
+    """Regularisers of a learner that classifies base classes: see fewshot/classification.py."""
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rotation: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    mixup: Literal["", "images", "maps"] = ""
+    teacher: Annotated[str, Field(max_length=4096)] = ""
+
+
 class Training(_Settings):
     """How one model trains. If steps is 0, the model does not train and its backbone does not change.
 
@@ -170,12 +179,16 @@ class Training(_Settings):
                   were trained on, such as 'ImageNet-1k'; a file of this suite says that itself
     augmentation  of the training images, by name (see fewshot/augmentation.py)
     epochs        most passes through the images, 0 for no limit: with fewer images there are fewer steps
+    optimizer     muon: Muon for the kernels of convolutions, at the rate kernel_rate, and AdamW for all other weights
     schedule      one-cycle: up to learning_rate in 30 % of the steps, then down to nothing, both along a cosine;
                   halving: halved every `halve_every` steps (Snell et al. 2017);
                   milestones: learning_rate times the factor of the last milestone passed; constant
     precision     arithmetic of the backbone in training: auto is bfloat16 if the device computes in bfloat16 natively
     validate_every  steps between validations, each of which also writes a checkpoint
     batches       {classes, images} or {size}; options: the learner's own
+    sizes         of the training images, in pixels, from a percentage of the steps on: {0 = 56, 70 = 84}, for a network
+                  that averages its last feature map. Smaller images are faster. By default, the size of the data
+    classification  regularisers of a learner that classifies base classes
     """
 
     backbone: str = "conv4"
@@ -184,8 +197,9 @@ class Training(_Settings):
     augmentation: str = "none"
     steps: Steps = 1000
     epochs: Steps = 0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     learning_rate: Rate = 3e-3
+    kernel_rate: Rate = 0.02
     weight_decay: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     schedule: Literal["one-cycle", "halving", "milestones", "constant"] = "one-cycle"
     halve_every: Annotated[Steps, Field(ge=1)] = 2000
@@ -194,6 +208,8 @@ class Training(_Settings):
     validate_every: Annotated[Steps, Field(ge=1)] = 250
     batches: dict[str, Annotated[int, Field(le=1_000_000)]] = {}
     options: dict[str, Any] = {}
+    sizes: dict[Annotated[str, Field(pattern=r"^[0-9]{1,2}$")], Annotated[int, Field(ge=1, le=1024)]] = {}
+    classification: Classification = Classification()
 
     @pydantic.model_validator(mode="after")
     def _what_weights_were_trained_on_belongs_to_weights(self) -> "Training":
@@ -207,6 +223,12 @@ class Training(_Settings):
     def _milestones_belong_to_their_schedule(self) -> "Training":
         if (self.schedule == "milestones") != bool(self.milestones):
             raise ValueError("schedule = 'milestones' and a table of milestones go together")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _sizes_begin_at_the_start(self) -> "Training":
+        if self.sizes and "0" not in self.sizes:
+            raise ValueError("sizes must say the size from the start on: {0 = ...}")
         return self
 
 

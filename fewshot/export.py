@@ -31,7 +31,7 @@ class EmbeddingNetwork(nn.Module):
 
 
 def export(learner: Learner, spec: ModelSpec, kind: str, path: Path) -> None:
-    """Write the embedding network of `learner`, which `spec` describes, to the new file `path`.
+    """Write the embedding network of `learner`, which `spec` describes, to the file `path`.
 
     kind: a key of KINDS.
         onnx         a network 'images' (B, C, H, W) float32 in [0, 1] -> 'embeddings' (B, D), for any B
@@ -39,10 +39,8 @@ def export(learner: Learner, spec: ModelSpec, kind: str, path: Path) -> None:
 
     The metadata of both have JSON under two names: 'fewshot', the fields of the ModelSpec, and 'standardisation', the
     means and deviations of red, green and blue by which the network standardises its images, or null. InputError if
-    the file exists or cannot be written, if a package is missing, or if ONNX cannot express the network.
+    the file cannot be written, if a package is missing, or if ONNX cannot express the network.
     """
-    if path.exists():
-        raise InputError(f"{path} exists already: name a new file with --output")
     about = {"fewshot": spec.model_dump_json(), "standardisation": json.dumps(_standardisation(learner, spec))}
     content = KINDS[kind](learner, spec, about)
     with writing(path.parent), replacing(path) as unfinished:

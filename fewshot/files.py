@@ -13,6 +13,7 @@ import numpy as np
 from episodes import InputError
 
 _MOST = 1 << 28  # bytes of a file of text: those of a run have a few thousand
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _STALE = 86_400  # seconds after which an unfinished file counts as abandoned
 
 
@@ -60,6 +61,18 @@ def replace_text(path: Path, text: str) -> None:
 def in_utf8(name: str) -> str:
     """The name, with '?' for what UTF-8 cannot hold: names of files may be in another encoding."""
     return name.encode(errors="replace").decode()
+
+
+def no_formula(text: str) -> str:
+    """A text for a cell of a table that people open: with a leading ' if a spreadsheet would take it for a formula.
+
+    That is a text which begins with = + - @, a tab or a carriage return. Files that the suite reads back, such as
+    results.csv, the csv files of test protocols and the lists of episodes, must hold names exactly: they do not use it.
+
+    >>> no_formula("=cat"), no_formula("cat"), no_formula("'=cat")
+    ("'=cat", 'cat', "'=cat")
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -15,6 +15,7 @@ from fewshot.backbones import find_backbone, make_backbone
 from fewshot.config import Seed, Training, Validation
 from fewshot.learners.base import Learner, resolved
 from fewshot.learners.registry import checked_options, split_backbone, traits_of
+from fewshot.provenance import same_code
 
 _IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call by other names
 # by other fields: the checksums of the images, the settings, the digest of the weights
@@ -205,7 +206,8 @@ class ModelSpec(BaseModel):
         Code and packages that an older version did not write are unknown, and so differ.
         """
         fields = [name for name in type(self).model_fields if name not in _COVERED]
-        return {_IN_CHECKPOINT.get(name, name) for name in fields if getattr(self, name) != getattr(before, name)}
+        other = [name for name in fields if not same_code(getattr(before, name), getattr(self, name))]
+        return {_IN_CHECKPOINT.get(name, name) for name in other}
 
 
 def model_name(asked: str, learner: str, variant: str, shot: int, seed: int) -> str:

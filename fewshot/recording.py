@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from episodes import InputError
 from fewshot.backbones import Backbone
+from fewshot.classification import RegularisedLoss
 from fewshot.embedding import described
 from fewshot.learners.base import Learner
 from fewshot.learners.faults import place_of
@@ -24,9 +25,9 @@ Work = Callable[[], Tensor]
 Gradients = Callable[[Tensor, Tensor], Tensor]
 
 
-def gradients_of(learner: Learner, device: torch.device) -> Gradients:
-    """A function of images (B, C, H, W) and labels (B,), all batches of one shape, that leaves the gradients of the
-    loss in the weights of `learner` and returns the loss: a scalar, detached.
+def gradients_of(learner: Learner | RegularisedLoss, device: torch.device) -> Gradients:
+    """A function of images (B, C, H, W) and labels (B,), batches of few different shapes, that leaves the gradients of
+    the loss in the weights of `learner` and returns the loss: a scalar, detached.
 
     On a GPU it replays a recording if the learner trains in one stage, its backbone is one of the suite's, and the
     first batches show that a step can be recorded. `grad` of the weights is then memory of the recording: it must not
@@ -37,20 +38,24 @@ def gradients_of(learner: Learner, device: torch.device) -> Gradients:
     return functools.partial(computed, learner)
 
 
-def computed(learner: Learner, images: Tensor, labels: Tensor) -> Tensor:
+def _author(learner: Learner | RegularisedLoss) -> Learner:
+    return learner.learner if isinstance(learner, RegularisedLoss) else learner
+
+
+def computed(learner: Learner | RegularisedLoss, images: Tensor, labels: Tensor) -> Tensor:
     """The loss, detached; its gradients are left in the weights. InputError if the loss has none."""
     loss = learner.loss(images, labels)
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
         given = f"{loss!r:.60}" if isinstance(loss, Tensor) and loss.ndim == 0 else described(loss)
         raise InputError(
-            f"the loss of {learner.name}{place_of(learner, 'loss')} must be a scalar tensor that depends on the"
-            f" weights, not {given}"
+            f"the loss of {learner.name}{place_of(_author(learner), 'loss')} must be a scalar tensor that depends on"
+            f" the weights, not {given}"
         )
     learner.zero_grad(set_to_none=True)
     try:
         loss.backward()
     except RuntimeError as error:
-        if place := place_of(learner, "loss"):
+        if place := place_of(_author(learner), "loss"):
             said = " ".join(str(error).split())
             raise InputError(f"the loss of {learner.name}{place} cannot be differentiated: {said}") from error
         raise
@@ -66,13 +71,18 @@ class Recorded:
     recording fails in spite of that.
     """
 
-    def __init__(self, learner: Learner, record: Callable[[Work], tuple[Tensor, Callable[[], None]]]) -> None:
+    def __init__(
+        self, learner: Learner | RegularisedLoss, record: Callable[[Work], tuple[Tensor, Callable[[], None]]]
+    ) -> None:
         self._learner, self._record = learner, record
         self._watched: list[Operations] = []
         self._one_by_one = False
         self._replay: Callable[[], None] | None = None
+        self._shape: torch.Size | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        if images.shape != self._shape:  # a recording is of one shape: another size of images begins again
+            self._shape, self._watched, self._replay = images.shape, [], None
         if len(self._watched) < _WARM:
             with Operations() as operations:
                 loss = _aside(functools.partial(computed, self._learner, images, labels), images.device)

@@ -70,6 +70,7 @@ class RunFolder:
             self.config, self._environment = config, environment
             self._read()
         self._behind = {name for name in self._rows if _is_newer(path / PROTOCOLS[name].table, path / "results.md")}
+        self._made: dict[str, dict[Any, str]] = {}  # parts of the files of each test protocol, which are not made again
         self._due = -math.inf  # when the tables may be made again
 
     @contextlib.contextmanager
@@ -229,11 +230,12 @@ class RunFolder:
         with writing(self.path):
             for protocol in sorted(self._behind & self._rows.keys()):
                 rows, arrays = self._rows[protocol], self._arrays[protocol]
-                for name, text in PROTOCOLS[protocol].files(rows, arrays, self.path.resolve().name).items():
+                made = self._made.setdefault(protocol, {})
+                for name, text in PROTOCOLS[protocol].files(rows, arrays, self.path.resolve().name, made).items():
                     replace_text(self.path / name, text)
-            made = _sheets(self._rows, self._arrays)
-            replace_text(self.path / "results.tex", tables.latex(made))
-            replace_text(self.path / "results.md", "\n".join([tables.markdown(made), *self._advice()]))
+            sheets = _sheets(self._rows, self._arrays)
+            replace_text(self.path / "results.tex", tables.latex(sheets))
+            replace_text(self.path / "results.md", "\n".join([tables.markdown(sheets), *self._advice()]))
         self._behind.clear()
         self._due = time.monotonic() + _PAUSE
 

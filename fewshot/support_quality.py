@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from episodes import ImageBank, InputError
+from episodes import InputError
 from fewshot.answers import episode_key, images_of
 from fewshot.devices import exact
-from fewshot.embedding import embedded
+from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner
 from fewshot.statistics import Interval, proportion
 from fewshot.unequal import unequal_scores
@@ -56,18 +56,17 @@ class LeftOut:
 
 
 @torch.no_grad()
-def leave_one_out(learner: Learner, support: ImageBank, seed: int = 0) -> LeftOut:
-    """The scores of each picture of a support set in an episode whose support is the other pictures.
+def leave_one_out(learner: Learner, support: EmbeddedBank, seed: int = 0) -> LeftOut:
+    """The scores of each picture of a support set, embedded by `learner`, in an episode whose support is the others.
 
     Episode j leaves image j of every class out at once, so K images a class take K episodes, each with K - 1 shots;
     with more than 20 images a class, episode j leaves out images j, j + 20 and so on. A class with one picture keeps
     it. Raises InputError if no class has two pictures.
     """
-    sizes = support.sizes.tolist()
+    sizes = support.bank.sizes.tolist()
     if max(sizes) < 2:
         raise InputError("leaving pictures out needs 2 pictures of a class or more")
-    data = embedded(learner, support)
-    classes = [images.to(data.device) for images in images_of(support)]
+    classes = [images.to(support.device) for images in images_of(support.bank)]
     scores, targets = [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -78,7 +77,7 @@ def leave_one_out(learner: Learner, support: ImageBank, seed: int = 0) -> LeftOu
             ]
             query = torch.cat([images[:, left] for images, left in zip(classes, out)], 1)
             kept = [images[:, ~left] for images, left in zip(classes, out)]
-            found = unequal_scores(learner, data, kept, query, episode_key(seed, data.device))
+            found = unequal_scores(learner, support, kept, query, episode_key(seed, support.device))
             scores.append(exact(found[0]).cpu())
             targets += [number for number, left in enumerate(out) for _ in range(int(left.sum()))]
-    return LeftOut(torch.cat(scores).numpy(), np.array(targets), support.class_names)
+    return LeftOut(torch.cat(scores).numpy(), np.array(targets), support.bank.class_names)

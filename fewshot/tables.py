@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from episodes.errors import counted
 from fewshot.records import ALIKE, CELL, array_of, image_form, labels, marks_of, summarised
 from fewshot.statistics import all_pairs, proportion, ranks
 
@@ -79,10 +80,9 @@ class Sheet(NamedTuple):
 def caption(results: pd.DataFrame) -> str:
     """What the numbers are: data set, split protocol, split, episodes."""
     row = results.iloc[0]
-    queries = "1 query" if row["query"] == 1 else f"{row['query']} queries"
     return (
         f"{row.dataset} ({row.protocol}), {row.split} classes, {image_form(row.image_size)}: accuracy"
-        f" in percent over {row.episodes:,} episodes, {queries} a class"
+        f" in percent over {row.episodes:,} episodes, {counted(row.query, 'query')} a class"
     )
 
 

@@ -1,6 +1,7 @@
 """A finished run tested again: all its trained models, from their checkpoints, on other data sets."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,31 +32,45 @@ def measure_on_others(
     The rows have no key, since no run continues them. InputError if a checkpoint is missing or of other images, or if
     the data sets cannot be tested on.
     """
-    paths = _checkpoints(run, config)
+    models = _models(run, config)
     config, banks = open_data(config, data)
     check_protocols(config.evaluation, banks)
     chosen = choose_device(device)
     prepare(chosen)
     rows: list[Row] = []
     arrays: dict[str, np.ndarray] = {}
-    for path in paths:
-        task = _task(path, learner, config, banks, chosen)
+    for model in models:
+        _check_images(model.spec, banks)
+    for model in models:
+        task = _task(model, learner, config, banks, chosen)
         found, kept = measure("domains", task)
         rows += found
         arrays |= kept
     return pd.DataFrame(rows, columns=list(PROTOCOLS["domains"].columns)), arrays
 
 
-def _checkpoints(run: Path, config: Config) -> list[Path]:
-    """The best checkpoint of each model of the run, in the order of its learners and seeds; no learner's file runs."""
+class _Model(NamedTuple):
+    """A model of the run: its best checkpoint, and what that says of it, without the weights."""
+
+    path: Path
+    spec: ModelSpec
+    collapsed: bool
+
+
+def _models(run: Path, config: Config) -> list[_Model]:
+    """Each model of the run, in the order of its learners and seeds; no learner's file runs.
+
+    The weights are read again when their turn comes, since those of all models together may not fit into memory.
+    """
     if config.data.test == ALL:
         raise InputError(
             f"the run in {run} trained nothing: 'fewshot bench --test' tests its models on other data sets"
         )
     found = {}
     for path in sorted(run.glob("checkpoints/*/best.pt")):
-        spec = ModelSpec.from_checkpoint(checkpoints.load(path), path)
-        found[spec.asked, spec.seed, spec.shot] = path
+        content = checkpoints.load(path)
+        spec = ModelSpec.from_checkpoint(content, path)
+        found[spec.asked, spec.seed, spec.shot] = _Model(path, spec, content.get("collapsed", False) is True)
     models = [
         (asked, seed, shot)
         for asked, settings in config.learner.items()
@@ -71,13 +86,15 @@ def _checkpoints(run: Path, config: Config) -> list[Path]:
     return [found[model] for model in models]
 
 
-def _task(path: Path, learner: str, config: Config, banks: dict[str, ImageBank], device: torch.device) -> Task:
-    """The trained model of a checkpoint, and its test."""
-    content = checkpoints.load(path)
-    spec = ModelSpec.from_checkpoint(content, path)
+def _check_images(spec: ModelSpec, banks: dict[str, ImageBank]) -> None:
+    """InputError if a model was trained on other images than those that the run's data set has now."""
     if spec.data and banks["train"].checksum not in spec.data:
         raise InputError(f"the images of {banks['train'].name} are not those that {spec.label} was trained with")
-    spec, model = open_checkpoint(path, learner if ".py:" in spec.asked else "")
+
+
+def _task(trained: _Model, learner: str, config: Config, banks: dict[str, ImageBank], device: torch.device) -> Task:
+    """The trained model of a checkpoint, and its test."""
+    spec, model = open_checkpoint(trained.path, learner if ".py:" in trained.spec.asked else "")
     model.to(device)
     data = {
         name: EmbeddedBank(model, bank if name == "train" else placed(bank, device)) for name, bank in banks.items()
@@ -86,7 +103,7 @@ def _task(path: Path, learner: str, config: Config, banks: dict[str, ImageBank],
     shots = (spec.shot,) if spec.shot else tuple(one for one in config.evaluation.shots if str(one) not in per_shot)
     columns = {
         **row_of(spec, model, banks["test"]),
-        "collapsed": content.get("collapsed", False) is True,
+        "collapsed": trained.collapsed,
         "preset": config.preset,
         "key": "",
         "kept": "",

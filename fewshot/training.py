@@ -11,17 +11,16 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from episodes import EpisodeSampler, FeatureBank, ImageBank, InputError, class_texts
 from episodes.batches import Batches, batches_from
 from fewshot import checkpoints
-from fewshot.augmentation import find_augmentation
+from fewshot.augmentation import find_augmentation, resized
 from fewshot.backbones import load_weights
-from fewshot.config import Training, Validation
+from fewshot.classification import RegularisedLoss
+from fewshot.config import Classification, Training, Validation
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import Accuracies, run_episodes
@@ -29,6 +28,7 @@ from fewshot.files import replace_text, writing
 from fewshot.learners.base import Learner
 from fewshot.learners.registry import lacks_weights, traits_of
 from fewshot.models import ModelSpec
+from fewshot.optimizers import optimizer_of, schedule_of
 from fewshot.pretraining import by_published_means, of_base_classes
 from fewshot.provenance import RENEWED, told
 from fewshot.recording import gradients_of
@@ -97,11 +97,12 @@ def train(
     torch.manual_seed(seed)
     if settings.steps == 0:
         _show_base(learner, train_bank)
-    run = _Run(learner, settings, folder, spec)
+    objective = objective_of(learner, settings).to(chosen)
+    run = _Run(learner, objective, settings, folder, spec)
     if resume:
         run.restore()
-    following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, chosen)
-    gradients = gradients_of(learner, chosen)
+    following = _augmented(batches.following(train_bank, seed, run.step), learner, settings, train_bank, run.step)
+    gradients = gradients_of(objective, chosen)
     learner.train()
     with run.bar(progress) as bar, computing_in(learner.backbone, precision):
         for step in range(run.step + 1, settings.steps + 1):
@@ -116,6 +117,13 @@ def train(
             if step % _SHOW_EVERY == 0 or step == settings.steps:
                 run.show(bar, step)
     return run.finish(guessing=100 / sampler.way)
+
+
+def objective_of(learner: Learner, settings: Training) -> Learner | RegularisedLoss:
+    """What has the loss of the training: the learner itself, unless the settings name regularisers."""
+    if settings.classification == Classification():
+        return learner
+    return RegularisedLoss(learner, settings.classification)
 
 
 def enter_stage(learner: Learner, done: float) -> None:
@@ -169,20 +177,42 @@ def _equip(learner: Learner, settings: Training, batches: Batches, bank: ImageBa
         learner.class_names = class_texts(bank)
     learner.check_batches(batches)
     learner.batches = batches
+    if settings.sizes:
+        _check_sizes(learner)
     give_weights(learner, settings, bank)
 
 
+def _check_sizes(learner: Learner) -> None:
+    """InputError if the learner's network does not take images of several sizes."""
+    if not learner.backbone.averages:
+        raise InputError(
+            f"sizes = ... needs a network that averages its last feature map, such as resnet12 or conv4-average, and"
+            f" {learner.name} has another one"
+        )
+
+
 def _augmented(
-    following: Iterator[Tensor], learner: Learner, settings: Training, bank: ImageBank, device: torch.device
+    following: Iterator[Tensor], learner: Learner, settings: Training, bank: ImageBank, step: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented images (B, C, H, W) and labels (B,) of the batches whose indices follow.
+    """Augmented images (B, C, H, W) and labels (B,), on the learner's device, of the batches whose indices follow on
+    step number `step`.
 
     The labels are the base classes; for a learner that uses none, each image is a class of its own.
     """
+    device = next(learner.parameters()).device
     labels = bank.labels.to(device) if learner.traits.uses_labels else torch.arange(len(bank), device=device)
     augment = find_augmentation(settings.augmentation)
-    for indices in following:
-        yield augment(bank.batch(indices).to(device)), labels[indices.to(device)]
+    for number, indices in enumerate(following, start=step):
+        images = augment(bank.batch(indices).to(device))
+        if settings.sizes:
+            images = resized(images, size_at(settings, number))
+        yield images, labels[indices.to(device)]
+
+
+def size_at(settings: Training, step: int) -> int:
+    """The size in pixels of the training images in the step number `step`, counted from 0, by settings.sizes."""
+    begun = [int(percent) for percent in settings.sizes if 100 * step >= int(percent) * settings.steps]
+    return settings.sizes[str(max(begun))]
 
 
 def _validation_sampler(validation: Validation, bank: ImageBank) -> EpisodeSampler:
@@ -213,12 +243,20 @@ class _Progress(BaseModel):
 class _Run:
     """What changes while a learner trains, and its checkpoints: last.pt has all of it, best.pt the weights to keep."""
 
-    def __init__(self, learner: Learner, settings: Training, folder: Path | None, spec: ModelSpec | None) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        objective: Learner | RegularisedLoss,
+        settings: Training,
+        folder: Path | None,
+        spec: ModelSpec | None,
+    ) -> None:
+        self.regularisers = objective if isinstance(objective, RegularisedLoss) else None
         self.learner, self.folder, self.spec, self.steps = learner, folder, spec, settings.steps
         self.about = spec.to_checkpoint() if spec else {}
         self.name = " ".join(filter(None, [learner.name, learner.variant]))
-        self.optimizer = _optimizer(learner, settings)
-        self.schedule = _schedule(self.optimizer, settings)
+        self.optimizer = optimizer_of(objective, settings)
+        self.schedule = schedule_of(self.optimizer, settings)
         self.step, self.began = 0, time.perf_counter()
         self.total: Tensor | float = 0.0  # the summed losses of the steps since the last validation
         self.counted = 0  # those steps
@@ -250,6 +288,8 @@ class _Run:
             _Progress.model_validate(progress)
             for part in (state["best"]["learner"], state["learner"]):  # the last one stays
                 self.learner.load_state_dict(part)
+            if self.regularisers is not None:
+                self.regularisers.own.load_state_dict(state["regularisers"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             _set_random_state(state["random"])
@@ -298,6 +338,8 @@ class _Run:
                 "schedule": self.schedule.state_dict(),
                 "random": _random_state(),
             }
+            if self.regularisers is not None:
+                state["regularisers"] = _weights(self.regularisers.own)
             with writing(self.folder):
                 checkpoints.save(self.folder / "last.pt", {**common, **state})
 
@@ -337,33 +379,7 @@ class _Run:
         bar.set_postfix(said)
 
 
-def _optimizer(learner: Learner, settings: Training) -> Optimizer:
-    """Weight decay holds for weight matrices and kernels, not for biases, norms and temperatures."""
-    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, even an empty one
-    if settings.optimizer == "sgd":
-        return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
-    on_gpu = bool(parameters) and parameters[0].is_cuda
-    return AdamW(groups, settings.learning_rate, fused=on_gpu)  # one kernel for all weights, not several for each
-
-
-def _schedule(optimizer: Optimizer, settings: Training) -> LRScheduler:
-    if settings.schedule == "one-cycle":
-        # one step more than there are, since the scheduler steps after the last one too
-        return OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1)
-    if settings.schedule == "halving":
-        return StepLR(optimizer, settings.halve_every, gamma=0.5)
-    if settings.schedule == "milestones":
-        factors = sorted((int(step), factor) for step, factor in settings.milestones.items())
-        return LambdaLR(optimizer, lambda step: next((f for at, f in reversed(factors) if step >= at), 1.0))
-    return ConstantLR(optimizer, factor=1.0)
-
-
-def _weights(learner: Learner) -> dict[str, Tensor]:
+def _weights(learner: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in learner.state_dict().items()}
 
 

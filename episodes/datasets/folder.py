@@ -20,7 +20,7 @@ from episodes.archives import ARCHIVES, ImageFiles, fingerprint, image_formats
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import layouts, places, splits
 from episodes.datasets.layouts import Classes
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 from episodes.pictures import Picture, contents, find_damaged
 from episodes.reading import EVERYTHING, ReadingOptions
 
@@ -66,7 +66,7 @@ def where(path: Path, protocol: str = "", options: ReadingOptions = EVERYTHING) 
     """The contents of `path`, in words."""
     layout = look(image_files(path), protocol, options)
     if not layout.splits:
-        return "; ".join([f"{path}: {len(layout.every)} classes, too few for splits", *layout.remarks])
+        return "; ".join([f"{path}: {counted(len(layout.every), 'class')}, too few for splits", *layout.remarks])
     counts = ", ".join(f"{len(classes)} {split}" for split, classes in layout.splits.items())
     made = "as they are given" if layout.protocol == "given" else f"made by class with {layout.protocol}"
     return "; ".join([f"{path}, splits {made}: {counts} classes", *layout.remarks])
@@ -89,7 +89,7 @@ def image_files(path: Path) -> ImageFiles:
     """The images at `path` by their suffixes."""
     kinds = image_formats()
     suffixes = sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds)
-    return ImageFiles(path, rf"(?i:{'|'.join(map(re.escape, [*suffixes, '.csv']))})$")
+    return ImageFiles(path, rf"(?i:{'|'.join(map(re.escape, [*suffixes, *layouts.LISTS]))})$")
 
 
 def look(files: ImageFiles, protocol: str = "", options: ReadingOptions = EVERYTHING) -> Layout:
@@ -122,7 +122,7 @@ def _without_damaged(found: dict[str, Classes], files: ImageFiles, remarks: list
 def _damaged(path: Path, mark: str) -> dict[str, str]:
     """The damaged images at `path`, by name; `mark` is the fingerprint of the files."""
     files = image_files(path)
-    return find_damaged([Picture(files, name) for name in files.names if not layouts.is_csv(name)])
+    return find_damaged([Picture(files, name) for name in files.names if not layouts.is_list(name)])
 
 
 def _without_small(found: dict[str, Classes], fewest: int, remarks: list[str]) -> dict[str, Classes]:
@@ -130,13 +130,12 @@ def _without_small(found: dict[str, Classes], fewest: int, remarks: list[str]) -
     sizes = {name: len(pictures) for name, pictures in splits.pooled(found).items()}
     small = {name: size for name, size in sizes.items() if size < fewest}
     if small:
-        count = (
-            f"1 class of fewer than {fewest} images is"
-            if len(small) == 1
-            else (f"{len(small):,} classes of fewer than {fewest} images are")
-        )
+        verb = "is" if len(small) == 1 else "are"
         told = [f"{name} ({size})" for name, size in small.items()]
-        remarks.append(f"{count} left out: {splits.listed(told)}")
+        remarks.append(
+            f"{counted(len(small), 'class')} of fewer than {counted(fewest, 'image')} {verb} left out:"
+            f" {splits.listed(told)}"
+        )
     return {
         split: {name: pictures for name, pictures in classes.items() if name not in small}
         for split, classes in found.items()

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from episodes.archives import ImageFiles
 from episodes.datasets import listings, places
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 from episodes.pictures import Picture
 
 Classes = dict[str, list[Picture]]
+LISTS = (".csv", ".tsv")  # suffixes of files that list images
+_TEXTS = "; a .txt file that lists images must be called .tsv or .csv"
 BARE = ""  # the class, in a split, of images that are in no class folder
 
 
@@ -23,13 +25,14 @@ class Found(NamedTuple):
 
 def find(files: ImageFiles) -> Found:
     """Which image is of which class, and of which split if the user made splits; InputError if the files do not say."""
-    images = {name: Picture(files, name) for name in files.names if not is_csv(name)}
+    images = {name: Picture(files, name) for name in files.names if not is_list(name)}
     if not images:
         raise InputError(
             f"there are no images in {files.path}: give a folder of class folders, or images with a csv file"
         )
     inside = _inside(files.names)
-    used = [name for name in files.names if is_csv(name) and "/" not in inside[name]]
+    used = [name for name in files.names if is_list(name) and "/" not in inside[name]]
+    used = [name for name in used if name.lower().endswith(LISTS[0])] or used  # csv files come first
     used = [name for name in used if _split_of_file(name)] or used
     splits, remarks = _from_csv(files, images, used) if used else (_from_folders(files, images), [])
     others = [*files.others, *(set(files.names) - images.keys() - set(used))]
@@ -39,11 +42,15 @@ def find(files: ImageFiles) -> Found:
 
 def left_out(count: int, what: str) -> str:
     """'3 images are left out', the beginning of a remark."""
-    return f"{count:,} {what}s are left out" if count > 1 else f"1 {what} is left out"
+    return f"{counted(count, what)} {'is' if count == 1 else 'are'} left out"
 
 
-def is_csv(name: str) -> bool:
-    return name.lower().endswith(".csv")
+def is_list(name: str) -> bool:
+    """Whether a file of that name lists images, with commas, tabs and so on between its columns (see listings.read).
+
+    A .txt file does not count: most are notes or lists of classes, and those that list images have no common form.
+    """
+    return name.lower().endswith(LISTS)
 
 
 def _left_out(
@@ -55,7 +62,7 @@ def _left_out(
         told = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
         remarks.append(
             f"{left_out(len(others), 'file')}, of no image format that Pillow reads here ({told}), the first one is"
-            f" {min(others)}"
+            f" {min(others)}" + (_TEXTS if ".txt" in kinds else "")
         )
     used = {picture.key for classes in splits.values() for pictures in classes.values() for picture in pictures}
     if len(used) < len(images):

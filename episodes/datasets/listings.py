@@ -1,4 +1,4 @@
-"""csv files, in their usual forms, that say the class and perhaps the split of each image."""
+"""csv and tsv files, in their usual forms, that say the class and perhaps the split of each image."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from episodes.archives import read_regular
 from episodes.datasets import places
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 
 _FILE_COLUMNS = (
     *("filename", "file", "file_name", "image", "image_name", "path"),
@@ -107,7 +107,7 @@ def lines_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     positions = [header.index(name) for name in columns]
     for line, cells in table[1:]:
         if len(cells) != len(header):
-            raise InputError(f"line {line} of {path} has {len(cells)} cells, but the header has {len(header)}")
+            raise InputError(f"line {line} of {path} has {counted(len(cells), 'cell')}, but the header {len(header)}")
         yield line, [cells[position].strip() for position in positions]
 
 
@@ -160,9 +160,7 @@ class Finder:
         images = []
         for row, (root, matches) in zip(rows, found):
             if len(matches) != 1 or root in absent:
-                missing = root in absent or not matches
-                fault = "is not there" if missing else f"is there {len(matches)} times, as in {matches[0]}"
-                raise InputError(f"{source} lists the image {row.file}, which {fault}")
+                raise InputError(f"{source} lists the image {row.file}, which {_fault(matches, root in absent)}")
             images.append(matches[0])
         return images
 
@@ -175,6 +173,18 @@ class Finder:
             if matches:
                 return file[: len(file) - len(end)], matches
         return None, []
+
+
+def _fault(matches: list[str], elsewhere: bool) -> str:
+    """What is wrong with a name that these images match; elsewhere: the name is in a folder that is not there."""
+    if not matches:
+        return "is not there: correct its name, or leave the line out"
+    if elsewhere:
+        return (
+            f"is not there, and other lines do not name that folder: if {matches[0]} is the image, write it so, and all"
+            " others alike"
+        )
+    return f"is there {len(matches)} times, as in {matches[0]}: write more of its path"
 
 
 def _ends(path: str) -> list[str]:

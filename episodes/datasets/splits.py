@@ -7,7 +7,7 @@ import torch
 
 from episodes.datasets.layouts import BARE, Classes
 from episodes.draws import stream
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 
 SPLITS = ("train", "validation", "test")
 _Images = TypeVar("_Images")  # what stands for the images of a class
@@ -61,7 +61,8 @@ def shared_out(classes: Mapping[str, _Images], protocol: str, source: str) -> di
     test, validation = (max(2, min(5, len(names) // 3), round(share * len(names))) for share in (0.20, 0.16))
     validation = min(validation, max(2, len(names) // 5))
     if len(names) - test - validation < _FEWEST:
-        raise InputError(f"{source} has {len(names)} classes: three splits of two classes or more need six")
+        count = counted(len(names), "class")
+        raise InputError(f"{source} has {count}: three splits of two classes or more need six")
     order = _shuffled(len(names), int(protocol.removeprefix("seed")))
     ends = {"test": order[:test], "validation": order[test : test + validation], "train": order[test + validation :]}
     return {split: {names[i]: classes[names[i]] for i in sorted(ends[split])} for split in SPLITS}
@@ -80,9 +81,8 @@ def _completed(given: dict[str, Classes], source: str) -> Division:
     names = list(given["train"])
     count = max(_FEWEST, round(0.2 * len(names)))
     if len(names) - count < _FEWEST:
-        missing = (
-            f"{source} gives {len(names)} classes for train, too few to take two of them for {absent}: add classes"
-        )
+        given_for_train = f"{source} gives {counted(len(names), 'class')} for train"
+        missing = f"{given_for_train}, too few to take two of them for {absent}: add classes"
         return Division(given, "given", missing, [])
     taken = {names[i] for i in _shuffled(len(names), 0)[:count]}
     made = {

@@ -6,6 +6,7 @@ from episodes.errors import unknown_name
 from fewshot.backbones import external
 from fewshot.backbones.base import Backbone, Recipe
 from fewshot.backbones.conv4 import CONV4, conv4
+from fewshot.backbones.ensemble import ensemble, split_members
 from fewshot.backbones.features import FEATURES, RECIPE, check_takes
 from fewshot.backbones.pixels import PIXELS
 from fewshot.backbones.pretrained import PRETRAINED
@@ -31,7 +32,10 @@ BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS, **PIXELS}
 
 
 def find_backbone(name: str) -> Recipe:
-    """The recipe of the backbone called `name`; InputError for an unknown name."""
+    """The recipe of the backbone called `name`, such as 'conv4' or '4xconv4'; InputError for an unknown name."""
+    count, member = split_members(name)
+    if count and gives_maps(member):
+        return ensemble(count, member, find_backbone(member))
     library, colon, network = name.partition(":")
     if colon and library in external.LIBRARIES:
         return Recipe(external.LIBRARIES[library](network), external.ABOUT[library], "")
@@ -43,7 +47,7 @@ def find_backbone(name: str) -> Recipe:
 
 def gives_maps(name: str) -> bool:
     """Whether the backbone called `name` gives feature maps (see Backbone.maps)."""
-    return name in {**CONV4, **RESNETS, **WIDE_RESNETS}
+    return split_members(name)[1] in {**CONV4, **RESNETS, **WIDE_RESNETS}
 
 
 def make_backbone(name: str, channels: int, size: int, weights: str | Path = "") -> Backbone:

@@ -57,6 +57,11 @@ class Backbone(nn.Module):
             raise InputError(NO_MAPS)
         return self._computed(self._before_pooling, images).float()
 
+    @property
+    def averages(self) -> bool:
+        """Whether it averages its last feature map, so that images of every size become embeddings of one size."""
+        return any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in self.body.children())
+
     def standardises(self, channels: int) -> bool:
         """Whether images with this number of channels are standardised by `mean` and `deviation`."""
         return channels == 3
@@ -84,11 +89,7 @@ class Backbone(nn.Module):
             return network(self._laid_out(images))
 
     def _before_pooling(self, images: Tensor) -> Tensor:
-        for layer in self.body.children():
-            if isinstance(layer, nn.AdaptiveAvgPool2d):
-                break
-            images = layer(images)
-        return images
+        return before_pooling(self.body, images)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         """The images in the layout of the weights; images of one channel get fresh strides.
@@ -100,6 +101,15 @@ class Backbone(nn.Module):
         if self.layout == torch.channels_last and images.shape[1] == 1:
             return torch.empty_like(images, memory_format=self.layout).copy_(images)
         return images.contiguous(memory_format=self.layout)
+
+
+def before_pooling(body: nn.Module, images: Tensor) -> Tensor:
+    """What the children of a body make of images, one after the other, up to an average over all places."""
+    for layer in body.children():
+        if isinstance(layer, nn.AdaptiveAvgPool2d):
+            break
+        images = layer(images)
+    return images
 
 
 @dataclasses.dataclass(frozen=True)

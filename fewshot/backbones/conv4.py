@@ -103,19 +103,26 @@ def _in_full_precision(device: torch.device) -> contextlib.AbstractContextManage
 
 
 def conv4(
-    channels: int, size: int, widths: Sequence[int] = (64, 64, 64, 64), last_relu: bool = True, poolings: int = 4
+    channels: int,
+    size: int,
+    widths: Sequence[int] = (64, 64, 64, 64),
+    last_relu: bool = True,
+    poolings: int = 4,
+    average: bool = False,
 ) -> Backbone:
     """Conv-4 (Vinyals et al. 2016, Snell et al. 2017): four blocks; 28x28 images become 64 numbers, 84x84 ones 1,600.
 
     last_relu: False is the form for cosine classifiers (Gidaris and Komodakis 2018), whose embeddings may point
     anywhere.
     poolings: how many blocks halve the image; with three, 42x42 images become 1,600 numbers.
+    average: the last feature map over its places, so that images of every size become `widths[-1]` numbers
     """
     check_size("Conv-4" if poolings == 4 else "Conv-4 with three poolings", size, poolings)
     inputs = [channels, *widths[:-1]]
     blocks = [ConvBlock(inputs[i], widths[i], relu=last_relu or i < 3, pool=i < poolings) for i in range(len(widths))]
     side = size // 2**poolings
-    return Backbone(nn.Sequential(*blocks), widths[-1] * side**2, (widths[-1], side, side))
+    body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1)) if average else nn.Sequential(*blocks)
+    return Backbone(body, widths[-1] * (1 if average else side**2), (widths[-1], side, side))
 
 
 def strided_conv4(channels: int, size: int) -> Backbone:
@@ -138,6 +145,11 @@ def _recipes() -> dict[str, Recipe]:
             "Gidaris and Komodakis 2018",
         ),
         "conv4-3pool": ({"poolings": 3}, "conv4 whose last block does not pool, for natural images of 32 to 42 px", ""),
+        "conv4-average": (
+            {"poolings": 3, "average": True},
+            "conv4 whose last block does not pool, averaged to 64 numbers",
+            "Tian et al. 2020",
+        ),
     }
     recipes = {}
     for name, (options, about, paper) in forms.items():

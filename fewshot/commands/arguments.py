@@ -17,7 +17,7 @@ DATASET = (
 )
 EVERY = "'all' for every learner of the suite that can run here"
 LEARNER = "NAME, NAME:VARIANT or FILE.py:CLASS, each optionally with @BACKBONE"
-SPLIT = "train, validation, test, or all for every class"
+SPLIT = "train, validation, test, or all (every class of the data set)"
 KIND = f"kind of episodes: {', '.join(kind_names())}"
 PROTOCOL = f"test protocol: {', '.join(PROTOCOLS)}"
 
@@ -33,7 +33,9 @@ def data_folder() -> argparse.ArgumentParser:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The argument of every command that computes with a network."""
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="what computes: auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
 
 
 def reading() -> argparse.ArgumentParser:
@@ -65,7 +67,7 @@ def run_settings() -> argparse.ArgumentParser:
         "--held-out",
         type=int,
         metavar="K",
-        help="withhold K images of each base class from training; the test protocol generalised needs them"
+        help="withhold K images of each base class from training; the test protocols generalised and sessions need them"
         " (default: the preset's)",
     )
     run.add_argument(

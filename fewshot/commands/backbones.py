@@ -8,30 +8,43 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fewshot.backbones import BACKBONES, backbone_listing
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.files import replace_text, writing
 
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot backbones`."""
-    parser = commands.add_parser("backbones", help="list the backbones, or measure their speed on this machine")
+    parser = commands.add_parser(
+        "backbones",
+        help="list the backbones, or measure their speed on this machine",
+        description="List the backbones with their parameters and the size of their embeddings.",
+    )
     parser.add_argument(
-        "--size", type=arguments.positive, default=84, metavar="PIXELS", help="of RGB images (default: 84)"
+        "--size",
+        type=arguments.positive,
+        default=84,
+        metavar="PIXELS",
+        help="height and width of the RGB images (default: 84)",
     )
     parser.add_argument(
         "--measure", action="store_true", help="also measure how many images per second they train on and embed"
     )
     parser.add_argument(
-        "--batch", type=arguments.positive, default=64, metavar="B", help="images at once (default: 64)"
+        "--batch", type=arguments.positive, default=64, metavar="B", help="images per batch (default: 64)"
     )
     arguments.add_device(parser)
-    parser.add_argument("--backbone", type=arguments.names_of("backbone"), metavar="NAME[,NAME]", help="only these")
+    parser.add_argument(
+        "--backbone", type=arguments.names_of("backbone"), metavar="NAME[,NAME]", help="list only these backbones"
+    )
     parser.add_argument("--output", type=arguments.path, metavar="FILE.csv", help="write the table to a file, too")
+    outputs.add_overwrite(parser)
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Print a table of the backbones, and write it to a file if that was asked for."""
+    if options.output:
+        outputs.check_new(options.output, options.overwrite)
     from fewshot.performance.backbones import measure_backbones  # other commands need not wait for its libraries
 
     about = {name: (text, paper) for name, text, paper in backbone_listing()}

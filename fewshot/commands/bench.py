@@ -40,7 +40,7 @@ def declare(commands: arguments.Commands) -> None:
         "--test",
         type=arguments.names_of("data set"),
         metavar="NAME[,NAME]",
-        help="other data sets to test on, as --dataset names them; several with commas (test protocol: domains)",
+        help="other data sets on which each model is tested too, by the test protocol domains; several with commas",
     )
     parser.add_argument(
         "--way", type=arguments.counts, metavar="N[,N]", help="classes per test episode (default: the preset's)"
@@ -56,8 +56,8 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="with --resume: mark the rows that other versions of the code or of packages wrote, instead of computing"
-        " them again",
+        help="with --resume: keep and mark the rows that other versions of the code or of packages wrote, instead of"
+        " computing them again",
     )
     parser.set_defaults(command=run)
 

@@ -23,7 +23,12 @@ log = logging.getLogger("fewshot")
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot check`."""
-    parser = commands.add_parser("check", help="check that learners work as the suite expects")
+    parser = commands.add_parser(
+        "check",
+        help="check that learners work as the suite expects",
+        description="Check each promise of learners on small data: the shapes and gradients of what they compute, that"
+        " queries are scored by themselves, and so on.",
+    )
     parser.add_argument(
         "learner",
         type=arguments.names_of("learner"),

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -12,13 +13,14 @@ from rich.text import Text
 from episodes import ImageBank, InputError, MissingData, ReadingOptions, load_dataset
 from episodes.bank import cache_folder
 from episodes.datasets import ALL, SOURCES, SPLITS, find_source, short_name, where
+from episodes.errors import counted
 from episodes.inspection import draw_episode, intact
 from episodes.kinds import kind_sampler
 from episodes.kinds.listed import COLUMNS, listed_lines
 from episodes.pictures import all_damage
 from episodes.twins import NEAR, Groups, Place, count_twins, near_groups, twin_groups
-from fewshot.commands import arguments
-from fewshot.files import replace_text, writing
+from fewshot.commands import arguments, outputs
+from fewshot.files import no_formula, replace_text, writing
 
 _TWINS = {"same_class": "the same class", "other_class": "another class", "other_split": "another split"}
 _MOST = 20  # groups of repeated images that are named, and images of each
@@ -28,7 +30,9 @@ def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot data` and its actions."""
     one_set = argparse.ArgumentParser(add_help=False, parents=[arguments.data_folder(), arguments.reading()])
     one_set.add_argument("name", metavar="NAME|DIR", help=arguments.DATASET)
-    one_set.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    one_set.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width (default: the data set's usual size)"
+    )
     parser = commands.add_parser("data", help="list, prepare, check or show data sets")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser(
@@ -46,6 +50,7 @@ def declare(commands: arguments.Commands) -> None:
     check.add_argument(
         "--output", type=arguments.path, metavar="FILE.csv", help="a file that names all repeated images"
     )
+    outputs.add_overwrite(check)
     check.set_defaults(command=_check)
     show = actions.add_parser("show", parents=[one_set], help="write a picture of an episode")
     show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
@@ -56,7 +61,13 @@ def declare(commands: arguments.Commands) -> None:
     show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries per class (default: 5)")
     show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
     show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
-    show.add_argument("--output", type=arguments.path, metavar="FILE", help="(default: episode-NAME.png)")
+    show.add_argument(
+        "--output",
+        type=arguments.path,
+        metavar="FILE",
+        help="the picture, .png, .pdf or .svg (default: episode-NAME.png)",
+    )
+    outputs.add_overwrite(show)
     show.set_defaults(command=_show)
     parents = [arguments.data_folder(), arguments.reading()]
     _declare_episodes(actions.add_parser("episodes", parents=parents, help="write episodes to a csv file"))
@@ -65,7 +76,9 @@ def declare(commands: arguments.Commands) -> None:
 def _declare_episodes(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fewshot data episodes`."""
     parser.add_argument("--dataset", dest="name", required=True, metavar="NAME|DIR", help=arguments.DATASET)
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width (default: the data set's usual size)"
+    )
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     parser.add_argument("--kind", default="uniform", metavar="NAME", help=f"{arguments.KIND} (default: uniform)")
     parser.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
@@ -80,6 +93,7 @@ def _declare_episodes(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--episodes", type=arguments.count, default=600, metavar="E", help="episodes (default: 600)")
     parser.add_argument("--output", type=arguments.path, required=True, metavar="FILE.csv", help="the file to write")
+    outputs.add_overwrite(parser)
     parser.set_defaults(command=_episodes)
 
 
@@ -89,7 +103,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
         type=arguments.names_of("split"),
         default=list(SPLITS),
         metavar="SPLIT[,SPLIT]",
-        help=f"{arguments.SPLIT} (default: the first three)",
+        help=f"{arguments.SPLIT} (default: train,validation,test)",
     )
 
 
@@ -111,6 +125,8 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 
 def _check(options: argparse.Namespace, console: Console) -> None:
+    if options.output:
+        outputs.check_new(options.output, options.overwrite)
     source, _ = find_source(options.name)
     print(f"{options.name}: {source.about}; {where(source, options.data, _reading(options))}")
     banks, faults = _opened(options)
@@ -166,7 +182,7 @@ def _tell_twins(banks: dict[str, ImageBank], options: argparse.Namespace) -> Non
     _name_groups("alike", f"groups of images that look alike (hashes of 64 bits, {NEAR} or fewer differ)", near)
     if options.output:
         rows = [
-            {"kind": kind, "group": number, **place._asdict()}
+            {"kind": kind, "group": number, **_cells_of(place)}
             for kind, groups in (("same", same), ("alike", near))
             for number, group in enumerate(groups, 1)
             for place in group
@@ -175,6 +191,11 @@ def _tell_twins(banks: dict[str, ImageBank], options: argparse.Namespace) -> Non
         with writing(options.output.parent):
             replace_text(options.output, table)
         print(f"All of them are written to {options.output}")
+
+
+def _cells_of(place: Place) -> dict[str, Any]:
+    """The fields of a place as cells that no spreadsheet takes for formulas."""
+    return {name: no_formula(value) if isinstance(value, str) else value for name, value in place._asdict().items()}
 
 
 def _crosses(group: list[Place], other: str) -> bool:
@@ -190,20 +211,22 @@ def _name_groups(word: str, what: str, groups: Groups) -> None:
 
 
 def _show(options: argparse.Namespace, console: Console) -> None:
-    bank = _load(options, options.split)
     path = options.output or Path(f"episode-{short_name(options.name)}.png")
+    outputs.check_new(path, options.overwrite)
+    bank = _load(options, options.split)
     draw_episode(bank, path, options.way, options.shot, options.query, options.seed, options.episode)
     print(f"Written to {path}")
 
 
 def _episodes(options: argparse.Namespace, console: Console) -> None:
+    outputs.check_new(options.output, options.overwrite)
     bank = _load(options, options.split)
     sampler = kind_sampler(options.kind, bank, options.way, options.shot, options.query, options.seed)
     count = sampler.count or options.episodes
     table = pd.DataFrame(listed_lines(bank, sampler, count), columns=list(COLUMNS)).to_csv(index=False)
     with writing(options.output.parent):
         replace_text(options.output, table)
-    print(f"{count:,} episodes of kind {options.kind} from {bank.name} are written to {options.output}")
+    print(f"{counted(count, 'episode')} of kind {options.kind} from {bank.name} written to {options.output}")
 
 
 def _load(options: argparse.Namespace, split: str) -> ImageBank:
@@ -215,4 +238,4 @@ def _reading(options: argparse.Namespace) -> ReadingOptions:
 
 
 def _described(bank: ImageBank) -> str:
-    return f"{bank.name}: {bank.classes:,} classes, {len(bank):,} images of {bank.form}"
+    return f"{bank.name}: {counted(bank.classes, 'class')}, {counted(len(bank), 'image')} of {bank.form}"

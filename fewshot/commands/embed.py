@@ -18,7 +18,7 @@ from episodes.features import UNKNOWN
 from episodes.reading import EVERYTHING
 from fewshot import checkpoints
 from fewshot.backbones import Backbone, make_backbone
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import check_channels, in_batches
 from fewshot.feature_writing import Features, check_suffix, write_features
@@ -32,7 +32,11 @@ _ALL = "all"
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot embed`."""
     parser = commands.add_parser(
-        "embed", parents=[arguments.data_folder()], help="write the embeddings of images to a file of features"
+        "embed",
+        parents=[arguments.data_folder()],
+        help="write the embeddings of images to a file of features",
+        description="Embed each image of a data set by the network of a checkpoint or by a backbone, and write the"
+        " embeddings, with the classes and file names of the images, to one file.",
     )
     parser.add_argument("model", metavar="CHECKPOINT|BACKBONE", help="best.pt of a learner, or the name of a backbone")
     parser.add_argument("dataset", metavar="NAME|DIR", help=arguments.DATASET)
@@ -47,11 +51,16 @@ def declare(commands: arguments.Commands) -> None:
         "--split",
         default=_ALL,
         metavar="SPLIT",
-        help="train, validation, test or all (default: all, one after another)",
+        help="train, validation, test, or all three one after another (default: all)",
     )
-    parser.add_argument("--float16", action="store_true", help="half the bytes, and rounded (default: float32)")
+    parser.add_argument(
+        "--float16", action="store_true", help="write float16 numbers: half the bytes, but rounded (default: float32)"
+    )
     parser.add_argument("--weights", metavar="FILE", help="a file of weights that the backbone starts from")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the customary one)")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="height and width (default: the data set's usual size)"
+    )
+    outputs.add_overwrite(parser)
     arguments.add_device(parser)
     parser.set_defaults(command=run)
 
@@ -67,6 +76,7 @@ class _Encoder(NamedTuple):
 def run(options: argparse.Namespace, console: Console) -> None:
     """Embed every image once, and write the file."""
     check_suffix(options.output)
+    outputs.check_new(options.output, options.overwrite)
     splits = SPLITS if options.split == _ALL else (options.split,)
     if not {*splits} <= {*SPLITS}:
         raise unknown_name("split", options.split, [*SPLITS, _ALL])
@@ -78,7 +88,6 @@ def run(options: argparse.Namespace, console: Console) -> None:
     dtype = np.dtype(np.float16 if options.float16 else np.float32)
     features = _features(encoder, device, dtype)
     with writing(options.output.parent):
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         write_features(options.output, features)
     counts = ", ".join(f"{len(bank):,} of {split}" for split, bank in encoder.banks.items())
     print(f"Written to {options.output}: {counts}, {features.shape[1]} numbers of {dtype} each")

@@ -12,7 +12,7 @@ from episodes.reading import EVERYTHING
 from episodes.sampler import sampler_of
 from fewshot import class_records, tables
 from fewshot.clamping import clamped_protocols, with_held_out
-from fewshot.commands import arguments, evaluate_run
+from fewshot.commands import arguments, evaluate_run, outputs
 from fewshot.config import Evaluation, evaluation_from
 from fewshot.confusion import count_answers
 from fewshot.devices import choose_device, placed, prepare
@@ -35,7 +35,13 @@ _BESIDE_BASE = ("generalised", "sessions")  # the test protocols that put test c
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot evaluate`."""
     parents = [arguments.data_folder(), arguments.reading()]
-    parser = commands.add_parser("evaluate", parents=parents, help="evaluate a checkpoint or a run")
+    parser = commands.add_parser(
+        "evaluate",
+        parents=parents,
+        help="evaluate a checkpoint or a run",
+        description="Measure a trained model by one test protocol, or all models of a run on other data sets, and print"
+        " the table.",
+    )
     parser.add_argument(
         "checkpoint",
         type=arguments.path,
@@ -58,7 +64,7 @@ def declare(commands: arguments.Commands) -> None:
         "--episodes",
         type=int,
         metavar="E",
-        help="episodes (default: 10000; other test protocols: 2000; of a run, its own)",
+        help="episodes (default: 10000; generalised, kinds and open_set: 2000; of a run, its own)",
     )
     parser.add_argument(
         "--seed", type=int, metavar="N", help="seed of the episodes or pairs (default: 0; of a run, its own)"
@@ -66,7 +72,8 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--dataset",
         metavar="NAME",
-        help="default: the data set of the checkpoint's training; of a run, other data sets, several with commas",
+        help="the data set to test on (default: that of the checkpoint's training); of a run, other data sets, several"
+        " with commas",
     )
     parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     parser.add_argument("--learner", metavar="FILE.py:CLASS", help="the class of a learner that is not installed")
@@ -74,8 +81,9 @@ def declare(commands: arguments.Commands) -> None:
         "--output",
         type=arguments.path,
         metavar="DIR",
-        help="the folder for classes.csv and confusion.npz; of a run, for domains.csv, .npz and .md",
+        help="write classes.csv and confusion.npz to this folder; of a run, domains.csv, .npz and .md",
     )
+    outputs.add_overwrite(parser)
     arguments.add_device(parser)
     parser.set_defaults(command=run)
 
@@ -94,6 +102,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
             setattr(options, name, usual)
     if options.output and not PROTOCOLS[options.protocol].by_shot:
         raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
+    if options.output:
+        outputs.check_new_in(options.output, (class_records.FILE, "classes.csv"), options.overwrite)
     spec, learner = open_checkpoint(options.checkpoint, options.learner or "", options.dataset or "")
     bank = _load(options, spec, options.split, options.dataset)
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")

@@ -7,11 +7,13 @@ from rich.console import Console
 from episodes import InputError
 from episodes.datasets import full_name
 from fewshot import tables
-from fewshot.commands import arguments
+from fewshot.commands import arguments, outputs
 from fewshot.config import Config, evaluation_from, read_config
 from fewshot.files import replace_text, write_arrays, writing
 from fewshot.protocols.domains import PROTOCOL
 from fewshot.trained_run import measure_on_others
+
+_PAGE = "domains.md"
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -27,9 +29,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
         with writing(options.output):
             options.output.mkdir(parents=True, exist_ok=True)
             write_arrays(options.output / PROTOCOL.arrays, arrays)
-            replace_text(options.output / "domains.md", tables.markdown(sheets))
+            replace_text(options.output / _PAGE, tables.markdown(sheets))
             replace_text(options.output / PROTOCOL.table, rows.to_csv(index=False))
-        print(f"Written to {options.output}: {PROTOCOL.table}, {PROTOCOL.arrays} and domains.md")
+        print(f"Written to {options.output}: {PROTOCOL.table}, {PROTOCOL.arrays} and {_PAGE}")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -43,6 +45,8 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError("the models of a run are tested by domains, on test classes: leave out --protocol and --split")
     if options.output and (options.output / "config.toml").exists():
         raise InputError(f"{options.output} already holds a run: choose another folder with --output")
+    if options.output:
+        outputs.check_new_in(options.output, (PROTOCOL.table, PROTOCOL.arrays, _PAGE), options.overwrite)
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -18,8 +18,12 @@ from fewshot.learners.registry import missing
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot learners`."""
-    parser = commands.add_parser("learners", help="list the learners")
-    parser.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    parser = commands.add_parser(
+        "learners",
+        help="list the learners",
+        description="List the learners with their variants, their publications and what sets each of them apart.",
+    )
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.set_defaults(command=run)
 
 

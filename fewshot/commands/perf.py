@@ -17,12 +17,18 @@ def declare(commands: arguments.Commands) -> None:
         "--only",
         type=arguments.names_of("part"),
         metavar="PART[,PART]",
-        help="sampling, evaluation, training, growth, profile, target (default: all but target, which trains on"
-        " Omniglot for a quarter of an hour)",
+        help="what to measure: sampling, evaluation, training, growth, profile, target (default: all but target, which"
+        " trains on Omniglot for a quarter of an hour)",
     )
-    parser.add_argument("--quick", action="store_true", help="a little of everything, to see whether it works")
     parser.add_argument(
-        "--output", type=arguments.path, default=Path("results/perf"), metavar="DIR", help="(default: results/perf)"
+        "--quick", action="store_true", help="measure a little of everything, to test that all of it works"
+    )
+    parser.add_argument(
+        "--output",
+        type=arguments.path,
+        default=Path("results/perf"),
+        metavar="DIR",
+        help="the folder of the measurements (default: results/perf)",
     )
     parser.add_argument("--resume", action="store_true", help="continue the measurements in the folder")
     parser.set_defaults(command=run)

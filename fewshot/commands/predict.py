@@ -2,14 +2,14 @@
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from episodes import ImageBank, InputError
-from fewshot.commands import arguments
+from episodes.errors import counted
+from fewshot.commands import arguments, outputs
 from fewshot.files import writing
 from fewshot.statistics import Interval
 
@@ -60,7 +60,7 @@ def declare(commands: arguments.Commands) -> None:
         metavar="FILE.html",
         help="also write a page of the pictures, doubtful ones first",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the files that are there")
+    outputs.add_overwrite(parser)
     parser.add_argument(
         "--learner",
         default="",
@@ -75,20 +75,21 @@ def declare(commands: arguments.Commands) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Open the model, answer all queries, write the csv file and print how sure the answers are."""
     for path in filter(None, [options.output, options.page]):
-        _check_free(path, options.overwrite)
+        outputs.check_new(path, options.overwrite)
     if options.page and options.page.resolve() == options.output.resolve():
         raise InputError(f"{options.page} cannot be the table and the page: choose two names")
     from fewshot import prediction  # these modules take a while to load
     from fewshot.confidence import confidence
+    from fewshot.embedding import embedded
     from fewshot.loading import load
     from fewshot.support_quality import leave_one_out
 
     model = load(options.model, options.device, options.learner)
     queries = prediction.find_queries(options.queries)
-    support = prediction.read_support(options.support, model.spec)
-    left_out = leave_one_out(model.learner, support) if int(support.sizes.max()) > 1 else None
+    support = embedded(model.learner, prediction.read_support(options.support, model.spec))
+    left_out = leave_one_out(model.learner, support) if int(support.bank.sizes.max()) > 1 else None
     sure = confidence(model, support, options.reject, data=options.data, left_out=left_out)
-    print("\n".join([*quality_lines(support, left_out), *confidence_lines(sure, options.reject)]))
+    print("\n".join([*quality_lines(support.bank, left_out), *confidence_lines(sure, options.reject)]))
     answered = prediction.answer(model, support, queries)
     answers = prediction.answers_of(answered, sure)
     chances = sure.probabilities(answered.scores)
@@ -101,21 +102,21 @@ def run(options: argparse.Namespace, console: Console) -> None:
             write_page(options.page, answered, answers, chances, f"Answers by {Path(options.support).name}")
     damaged = sum(map(bool, answered.errors))
     written = " and ".join(map(str, filter(None, [options.output, options.page])))
-    print(f"{len(queries) - damaged:,} pictures answered, {damaged:,} cannot be read; written to {written}")
+    print(f"{counted(len(queries) - damaged, 'picture')} answered, {damaged:,} cannot be read; written to {written}")
 
 
 def quality_lines(support: ImageBank, left_out: "LeftOut | None") -> list[str]:
     """The lines about the support set, known before any query is answered."""
     shots = sorted({*support.sizes.tolist()})
-    counts = str(shots[0]) if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
-    lines = [f"support set: {support.classes} classes of {counts} pictures"]
+    counts = f"{shots[0]} to {shots[-1]} pictures" if len(shots) > 1 else counted(shots[0], "picture")
+    lines = [f"support set: {support.classes} classes of {counts}"]
     if left_out is None:
         return [*lines, "no class shows two pictures, so nothing tells how good the support set is"]
     lines.append(f"left out of it and answered by the others: {_told(left_out.accuracy)} are right")
     lines += [f"  {name}: {_told(found)}" for name, found in left_out.by_class.items()]
     if left_out.confused:
         first, second, count = left_out.confused
-        lines.append(f"taken for each other most often: {first} and {second}, {count} time{'s' if count > 1 else ''}")
+        lines.append(f"taken for each other most often: {first} and {second}, {counted(count, 'time')}")
     return lines
 
 
@@ -138,13 +139,3 @@ def confidence_lines(sure: "Calibration", reject: float | None) -> list[str]:
 
 def _told(share: Interval) -> str:
     return f"{100 * share.estimate:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    """InputError if `path` cannot be written, or is there already."""
-    if path.exists() and not (overwrite and path.is_file()):
-        raise InputError(f"{path} is there already: choose another name, or replace the file with --overwrite")
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written, since there is no folder {path.parent}: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written, since you may not write to {path.parent}: choose another folder")

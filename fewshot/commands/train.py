@@ -14,7 +14,10 @@ from fewshot.config import load_config
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot train`."""
     parser = commands.add_parser(
-        "train", parents=[arguments.run_settings()], help="train one learner, write its checkpoint"
+        "train",
+        parents=[arguments.run_settings()],
+        help="train one learner, write its checkpoint",
+        description="Train one learner on the base classes of a data set, without a test, and write its checkpoints.",
     )
     parser.add_argument("--learner", required=True, metavar="NAME", help=arguments.LEARNER)
     parser.set_defaults(command=run)

@@ -1,6 +1,7 @@
 """The learners of the suite, one file a family; `base.py` is the contract."""
 
 from fewshot.learners import (  # noqa: F401  registers them
+    aligned,
     baseline,
     bd_cspn,
     clip,

@@ -28,8 +28,8 @@ class Traits:
     The columns `transductive`, `text` and `external` of a row are the traits of those names, and tables show them.
 
     trains         False if there is nothing to learn: no training step is made, and `loss` is never called
-    uses_labels    False if the method trains without class labels: each training image is then a class of its own, the
-                   `labels` of `loss` are numbers of images, and the `classes` of `__init__` are the number of images
+    uses_labels    False if the method trains without class labels. Each training image is then a class of its own:
+                   `loss` gets the number of each image as its label, and `__init__` the number of images as `classes`
     fits_episodes  True if it fits something to each episode, such as a head or the weights of its network
     sees_support   False if its scores do not depend on the support images
     transductive   True if the scores of one query depend on other queries
@@ -53,7 +53,7 @@ class Traits:
 
 
 class OpenVariants(dict[str, Traits]):
-    """Variants of which only some are listed, such as the name of any class of a library.
+    """Variants of which only some are listed, because any class of a library, say, is a variant by its name.
 
     A variant that is not listed has the traits of the first one; `check` raises InputError if it does not exist.
     """
@@ -131,9 +131,10 @@ class Learner(nn.Module):
             raise InputError(f"{self.name} trains on batches of the kind {{{wanted}}}, not on {vars(batches)}")
 
     def begin_validation(self, base: "EmbeddedBank") -> None:
-        """Measure what the learner needs of base classes, before each validation, or once if there is no training.
+        """Measure what the learner needs of base classes, such as the mean of their embeddings.
 
-        `base` has a few thousand training images, always the same ones, the same number of each class.
+        The suite calls this method before each validation, and once if the model does not train. `base` has
+        a few thousand training images, always the same ones, the same number of each class.
         """
 
     # ---- scores
@@ -167,7 +168,8 @@ class Learner(nn.Module):
 
         `data.rows(indices)` takes indices of images (M,) and gives their embeddings (M, D); `data.embeddings` holds the
         embeddings of all images of the split, `data.text_embeddings` the `embed_texts` of the text of every class, and
-        `data.bank` the images. An override that uses `episodes.mask` says so by an argument `mask`, the same tensor.
+        `data.bank` the images. An override that uses `episodes.mask` must have an argument `mask`, which
+        gets the same tensor: by this argument the suite knows that the learner takes unequal shots.
         """
         support, query = (rows_of(data, images) for images in (episodes.support, episodes.query.flatten(1)))
         unlabelled = episodes.unlabelled

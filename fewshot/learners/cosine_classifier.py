@@ -23,7 +23,11 @@ class CosineClassifier(Learner):
         return functional.normalize(self.backbone(images), dim=1)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(self.logits(self.embed(images), self.weights), labels)
+        return functional.cross_entropy(self.class_logits(self.backbone(images)), labels)
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Logits (B, classes) for the base classes of what the backbone makes of images, (B, D)."""
+        return self.logits(functional.normalize(features, dim=1), self.weights)
 
     def logits(self, embeddings: Tensor, weights: Tensor) -> Tensor:
         """tau * cos (..., N) of embeddings (..., D), which have length one, and weights (..., N, D) of any length."""

@@ -24,7 +24,11 @@ class LinearClassifier(Learner):
         self.head = nn.Linear(backbone.embedding_size, classes)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(self.head(self.backbone(images)), labels)
+        return functional.cross_entropy(self.class_logits(self.backbone(images)), labels)
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Logits (B, classes) for the base classes of what the backbone makes of images, (B, D)."""
+        return self.head(features)
 
 
 class CentredClassifier(LinearClassifier):

@@ -79,7 +79,8 @@ def sinkhorn(logits: Tensor) -> Tensor:
     """log P (E, Q, N), P = diag(u) exp(logits) diag(v) with row sums of 1 and column sums of Q / N (Cuturi 2013).
 
     logits (E, Q, N). Rows and columns are scaled in turns, the columns last, until no row sum of the episode changes by
-    more than 1e-6, as in the code of Hu et al. 2021.
+    more than 1e-6, as in the code of Hu et al. 2021. `deepemd.transport` is another function: gradients pass through
+    its steps, whose number is fixed, and its sums are given.
     """
     kernel = logits.mT.softmax(1)  # (E, N, Q): sums over the last, long dimension are quick
     way, queries = kernel.shape[1:]

@@ -112,8 +112,11 @@ class Protocol(abc.ABC):
         """The arrays by the file that holds them; `arrays` must be there, other files are missing in older folders."""
         return {self.arrays: arrays} if self.arrays else {}
 
-    def files(self, rows: pd.DataFrame, arrays: Arrays, run: str) -> dict[str, str]:
-        """The contents of other files made from the rows, by file name; run: the name of the run."""
+    def files(self, rows: pd.DataFrame, arrays: Arrays, run: str, made: dict[Any, str]) -> dict[str, str]:
+        """The contents of other files made from the rows, by file name.
+
+        run: the name of the run; made: texts of earlier calls for this run, for a protocol that keeps them
+        """
         return {}
 
 

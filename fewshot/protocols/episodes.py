@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -75,10 +75,10 @@ class EpisodeProtocol(Protocol):
             class_records.FILE: counts,
         }
 
-    def files(self, rows: pd.DataFrame, arrays: Arrays, run: str) -> dict[str, str]:
+    def files(self, rows: pd.DataFrame, arrays: Arrays, run: str, made: dict[Any, str]) -> dict[str, str]:
         pairs = tables.differences(rows, arrays)
         beside = comparison_sheets(compare(rows, run=run), every=True)
-        classes = class_records.class_tables(rows, arrays)
+        classes = class_records.class_tables(rows, arrays, made)
         return {
             "differences.csv": pairs.to_csv(index=False, float_format="%.6g"),
             "comparison.md": tables.markdown(beside),

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from episodes import EpisodeSampler, ImageBank
+from episodes.errors import counted
 from fewshot.config import Evaluation, Generalised
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, scores_of
@@ -153,7 +154,8 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
     row = rows.iloc[0]
     common = (
         f"{images_text(rows)}: accuracy in percent among {row['base_classes']:,} base and {row['way']} novel classes,"
-        f" over {row['episodes']:,} episodes of {row['query']} queries a novel class and as many of base classes{seeds}"
+        f" over {row['episodes']:,} episodes of {counted(row['query'], 'query')} a novel class and as many of base"
+        f" classes{seeds}"
     )
     shots = sorted(rows["shot"].unique())
     rows = rows.assign(label=labels(rows))

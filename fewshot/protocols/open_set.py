@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from episodes import Episodes, ImageBank
+from episodes.errors import counted
 from episodes.kinds.open_set import OpenSampler
 from fewshot.config import Evaluation
 from fewshot.devices import exact
@@ -171,7 +172,7 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
         row = cell.iloc[0]
         text = (
             f"{images_text(rows)}: percent, over {row['episodes']:,} {row['way']}-way {shot}-shot episodes with as many"
-            f" unknown classes, {row['query']} queries a class{seeds}"
+            f" unknown classes, {counted(row['query'], 'query')} a class{seeds}"
         )
         made.append(measure_sheet(cell, f"Open set, {shot}-shot", text, _HEADINGS, note, lowest=("fpr95",)))
     return made

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from episodes import Episodes, ImageBank
 from episodes.draws import stream
+from episodes.errors import counted
 from episodes.sessions import listed_order, session_sampler
 from fewshot.config import Evaluation, Sessions
 from fewshot.embedding import EmbeddedBank
@@ -242,7 +243,7 @@ def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
     row = rows.iloc[0]
     common = (
         f"{images_text(rows)}: accuracy in percent after each session, {row['base_classes']:,} base classes and"
-        f" {row['way']} novel ones a session with {row['shot']} images each"
+        f" {row['way']} novel ones a session with {counted(row['shot'], 'image')} each"
         + (f" in the order of {row['order']}" if row["order"] else "")
         + f", over {row['draws']:,} draws{seeds}"
     )

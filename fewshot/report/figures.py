@@ -64,6 +64,15 @@ class Style(NamedTuple):
     marker: str
 
 
+class Curve(NamedTuple):
+    """One learner's accuracies in percent at places along an axis, and the half-widths of their intervals, (P,) all."""
+
+    style: Style
+    places: np.ndarray
+    means: np.ndarray
+    widths: np.ndarray
+
+
 class Answers(NamedTuple):
     """What one learner said in an episode: (way, query) positions of classes, and the percentage that is right."""
 
@@ -142,15 +151,28 @@ def accuracy_by_difficulty(
 
     lines: how each learner looks, the accuracies in percent and the half-widths of their intervals, (G,) both
     """
+    curves = [Curve(style, separations, means, widths) for style, means, widths in lines]
+    return _with_bars(curves, title, "separation of the classes (hard episodes on the left)")
+
+
+@_styled
+def accuracy_by_session(curves: Sequence[Curve], title: str) -> Figure:
+    """The accuracy after each session of class-incremental learning, one line a learner."""
+    figure = _with_bars(curves, title, "session")
+    figure.axes[0].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    return figure
+
+
+def _with_bars(curves: Sequence[Curve], title: str, along: str) -> Figure:
+    """Accuracies with their intervals against what `along` says."""
     figure, axes = _axes(_WIDE, 245, title)
-    for style, means, widths in lines:
+    for style, places, means, widths in curves:
         look: dict[str, Any] = {"color": style.colour, "markersize": 4, "linewidth": 1.4, "elinewidth": 1.2}
-        axes.errorbar(separations, means, widths, fmt=f"{style.marker}-", label=style.label, **look)
-    axes.set_xlabel("separation of the classes (hard episodes on the left)")
+        axes.errorbar(places, means, widths, fmt=f"{style.marker}-", label=style.label, **look)
+    axes.set_xlabel(along)
     axes.set_ylabel("accuracy in percent")
     axes.grid(axis="y")
-    handles, labels = axes.get_legend_handles_labels()
-    _legend_below(figure, handles, labels)
+    _legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 
 

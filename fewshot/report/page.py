@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from episodes import FeatureBank, ImageBank
+from episodes.errors import counted
 from fewshot import records, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
 from fewshot.protocols.registry import protocol_sheets
-from fewshot.report import classes, difficulty, figures
+from fewshot.report import classes, difficulty, figures, sessions
 from fewshot.report.data import (
     LeftOut,
     Model,
@@ -114,6 +115,7 @@ def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
         ("published results",): lambda: [_literature(run)],
         ("answers by class",): lambda: [_classes(run, data)],
         ("figures of difficulty",): lambda: [_difficulty(run)] if "kinds" in run.protocols else [],
+        ("figures of sessions",): lambda: [_sessions(run)] if "sessions" in run.protocols else [],
         ("training curves",): lambda: [_training(run)],
         ("pictures of episodes", "embeddings"): lambda: _inside(run, data),
     }
@@ -222,6 +224,23 @@ def _difficulty(run: Run) -> Section:
         " All classes of an episode within one group belong together in the data set: they are of one alphabet, say."
     )
     return Section("difficulty", "Accuracy against difficulty", [told], pictures)
+
+
+def _sessions(run: Run) -> Section:
+    """Accuracy after each session, a figure for each kind of classes."""
+    rows, pictures = run.protocols["sessions"], []
+    for measure, classes_of in sessions.MEASURES.items():
+        curves = sessions.by_session(rows, run.styles, measure)
+        said = "; ".join(f"{one.style.label} from {one.means[0]:.2f} to {one.means[-1]:.2f}" for one in curves)
+        figure = figures.accuracy_by_session(curves, classes_of.capitalize())
+        pictures.append(Picture(f"sessions-{measure}", figure, f"Accuracy on {classes_of} by session: {said}"))
+    told = (
+        f"Each session adds {counted(rows['way'].iloc[0], 'novel class')} by {counted(rows['shot'].iloc[0], 'image')}"
+        f" each to the {rows['base_classes'].iloc[0]:,} base classes. A query may be of any class so far. Bars are 95 %"
+        " intervals over the draws of novel classes and images; of a learner with several training seeds, over the"
+        " seeds (Student's t)."
+    )
+    return Section("sessions", "Accuracy by session", [told], pictures)
 
 
 def _training(run: Run) -> Section:

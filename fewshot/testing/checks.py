@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from episodes import Episodes, InputError
 from episodes.batches import Batches
+from episodes.errors import counted
 from fewshot import checkpoints
 from fewshot.embedding import EmbeddedBank, computing_in, described
 from fewshot.learners.base import Learner, takes
@@ -596,7 +597,8 @@ def _check_finite(scores: Tensor, episodes: Episodes) -> None:
 
 
 def _called(episodes: Episodes) -> str:
-    return f"{len(episodes)} episodes of {episodes.support.shape[1]} ways and {episodes.support.shape[2]} shots"
+    way, shot = episodes.support.shape[1:]
+    return f"{counted(len(episodes), 'episode')} of {counted(way, 'way')} and {counted(shot, 'shot')}"
 
 
 def _for_one_shot_or_several(specimen: Specimen, judge: Callable[[Any, Episodes], None]) -> None:

@@ -318,7 +318,7 @@ def listed(content: bytes, name: str = "labels.csv", **more: bytes) -> Files:
 ROWS = labelled()[1]
 REFUSED = {
     "five classes": (tree(kinds(5)), "has 5 classes: three splits of two classes or more need six"),
-    "one folder of images": (tree(["only"], 12), "has 1 classes: three splits of two classes or more need six"),
+    "one folder of images": (tree(["only"], 12), "has 1 class: three splits of two classes or more need six"),
     "one image": (tree(kinds(6)) | {"lonely/1.png": picture(99)}, "the class 'lonely' in "),
     "no class folders": ({f"{i}.png": picture(i) for i in range(12)}, "the image 0.png in "),
     "a bare image": (tree(kinds(6)) | {"bare.png": picture(99)}, "the image bare.png in "),
@@ -395,7 +395,7 @@ def test_files_that_are_no_images_are_told_once_when_the_bank_is_built(tmp_path,
     path = write_files(tmp_path / "images", tree(kinds(6)) | others)
     said = (
         "4 files are left out, of no image format that Pillow reads here (2 x .mov, 1 x .txt, 1 x no suffix), the"
-        " first one is kind 00/b.MOV"
+        " first one is kind 00/b.MOV; a .txt file that lists images must be called .tsv or .csv"
     )
     with caplog.at_level(logging.WARNING, "episodes"):
         found = banks(path)
@@ -669,6 +669,29 @@ def test_a_csv_file_is_read_in_every_form_that_people_have(tmp_path, form):
     data = FORMS[form](listing(rows).decode())
     found, _ = layout(write_files(tmp_path / "images", {**files, "labels.csv": data}))
     assert {(key, name) for classes in found.values() for name, keys in classes.items() for key in keys} == set(rows)
+
+
+def test_a_list_may_be_a_tsv_file_and_a_csv_file_comes_first(tmp_path):
+    files, rows = labelled()
+    tabs = listing(rows).replace(b",", b"\t")
+    path = write_files(tmp_path / "images", {**files, "labels.TSV": tabs})
+    found, _ = layout(path)
+    assert {(key, name) for classes in found.values() for name, keys in classes.items() for key in keys} == set(rows)
+    assert folder.where(path).endswith("classes"), "nothing is left out"
+    other = listing([(name, "odd" if label == "label 0" else label) for name, label in rows])
+    write_files(path, {"labels.csv": other})
+    assert "odd" in {name for classes in layout(path)[0].values() for name in classes}
+    assert "1 file is left out, of no image format that Pillow reads here (1 x .tsv)" in folder.where(path)
+
+
+def test_paths_of_a_drive_among_others_are_refused_with_what_to_do(tmp_path, own_cache):
+    files, rows = labelled()
+    mixed = [(f"./{name}" if number else f"C:\\me\\{name}", label) for number, (name, label) in enumerate(rows)]
+    path = write_files(tmp_path / "images", {**files, "labels.csv": listing(mixed)})
+    assert refused(path) == (
+        f"labels.csv in {path} lists the image C:/me/images/0.png, which is not there, and other lines do not name that"
+        " folder: if images/0.png is the image, write it so, and all others alike"
+    )
 
 
 @pytest.mark.parametrize("column", ["split", "set", "subset", "partition", "phase", "fold", "Subset "])

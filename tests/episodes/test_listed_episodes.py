@@ -108,7 +108,7 @@ def test_two_images_of_one_file_are_told_apart_by_their_class(tmp_path):
         ("", "needs a header with the columns episode, file, label, role, not an empty file"),
         ("episode,file,role\n", "needs a header with the columns episode, file, label, role, not episode, file, role"),
         (HEAD, "lists no episodes"),
-        (HEAD + ONE + "first,a/1.png,a\n", "line 6 of {path} has 3 cells, but the header has 4"),
+        (HEAD + ONE + "first,a/1.png,a\n", "line 6 of {path} has 3 cells, but the header 4"),
         (HEAD + ONE + "first,a/1.png,a,test\n", "line 6 of {path} has the role 'test': write support, query or"),
         (HEAD + ONE + "first,a/9.png,a,query\n", "line 6 of {path} names 'a/9.png' of class 'a', which toy does not"),
         (HEAD + ONE + "first,a/1.png,b,query\n", "line 6 of {path} names 'a/1.png' of class 'b', which toy does not"),

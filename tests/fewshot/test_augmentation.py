@@ -13,6 +13,7 @@ from fewshot.augmentation import (
     AUGMENTATIONS,
     adjusted,
     affine,
+    affine_elastic,
     crop,
     draw_boxes,
     enlarged,
@@ -20,6 +21,7 @@ from fewshot.augmentation import (
     flip,
     jitter,
     resized_crop,
+    strokes,
     warped,
 )
 
@@ -237,3 +239,37 @@ def test_a_box_that_cannot_fit_is_the_whole_image():
 def test_unknown_augmentation_names_the_nearest():
     with pytest.raises(InputError, match=r"unknown augmentation 'crops': did you mean 'crop'"):
         find_augmentation("crops")
+
+
+def test_an_elastic_distortion_of_no_displacement_is_affine(images):
+    torch.manual_seed(3)
+    expected = affine(images, 0.7)
+    torch.manual_seed(3)
+    torch.testing.assert_close(affine_elastic(images, 0.7, largest=0.0), expected)
+
+
+def test_an_elastic_distortion_bends_lines_and_keeps_them_whole():
+    image = torch.zeros(1, 1, 56, 56)
+    image[:, :, 10:46, 27:30] = 1
+    bent = affine_elastic(image.expand(40, -1, -1, -1), strength=0.0 + 1e-9, largest=4e7)  # no affine part
+    places = torch.arange(56.0)
+    rows = bent[:, 0, 16:40]
+    assert (rows.amax(2) > 0.5).float().mean() > 0.97
+    centres = (rows * places).sum(2) / rows.sum(2).clamp_min(1e-6)
+    assert (centres.amax(1) - centres.amin(1)).mean() > 1
+    assert (centres.diff(dim=1).abs() < 2.5).float().mean() > 0.97
+
+
+@pytest.mark.parametrize(("size", "reach"), [(28, 1), (56, 2), (14, 1)])
+def test_strokes_become_wider_or_narrower_by_a_28th_of_the_side(size, reach):
+    image = torch.zeros(200, 1, size, size)
+    middle = slice(size // 2 - 3, size // 2 + 3)
+    image[:, :, :, middle] = 1
+    changed = strokes(image)
+    outer, inner = changed[:, 0, 0, middle.start - reach], changed[:, 0, 0, middle.start]
+    assert (changed[:, 0, :, : middle.start - reach] == 0).all()
+    assert ((outer == 0) | (inner == 1)).all()
+    assert 60 < (outer > 0).sum() < 140
+    assert 0.4 < outer.max() <= 0.5
+    assert 0.5 <= inner.min() < 0.6
+    assert (changed[:, 0, 0, size // 2] == 1).all()

@@ -8,13 +8,22 @@ from collections import OrderedDict
 import pytest
 import torch
 import torchvision
+from conftest import refusal
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
 from episodes import InputError
 from fewshot import checkpoints
-from fewshot.backbones import BACKBONES, PRETRAINED, Backbone, backbone_listing, find_backbone, make_backbone
+from fewshot.backbones import (
+    BACKBONES,
+    PRETRAINED,
+    Backbone,
+    backbone_listing,
+    find_backbone,
+    gives_maps,
+    make_backbone,
+)
 from fewshot.backbones.conv4 import ConvBlock
 from fewshot.backbones.resnet import Block12, DropBlock
 from fewshot.backbones.weights import load_weights
@@ -564,3 +573,27 @@ def test_a_file_that_wants_to_run_code_does_not(tmp_path, conv4):
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)
     assert (tmp_path / "ran").exists()  # that file would have
+
+
+# ---- ensembles
+
+
+@torch.no_grad()
+def test_an_ensemble_lays_the_outputs_of_its_members_end_to_end():
+    torch.manual_seed(0)
+    members, images = [make_backbone("conv4-linear", 1, 32) for _ in range(3)], torch.rand(4, 1, 32, 32)
+    torch.manual_seed(0)
+    together = make_backbone("3xconv4-linear", 1, 32)
+    assert (together.members, together.embedding_size, together.map_shape) == (3, 768, (192, 2, 2))
+    for one in (together, *members):
+        one.eval()
+    torch.testing.assert_close(together(images), torch.cat([one(images) for one in members], 1))
+    torch.testing.assert_close(together.maps(images), torch.cat([one.maps(images) for one in members], 1))
+
+
+def test_the_names_of_ensembles():
+    assert parameters(make_backbone("2xconv4", 1, 28)) == 2 * 111_936
+    assert gives_maps("16xconv4")
+    assert not gives_maps("2xpixels")
+    for name in ("1xconv4", "17xconv4", "xconv4", "2xconv5", "2x2xconv4", "2xpixels"):
+        assert "unknown backbone" in refusal(lambda name=name: find_backbone(name))

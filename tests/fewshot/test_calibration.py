@@ -19,6 +19,7 @@ from fewshot.calibration import (
     probabilities,
     validation_scores,
 )
+from fewshot.embedding import embedded
 from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.support_quality import leave_one_out
 
@@ -101,7 +102,7 @@ def support_of(sizes: list[int], seed: int = 0) -> ImageBank:
 
 def test_each_picture_is_left_out_once_and_answered_by_the_others(learner):
     support = support_of([4, 4, 4])
-    found = leave_one_out(learner, support)
+    found = leave_one_out(learner, embedded(learner, support))
     pixels = support.images.flatten(1).double() / 255
     distances = torch.cdist(pixels, pixels).square()
     order = [4 * number + fold for fold in range(4) for number in range(3)]
@@ -114,17 +115,17 @@ def test_each_picture_is_left_out_once_and_answered_by_the_others(learner):
 
 
 def test_more_pictures_than_folds_and_classes_of_one_picture(learner):
-    found = leave_one_out(learner, support_of([25, 1, 3]))
+    found = leave_one_out(learner, embedded(learner, support_of([25, 1, 3])))
     assert np.bincount(found.targets, minlength=3).tolist() == [25, 0, 3]
     assert list(found.by_class) == ["class 0", "class 2"]
-    assert "2 pictures of a class" in refusal(lambda: leave_one_out(learner, support_of([1, 1])))
+    assert "2 pictures of a class" in refusal(lambda: leave_one_out(learner, embedded(learner, support_of([1, 1]))))
 
 
 def test_the_classes_that_are_confused_are_named(learner):
     bank = toy_bank(3, 8, seed=5)
     names = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
     names[0:4] = ["b"] * 4  # half of the pictures of one class stand under another name
-    found = leave_one_out(learner, support_bank(bank.images, names))
+    found = leave_one_out(learner, embedded(learner, support_bank(bank.images, names)))
     assert found.confused is not None
     assert found.confused[:2] == ("a", "b")
     assert found.by_class["c"].estimate == 1

@@ -1,5 +1,6 @@
 """Answers by class and by image: counted as a plain loop counts them, kept with the run, and told if damaged."""
 
+import io
 import random
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import refusal, toy_bank
 from damage import spoil_arrays
 
 from episodes import EpisodeSampler, ImageBank, InputError, ListedEpisodes
+from fewshot import class_records
 from fewshot.backbones import make_backbone
 from fewshot.benchmark import run_benchmark
 from fewshot.class_records import (
@@ -28,6 +30,7 @@ from fewshot.config import load_config
 from fewshot.confusion import Counts, count_answers
 from fewshot.evaluation import evaluate
 from fewshot.learners.nearest_pixel import NearestPixel
+from fewshot.records import CELL, MODEL
 from fewshot.run_folder import read_results
 from fewshot.statistics import proportion, proportions
 
@@ -156,6 +159,29 @@ def test_a_run_keeps_classes_and_confusion(whole):
         assert np.average(own["accuracy"], weights=own["queries"]) == pytest.approx(row["accuracy"], abs=1e-3)
         assert own["accuracy"].is_monotonic_increasing
     assert (whole / "confusion.npz").stat().st_size < 50_000
+
+
+def test_the_table_of_a_row_is_made_once_and_is_that_of_the_row_alone(whole, monkeypatch):
+    rows, arrays = read_results(whole)
+    calls = []
+    monkeypatch.setattr(class_records, "class_table", lambda found: calls.append(found) or class_table(found))
+    made: dict = {}
+    texts = [class_records.class_tables(rows[: count + 1], arrays, made) for count in range(len(rows))]
+    assert len(calls) == len(rows) > 1
+    assert texts[-1] == class_records.class_tables(rows, arrays) == (whole / "classes.csv").read_text(encoding="utf-8")
+    tables = [class_table(answers_of(row, arrays)).assign(**row[[*MODEL, *CELL]]) for _, row in rows.iterrows()]
+    found = pd.read_csv(io.StringIO(texts[-1]), keep_default_na=False)
+    assert found.to_csv() == pd.concat(tables, ignore_index=True)[list(found)].to_csv()
+    changed = rows.assign(key="of other code")
+    class_records.class_tables(changed, arrays, made)
+    assert len(calls) == 3 * len(rows), "rows with another key are tabled again"
+
+
+def test_names_that_are_formulas_are_escaped_in_the_table_for_people(whole):
+    rows, arrays = read_results(whole)
+    names = np.array([f"={name}" for name in arrays["class_names"]])
+    table = pd.read_csv(io.StringIO(class_records.class_tables(rows, {**arrays, "class_names": names})))
+    assert table["class"].str.startswith("'=").all()
 
 
 def test_a_folder_without_counts_still_opens_and_goes_on(run, preset, toy_banks, trained):

@@ -11,7 +11,7 @@ from conftest import refusal, toy_bank
 from episodes import ImageBank
 from fewshot import checkpoints
 from fewshot.config import Training
-from fewshot.export import KINDS, EmbeddingNetwork, export
+from fewshot.export import EmbeddingNetwork, export
 from fewshot.learners import find_learner
 from fewshot.loading import open_checkpoint
 from fewshot.models import ModelSpec
@@ -96,15 +96,6 @@ def test_an_exported_file_is_a_file_of_weights(tmp_path, siamese):
     export(model, spec, "safetensors", tmp_path / "model.safetensors")
     loaded = make_backbone("conv4", 1, 16, tmp_path / "model.safetensors").state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.backbone.state_dict().items())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_file_is_replaced(tmp_path, siamese, kind):
-    (tmp_path / "mine").write_text("mine")
-    spec, model = open_checkpoint(siamese)
-    said = refusal(lambda: export(model, spec, kind, tmp_path / "mine"))
-    assert said == f"{tmp_path / 'mine'} exists already: name a new file with --output"
-    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_a_folder_that_is_not_there(tmp_path, siamese):

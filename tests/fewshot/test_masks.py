@@ -17,7 +17,7 @@ from fewshot import Learner
 from fewshot.answers import numbered_support, scores
 from fewshot.backbones import make_backbone
 from fewshot.draws import shuffled
-from fewshot.embedding import EmbeddedBank
+from fewshot.embedding import EmbeddedBank, embedded
 from fewshot.evaluation import checked_scores
 from fewshot.heads import on_counted
 from fewshot.learners.base import scores_of
@@ -351,7 +351,7 @@ def test_scores_of_class_means_are_exact_for_any_shots(cls):
     learner = on_pixels(cls)
     images, query = (learner.embed(part.float() / 255) for part in (support.images, queries))
     expected = -squared_distances(query, torch.stack([part.mean(0) for part in images.split([1, 2, 4])]))
-    torch.testing.assert_close(scores(learner, support, queries), expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(scores(learner, embedded(learner, support), queries), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_a_head_is_fitted_to_each_picture_once():
@@ -360,7 +360,7 @@ def test_a_head_is_fitted_to_each_picture_once():
     images, query = (learner.embed(part.float() / 255).double() for part in (support.images, queries))
     regression = Ridge(alpha=1.0, fit_intercept=False).fit(images.numpy(), np.eye(3)[support.labels])
     expected = (10 * query @ torch.from_numpy(regression.coef_).T).float()
-    torch.testing.assert_close(scores(learner, support, queries), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scores(learner, embedded(learner, support), queries), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_head_without_a_mask_gets_the_pictures_of_small_classes_again():

@@ -172,7 +172,7 @@ def test_what_is_no_sequence_of_images_is_refused(pixels, pictures):
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(call_plain, pixels, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("fewshot.commands.predict.os.access", lambda *_: False)  # the superuser may write everywhere
+    monkeypatch.setattr("fewshot.commands.outputs.os.access", lambda *_: False)  # the superuser may write everywhere
     said = call_plain("predict", pixels, "--support", pictures / "support", pictures, "--output", tmp_path / "a.csv")
     assert (said.code, said.out) == (2, "")
     assert "you may not write" in said.err

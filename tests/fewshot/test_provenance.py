@@ -1,5 +1,6 @@
 """Rows are shown as current only if nothing they depend on has changed, and processes may share a folder."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -177,6 +178,73 @@ def test_code_that_trains_or_scores_counts_and_code_that_shows_does_not():
     assert own == {"prototypical.py", "episodic.py", "losses.py", "masks.py"}
     shown = {"cli.py", "page.py", "figures.py", "tables.py", "comparison.py", "run_folder.py", "sheets.py"}
     assert not shown & {*own, *(Path(name).name for name in core)}
+
+
+CODE = '''"""What it is."""
+
+def scale(x: float = 1.0) -> float:
+    """Twice x."""
+    return 2 * x  # a factor
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("What it is", "Something else", True),
+        ('    """Twice x."""\n', "", True),
+        ("  # a factor", "", True),
+        ("(x: float = 1.0)", "(\n    x: float = 1.0,\n)", True),
+        ("2 * x", "3 * x", False),
+        ("1.0", "1.5", False),
+        ("scale", "factor", False),
+        ("return 2 * x", 'x = """Twice x."""; return x', False),
+    ],
+)
+def test_code_counts_and_what_is_said_about_it_does_not(tmp_path, old, new, same):
+    assert old in CODE
+    digests = []
+    for text in (CODE, CODE.replace(old, new)):
+        (tmp_path / "a.py").write_text(text)
+        digests.append(provenance._digest([tmp_path / "a.py"]))
+    assert (digests[0] == digests[1]) == same
+
+
+def test_a_file_that_is_no_python_counts_as_it_is(tmp_path):
+    digests = set()
+    for text in ("def", "def ", f"x = {'-' * 3000}1", f"x = {'-' * 3001}1"):
+        (tmp_path / "a.py").write_text(text)
+        digests.add(provenance._digest([tmp_path / "a.py"]))
+    assert len(digests) == 4
+
+
+def of_whole_files(paths) -> str:
+    """A digest as versions before 0.2 made them."""
+    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_rows_with_digests_of_whole_files_are_current_if_the_files_are_the_same(
+    run, preset, toy_banks, trained, monkeypatch, same
+):
+    def older(paths):
+        return of_whole_files(paths) if same else "of other files"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "_digest", older)
+        shutil.rmtree(run)
+        bench(preset, toy_banks, run, ["npair"], protocols=["episodes", "verification"])
+    before = json.loads((run / "keys.json").read_text())
+    assert {parts["code"] for parts in before.values()} == {older(provenance._core())}
+    assert trained == ["npair"]
+    bench(preset, toy_banks, run, ["npair"], resume=True)
+    assert trained == ["npair"] * (1 if same else 2)
+    assert not pd.read_csv(run / "results.csv", keep_default_na=False)["kept"].any()
+    assert (json.loads((run / "keys.json").read_text()).keys() == before.keys()) == same
+    bench(preset, toy_banks, run, ["npair"], protocols=["retrieval"], resume=True)  # by the model that was there
+    assert trained == ["npair"] * (1 if same else 2)
+    assert not pd.read_csv(run / "retrieval.csv", keep_default_na=False)["kept"].any()
 
 
 def test_packages_that_a_learner_works_through_count():

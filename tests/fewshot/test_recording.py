@@ -14,7 +14,8 @@ from episodes import ClassBatches
 from episodes.batches import batches_from
 from fewshot import recording
 from fewshot.backbones import make_backbone
-from fewshot.config import Training, Validation
+from fewshot.classification import RegularisedLoss
+from fewshot.config import Classification, Training, Validation
 from fewshot.learners import find_learner, learner_names
 from fewshot.learners.npair import NPair
 from fewshot.recording import Recorded, computed, gradients_of
@@ -228,3 +229,26 @@ def test_on_a_gpu_a_recorded_training_is_the_one_that_is_not(what, precision, mo
     assert "cannot be recorded" not in caplog.text
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("settings", [{"smoothing": 0.1}, {"rotation": 0.5}, {"mixup": "images"}, {"mixup": "maps"}])
+def test_a_regularised_loss_can_be_recorded(settings):
+    learner, following = made("imprinted")
+    loss = RegularisedLoss(learner, Classification(**settings))
+    calls, record = [], on_tape(loss)
+    found = trained(Recorded(loss, lambda work: calls.append(work) or record(work)), loss, following)
+    assert len(calls) == 1
+    assert len(found.unique()) == len(found)
+
+
+def test_another_size_of_images_begins_a_recording_anew():
+    torch.manual_seed(0)
+    learner = find_learner("simpleshot")[0](make_backbone("conv4-average", 1, 16), BANK.classes).eval()
+    calls, record = [], on_tape(learner)
+    gradients = Recorded(learner, lambda work: calls.append(work) or record(work))
+    for size in (8, 16):
+        for number in range(6):
+            images = torch.nn.functional.interpolate(BANK.batch(torch.arange(number, number + 9)), size)
+            labels = BANK.labels[number : number + 9]
+            torch.testing.assert_close(gradients(images, labels), computed(learner, images, labels))
+    assert len(calls) == 2

@@ -1,6 +1,7 @@
 """Class-incremental sessions: a plain loop over draws and sessions, what draws depend on, files, and who is refused."""
 
 import itertools
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +25,9 @@ from fewshot.protocols.base import NotComparable
 from fewshot.protocols.registry import PROTOCOLS, protocol_sheets
 from fewshot.protocols.sessions import Increments, increment
 from fewshot.records import LEAGUE
+from fewshot.report import page
+from fewshot.report.figures import accuracy_by_session, learner_styles
+from fewshot.report.sessions import by_session
 from fewshot.run_folder import read_sheets
 from fewshot.statistics import over_episodes
 
@@ -205,9 +209,9 @@ def test_listed_classes_arrive_in_their_session(tmp_path):
         ([*GOOD[:5], "four,class 6"], "line 7 of ORDER has the session 'four'"),
         ([*GOOD[:5], "3,class 66"], "in line 7 of ORDER: 'class 66': did you mean 'class 6'"),
         ([*GOOD[:5], "3,class 0"], "line 7 of ORDER names the class 'class 0' for the second time"),
-        (GOOD[:5], "ORDER lists 1 classes of session 3: list 2"),
+        (GOOD[:5], "ORDER lists 1 class of session 3: list 2"),
         ([*GOOD, "3,class 3"], "ORDER lists 3 classes of session 3: list 2"),
-        (["1"], "line 2 of ORDER has 1 cells, but the header has 2"),
+        (["1"], "line 2 of ORDER has 1 cell, but the header 2"),
     ],
 )
 def test_a_wrong_order_is_told_with_its_line(tmp_path, lines, message):
@@ -389,6 +393,39 @@ def of_two(**more) -> pd.DataFrame:
             widths = {f"{name}_ci95": 1.0 if session else np.nan for name in means}
             made.append({**common, **means, **widths, "learner": learner, "session": session})
     return pd.DataFrame(made, columns=PROTOCOLS["sessions"].columns)
+
+
+STYLES = learner_styles({(name, "", "conv4"): name for name in ("one", "two", "absent")})
+
+
+def test_the_figure_has_the_numbers_of_the_rows():
+    rows = of_two()
+    for measure, sessions in {"base": [0, 1, 2], "novel": [1, 2]}.items():
+        curves = by_session(rows, STYLES, measure)
+        assert [curve.style.label for curve in curves] == ["one", "two"]
+        for curve in curves:
+            own = rows[(rows["learner"] == curve.style.label) & rows["session"].isin(sessions)]
+            assert curve.places.tolist() == sessions
+            assert curve.means.tolist() == own[measure].tolist()
+            assert curve.widths.tolist() == own[f"{measure}_ci95"].fillna(0).tolist()
+        axes = accuracy_by_session(curves, "base").axes[0]
+        assert [line.get_xdata().tolist() for line in axes.lines] == [sessions] * 2
+
+
+def test_the_figure_of_several_seeds_has_their_means_and_t_intervals():
+    first = of_two()
+    rows = pd.concat([first, first.assign(seed=1, base=first["base"] + 2)])
+    (curve, _) = by_session(rows, STYLES, "base")
+    assert curve.means.tolist() == [86.0] * 3
+    assert curve.widths == pytest.approx([12.706 * 2**0.5 / 2**0.5] * 3, rel=1e-4)
+
+
+def test_a_report_has_a_figure_for_base_novel_and_all_classes(tmp_path):
+    run = SimpleNamespace(protocols={"sessions": of_two()}, styles=STYLES)
+    section = page._sessions(run)
+    assert [picture.name for picture in section.pictures] == ["sessions-base", "sessions-novel", "sessions-all"]
+    assert "one from 85.00 to 85.00; two from 84.00 to 84.00" in section.pictures[0].alt
+    assert section.pictures[0].svg.count(b"two") == 1
 
 
 def test_tables_have_a_column_for_each_session_and_the_drop():

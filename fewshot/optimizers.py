@@ -1,0 +1,96 @@
+"""The optimizers and learning-rate schedules of a training, as its settings name them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Muon, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
+
+from fewshot.config import Training
+
+
+def optimizer_of(module: nn.Module, settings: Training) -> Optimizer:
+    """The optimizer of all weights of `module` that require a gradient.
+
+    Weight decay holds for weight matrices and kernels, not for biases, norms and temperatures.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    kernels = [p for p in parameters if p.ndim == 4] if settings.optimizer == "muon" else []
+    others = [p for p in parameters if p.ndim != 4] if settings.optimizer == "muon" else parameters
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, even an empty one
+    if settings.optimizer == "sgd":
+        return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
+    on_gpu = bool(parameters) and parameters[0].is_cuda
+    adamw = AdamW(groups, settings.learning_rate, fused=on_gpu)  # one kernel for all weights, not several for each
+    return MuonAndAdamW(kernels, adamw, settings.kernel_rate, settings.weight_decay) if kernels else adamw
+
+
+def schedule_of(optimizer: Optimizer, settings: Training) -> LRScheduler:
+    """The schedule of the learning rates of `optimizer`, which changes them after each step."""
+    if settings.schedule == "one-cycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        # Muon has no betas and AdamW no momentum, so that one scheduler cannot cycle both; one step more than there
+        # are, since the scheduler steps after the last one too
+        both = isinstance(optimizer, MuonAndAdamW)
+        return OneCycleLR(optimizer, rates, total_steps=settings.steps + 1, cycle_momentum=not both)
+    if settings.schedule == "halving":
+        return StepLR(optimizer, settings.halve_every, gamma=0.5)
+    if settings.schedule == "milestones":
+        factors = sorted((int(step), factor) for step, factor in settings.milestones.items())
+        return LambdaLR(optimizer, lambda step: next((f for at, f in reversed(factors) if step >= at), 1.0))
+    return ConstantLR(optimizer, factor=1.0)
+
+
+class MuonAndAdamW(Optimizer):
+    """Muon (Jordan et al. 2024) for the kernels of convolutions, and AdamW for all other weights.
+
+    Muon moves a weight matrix by its momentum made orthogonal: each kernel (out, in, height, width) is the matrix
+    (out, in * height * width), as in Jordan's code. The rate of a kernel is `rate` times the square root of
+    max(1, out / (in * height * width)).
+    """
+
+    def __init__(self, kernels: Iterable[nn.Parameter], adamw: AdamW, rate: float, weight_decay: float) -> None:
+        """kernels: none of the weights of `adamw`. Their storage must stay where it is."""
+        self._kernels = list(kernels)
+        self._matrices = [nn.Parameter(_matrix(kernel, kernel)) for kernel in (one.detach() for one in self._kernels)]
+        self._muon = Muon(self._matrices, rate, weight_decay, momentum=0.9, adjust_lr_fn="original")
+        self._adamw = adamw
+        super().__init__([*self._muon.param_groups, *adamw.param_groups], {})
+        # the groups of both, not copies of them: a scheduler changes the rates of both
+        self.param_groups = [*self._muon.param_groups, *adamw.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for matrix, kernel in zip(self._matrices, self._kernels):
+            matrix.grad = None if kernel.grad is None else _matrix(kernel.grad, kernel)
+        self._muon.step()
+        self._adamw.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for kernel in self._kernels:
+            kernel.grad = None
+        self._adamw.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._muon.load_state_dict(state_dict["muon"])
+        self._adamw.load_state_dict(state_dict["adamw"])
+        self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
+
+
+def _matrix(tensor: Tensor, kernel: Tensor) -> Tensor:
+    """A kernel (out, in, height, width), or its gradient, as a matrix (out, in * height * width).
+
+    The columns are in the order of the memory of `kernel`, so that its own matrix is a view; Muon does the same in any
+    order.
+    """
+    ordered = tensor if kernel.is_contiguous() else tensor.permute(0, 2, 3, 1)
+    return ordered.view(len(tensor), -1) if tensor is kernel else ordered.reshape(len(tensor), -1)

@@ -1,0 +1,109 @@
+"""Optimizers: Muon for kernels beside AdamW, alone, over an interruption, and with every schedule."""
+
+import pytest
+import torch
+from torch.optim import AdamW
+
+from fewshot.backbones import make_backbone
+from fewshot.config import Training
+from fewshot.optimizers import MuonAndAdamW, optimizer_of, schedule_of
+
+
+def network(layout=torch.channels_last):
+    torch.manual_seed(0)
+    return make_backbone("conv4-32", 3, 16).to(memory_format=layout)
+
+
+def stepped(net, optimizer, steps=1, scheduler=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(torch.rand(8, 3, 16, 16, generator=generator)).square().mean().backward()
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def test_muon_moves_a_kernel_by_an_almost_orthogonal_matrix_of_its_rate():
+    net = network()
+    kernel = net.body[1].convolution.weight
+    before = kernel.detach().clone()
+    stepped(net, optimizer_of(net, Training(optimizer="muon", kernel_rate=0.1)))
+    moved = (kernel.detach() - before).flatten(1) / 0.1  # (32, 288): fewer rows than columns, so no other factor
+    values = torch.linalg.svdvals(moved)
+    assert values.min() > 0.5  # Newton-Schulz leaves singular values between about 0.7 and 1.2
+    assert values.max() < 1.3
+
+
+def test_the_first_kernel_of_more_rows_than_columns_moves_further():
+    net = network()
+    kernel = net.body[0].convolution.weight  # (32, 27)
+    before = kernel.detach().clone()
+    stepped(net, optimizer_of(net, Training(optimizer="muon", kernel_rate=0.1)))
+    values = torch.linalg.svdvals((kernel.detach() - before).flatten(1)) / 0.1 / (32 / 27) ** 0.5
+    assert values[values > 1e-3].min() > 0.5
+    assert values.max() < 1.3
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_layout_of_the_kernels_in_memory_makes_no_difference(layout):
+    net, other = network(layout), network()
+    found = stepped(net, optimizer_of(net, Training(optimizer="muon")), 3)
+    expected = stepped(other, optimizer_of(other, Training(optimizer="muon")), 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)  # Muon computes in bfloat16
+
+
+def test_the_other_weights_move_as_with_adamw_alone():
+    net, other = network(), network()
+    stepped(net, optimizer_of(net, Training(optimizer="muon")))
+    stepped(other, optimizer_of(other, Training(optimizer="adamw")))
+    for name, value in net.named_parameters():
+        assert torch.equal(value, other.get_parameter(name)) == (value.ndim < 4), name
+
+
+def test_weight_decay_shrinks_kernels_without_a_gradient():
+    kernel = torch.nn.Parameter(torch.ones(4, 2, 3, 3))
+    kernel.grad = torch.zeros_like(kernel)
+    MuonAndAdamW([kernel], AdamW([torch.nn.Parameter(torch.ones(2))]), rate=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(kernel.detach(), torch.full_like(kernel, 0.95))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "halving", "milestones", "constant"])
+def test_the_schedule_holds_for_the_rates_of_both(schedule):
+    more = {"milestones": {"3": 0.5}} if schedule == "milestones" else {}
+    settings = Training(
+        optimizer="muon", schedule=schedule, halve_every=2, steps=6, learning_rate=1e-3, kernel_rate=0.02, **more
+    )
+    net = network()
+    optimizer = optimizer_of(net, settings)
+    scheduler = schedule_of(optimizer, settings)
+    rates = []
+    for _ in range(6):
+        stepped(net, optimizer, scheduler=scheduler)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    assert all(kernel == pytest.approx(20 * rest) for kernel, *others in rates for rest in others)
+    assert (len({kernel for kernel, *_ in rates}) > 1) == (schedule != "constant")
+
+
+def test_a_training_goes_on_from_the_state_of_both():
+    settings = Training(optimizer="muon", steps=6)
+    whole, cut, resumed = network(), network(), network()
+    optimizer = optimizer_of(whole, settings)
+    scheduler = schedule_of(optimizer, settings)
+    stepped(whole, optimizer, 2, scheduler, seed=1)
+    expected = stepped(whole, optimizer, 2, scheduler, seed=2)
+    optimizer = optimizer_of(cut, settings)
+    scheduler = schedule_of(optimizer, settings)
+    stepped(cut, optimizer, 2, scheduler, seed=1)
+    state = optimizer.state_dict(), scheduler.state_dict()
+    resumed.load_state_dict(cut.state_dict())
+    optimizer = optimizer_of(resumed, settings)
+    scheduler = schedule_of(optimizer, settings)
+    optimizer.load_state_dict(state[0])
+    scheduler.load_state_dict(state[1])
+    assert torch.equal(stepped(resumed, optimizer, 2, scheduler, seed=2), expected)
+
+
+def test_a_network_without_kernels_trains_by_adamw():
+    assert isinstance(optimizer_of(torch.nn.Linear(3, 2), Training(optimizer="muon")), AdamW)
