@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewshot.backbones.base import Backbone
+from fewshot.devices import exact
 from fewshot.learners.base import Traits
 from fewshot.learners.image_text_heads import ImageTextHead, cross_entropies, minimised
 from fewshot.learners.registry import register
@@ -88,6 +89,7 @@ class CLAP(ImageTextHead):
         self.head_steps, self.head_rate = head_steps, head_rate
 
     def fitted(self, images: Tensor, labels: Tensor, texts: Tensor, query: Tensor) -> Tensor:
+        images, texts = exact(images), exact(texts)  # large steps would let errors of rounding grow
         multipliers = self.multipliers(self.logits(images, texts), labels)
 
         def loss(weights: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ class CLAP(ImageTextHead):
 
         descent = functools.partial(torch.optim.SGD, lr=self.head_rate, momentum=_MOMENTUM)
         (weights,) = minimised(loss, [texts], descent, self.head_steps)
-        return self.logits(query, weights)
+        return self.logits(query, weights.to(query))
 
     def multipliers(self, zero_shot: Tensor, labels: Tensor) -> Tensor:
         """lambda_k (E, N) from the logits (E, M, N) of the support images by the texts, and their classes."""
