@@ -152,8 +152,8 @@ def strokes(images: Tensor, strength: float = 0.5) -> Tensor:
     The share of the dilation or erosion in the mixture is uniform from 0 to `strength`; either has probability 0.5.
     """
     reach = max(1, round(images.shape[3] / 28))
-    window = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-    wider, narrower = functional.max_pool2d(images, **window), -functional.max_pool2d(-images, **window)
+    wider = functional.max_pool2d(images, 2 * reach + 1, stride=1, padding=reach)
+    narrower = -functional.max_pool2d(-images, 2 * reach + 1, stride=1, padding=reach)
     share = strength * (2 * torch.rand(len(images), 1, 1, 1, device=images.device) - 1)
     return torch.lerp(images, torch.where(share > 0, wider, narrower), share.abs())
 

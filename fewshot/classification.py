@@ -36,10 +36,11 @@ class RegularisedLoss(nn.Module):
     def __init__(self, learner: Learner, settings: Classification) -> None:
         super().__init__()
         class_logits: Callable[[Tensor], Tensor] | None = getattr(learner, "class_logits", None)
-        if class_logits is None:
+        author = next(cls for cls in type(learner).mro() if "loss" in vars(cls))
+        if class_logits is None or "class_logits" not in vars(author):  # another loss would be replaced silently
             raise InputError(
-                f"{learner.name} is no classifier of base classes: leave out its table `classification`, which only"
-                " such learners use"
+                f"{learner.name} does not train as a classifier of base classes alone: leave out its table"
+                " `classification`, which only such learners use"
             )
         self.learner, self.settings, self._class_logits = learner, settings, class_logits
         self.turns = nn.Linear(learner.backbone.embedding_size, 4) if settings.rotation else None

@@ -27,11 +27,13 @@ from fewshot.commands import (
     predict,
     report,
     train,
+    tune,
 )
 from fewshot.learners.faults import fault_of
 
 _COMMANDS = (
     bench,
+    tune,
     train,
     evaluate,
     predict,

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +69,7 @@ def train(
     spec: ModelSpec | None = None,
     resume: bool = False,
     progress: bool = True,
+    validated: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Train `learner` in place and leave it with the weights that did best on the validation episodes.
 
@@ -78,6 +79,8 @@ def train(
     spec      what the checkpoints say of the model, besides its weights
     resume    continue from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the
               same as without the interruption
+    validated  is called after each validation with the step and the accuracy in percent; an exception that it raises
+              ends the training
 
     The same seed, learner and machine give the same weights; for that, PyTorch's seed and its deterministic algorithms
     are set for the whole process. Training sees no test images: this function gets none.
@@ -114,6 +117,8 @@ def train(
                 _show_base(learner, train_bank)
                 data = EmbeddedBank(learner, validation_bank, precision)
                 run.record(step, loss, run_episodes(learner, data, sampler, validation.episodes))
+                if validated is not None:
+                    validated(step, run.history[-1]["accuracy"])
             if step % _SHOW_EVERY == 0 or step == settings.steps:
                 run.show(bar, step)
     return run.finish(guessing=100 / sampler.way)

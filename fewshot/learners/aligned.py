@@ -36,6 +36,7 @@ class Aligned(EpisodicLearner):
     """
 
     variants: ClassVar = {"": _TRAITS, "views": _TRAITS}
+    search: ClassVar = {"scale": (3.0, 50.0, "log"), "turns": [False, True], "mirrored": [False, True]}
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ make these calls.
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -83,6 +83,8 @@ class Learner(nn.Module):
     batches      the training batches that it wants, unless the preset names others
     stages       when new stages of the training begin, as increasing shares of its steps in [0, 1). The best
                  checkpoint is one of the last stage. `__init__` may set `self.stages` instead
+    search       what `fewshot tune` chooses among, by the name of an option: (low, high), (low, high, "log") or a list
+                 of choices. Names of fewshot/tuning/space.py, such as `images`, narrow what all learners share
 
     trained_on   data from elsewhere that the class brings along, such as word vectors: rows name and mark them
 
@@ -103,6 +105,7 @@ class Learner(nn.Module):
     batches: Batches = ClassBatches(classes=60, images=4)
     stages: tuple[float, ...] = ()
     trained_on: ClassVar[str] = ""
+    search: ClassVar[Mapping[str, tuple[Any, ...] | list[Any]]] = {}
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:
         """backbone: images (B, C, H, W) to (B, backbone.embedding_size); classes: the number of base classes."""

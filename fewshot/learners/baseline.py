@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ _TRAITS = Traits(fits_episodes=True, paper="Chen et al. 2019")
 _SCALE = 2.0  # of the cosine head of an episode: the authors' code fixes it for 200 classes or fewer
 # of our own variants: an epoch has as many steps as batches of 4, but 8 at most, and each step is on all images
 _BATCH, _STEPS = 4, 8
+_SEARCH = {"head_rate": (1e-3, 1e-1, "log")}
 _SGD = {"momentum": 0.9, "dampening": 0.9, "decay": 1e-3}
 
 
@@ -42,6 +44,7 @@ class Baseline(LinearClassifier):
     """
 
     variants = dict.fromkeys(["", "zero-start"], _TRAITS)
+    search: ClassVar = _SEARCH
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01
@@ -97,6 +100,7 @@ class BaselinePlusPlus(CosineClassifier):
 
     variants = dict.fromkeys(["", "mean-start"], _TRAITS)
     batches = ShuffledBatches(size=256)
+    search: ClassVar = _SEARCH
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", head_epochs: int = 100, head_rate: float = 0.01

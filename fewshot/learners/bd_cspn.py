@@ -25,6 +25,7 @@ class RectifiedPrototypes(CentredClassifier):
     """
 
     variants: ClassVar = {"": Traits(transductive=True, paper="Liu et al. 2020")}
+    search: ClassVar = {"scale": (0.3, 30.0, "log")}
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "", scale: float = 1.0) -> None:
         """scale: of the cosines, epsilon in the paper, which has 10: see `rectified`."""

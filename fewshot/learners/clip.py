@@ -39,6 +39,7 @@ class CLIP(Learner):
         "zero-shot": dataclasses.replace(_TRAITS, sees_support=False),
     }
     batches = ClassBatches(classes=180, images=2)
+    search: ClassVar = {"size": [64, 128, 256]}
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", size: int = 128, text_weight: float = 0.1

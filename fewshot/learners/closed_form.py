@@ -78,6 +78,7 @@ class Ridge(_Solved):
     """
 
     variants: ClassVar = {"": Traits(fits_episodes=True, paper="Bertinetto et al. 2019")}
+    search: ClassVar = {"way": [5, 10, 20], "scale": (1.0, 100.0, "log"), "penalty": (0.01, 100.0, "log")}
 
     def __init__(
         self,
@@ -107,6 +108,12 @@ class SupportVectorMachine(_Solved):
     """
 
     variants: ClassVar = {"": Traits(fits_episodes=True, paper="Lee et al. 2019")}
+    search: ClassVar = {
+        "way": [5, 10, 20],
+        "scale": (0.3, 30.0, "log"),
+        "cost": (0.01, 10.0, "log"),
+        "smoothing": (0.0, 0.3),
+    }
 
     def __init__(
         self,

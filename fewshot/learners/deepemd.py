@@ -36,6 +36,7 @@ class DeepEmd(MapLearner):
 
     variants: ClassVar = {"": Traits(maps=True, paper="Zhang et al. 2020")}
     batches = ClassBatches(classes=20, images=10)
+    search: ClassVar = {"batch": (64, 240, "log"), "scale": (3.0, 50.0, "log"), "epsilon": (0.02, 0.5, "log")}
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Dn4(MapLearner):
 
     variants: ClassVar = {"": Traits(maps=True, paper="Li et al. 2019")}
     batches = ClassBatches(classes=20, images=10)
+    search: ClassVar = {"neighbours": (1, 5)}
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, neighbours: int = 3) -> None:
         """neighbours: k, 3 in the paper; shot: as of EpisodicLearner."""

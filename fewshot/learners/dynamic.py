@@ -1,5 +1,7 @@
 """Dynamic few-shot learning without forgetting (Gidaris and Komodakis 2018): a generator of classifier weights."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,6 +35,7 @@ class Dynamic(CosineClassifier):
 
     variants = dict.fromkeys(["attention", "average"], Traits(paper="Gidaris and Komodakis 2018"))
     batches = ClassBatches(classes=60, images=6)
+    search: ClassVar = {"novel": (2, 40, "log"), "first_stage": (0.3, 0.95)}
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class Exemplar(DirectionLearner):
         "parametric": Traits(uses_labels=False, paper="Dosovitskiy et al. 2014"),
     }
     batches = ShuffledBatches(size=256)
+    search: ClassVar = {"others": (256, 8192, "log"), "temperature": (0.03, 0.5, "log"), "momentum": (0.0, 0.9)}
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class Feat(PretrainedEpisodes):
     """
 
     variants: ClassVar = {"": Traits(paper="Ye et al. 2020")}
+    search: ClassVar = {"temperature": (1.0, 256.0, "log"), "balance": (0.0, 0.5), "first_stage": (0.0, 0.9)}
 
     def __init__(
         self,

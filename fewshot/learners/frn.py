@@ -34,6 +34,7 @@ class Frn(MapLearner):
 
     variants: ClassVar = {"": Traits(maps=True, fits_episodes=True, paper="Wertheimer et al. 2021")}
     batches = ClassBatches(classes=20, images=10)
+    search: ClassVar = {"scale": (1.0, 256.0, "log"), "pretraining": (0.0, 0.8)}
 
     def __init__(
         self,

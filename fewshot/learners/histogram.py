@@ -22,6 +22,7 @@ class Histogram(DirectionLearner):
 
     variants: ClassVar = {"": Traits(paper="Ustinova and Lempitsky 2016")}
     batches = ClassBatches(classes=64, images=4)
+    search: ClassVar = {"bins": [25, 50, 100, 200]}
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "", bins: int = 100) -> None:
         """bins: of the histograms on [-1, 1]; each histogram has one node more than bins."""

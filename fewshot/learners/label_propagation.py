@@ -36,6 +36,7 @@ class LabelPropagation(CentredClassifier):
     """
 
     variants: ClassVar = {"": Traits(transductive=True, paper="Zhou et al. 2004, Liu et al. 2019")}
+    search: ClassVar = {"alpha": (0.2, 0.99), "neighbours": (5, 40), "width": (0.05, 1.0, "log")}
 
     def __init__(
         self,

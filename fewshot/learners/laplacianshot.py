@@ -1,5 +1,7 @@
 """LaplacianShot (Ziko et al. 2020): the nearest class mean, with neighbouring queries pulled to one answer."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ class LaplacianShot(CentredClassifier):
     """
 
     variants = dict.fromkeys(["rectified", "plain"], Traits(transductive=True, paper="Ziko et al. 2020"))
+    search: ClassVar = {"strength": (0.1, 3.0, "log"), "neighbours": (1, 10)}
 
     def __init__(
         self,

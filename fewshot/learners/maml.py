@@ -150,6 +150,12 @@ class Maml(_MetaLearner):
         "transductive": Traits(fits_episodes=True, transductive=True, paper="Finn et al. 2017"),
     }
     least_steps = 2
+    search: ClassVar = {
+        "way": [5, 10, 20],
+        "steps": (2, 4),
+        "head_rate": (1e-3, 1.0, "log"),
+        "inner_rate": (3e-4, 0.1, "log"),
+    }
 
     def __init__(
         self,
@@ -235,6 +241,7 @@ class Anil(_MetaLearner):
     """
 
     variants = dict.fromkeys(["second-order", "first-order"], Traits(fits_episodes=True, paper="Raghu et al. 2020"))
+    search: ClassVar = {"way": [5, 10, 20], "steps": (1, 8), "head_rate": (1e-3, 1.0, "log")}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         support, query = self._tasks(self.embed(images))

@@ -1,5 +1,7 @@
 """Matching networks (Vinyals et al. 2016): attention over the support set."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +32,7 @@ class Matching(EpisodicLearner):
     """
 
     variants = dict.fromkeys(["basic", "fce"], Traits(paper="Vinyals et al. 2016"))
+    search: ClassVar = {"scale": (3.0, 50.0, "log"), "turns": [False, True]}
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class MetaBaseline(PretrainedEpisodes):
     """
 
     variants: ClassVar = {"": Traits(paper="Chen et al. 2021")}
+    search: ClassVar = {"first_stage": (0.0, 0.9)}
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, first_stage: float = 0.5

@@ -24,6 +24,7 @@ class NCA(Learner):
 
     variants: ClassVar = {"": Traits(paper="Goldberger et al. 2004, Laenen and Bertinetto 2021")}
     batches = ClassBatches(classes=60, images=6)
+    search: ClassVar = {"temperature": (0.3, 100.0, "log")}
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "", temperature: float = 1.0) -> None:
         """temperature: divides the squared distances; long embeddings need a higher one."""

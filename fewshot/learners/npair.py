@@ -24,6 +24,7 @@ class NPair(Learner):
 
     variants: ClassVar = {"": Traits(paper="Sohn 2016")}
     batches = ClassBatches(classes=120, images=2)
+    search: ClassVar = {"images": [2], "regularisation": (1e-4, 1e-1, "log"), "temperature": (1.0, 64.0, "log")}
 
     def __init__(
         self,

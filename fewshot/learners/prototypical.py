@@ -1,5 +1,7 @@
 """Prototypical networks (Snell et al. 2017): the nearest class mean."""
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,6 +23,7 @@ class Prototypical(EpisodicLearner):
     """
 
     variants = dict.fromkeys(["euclidean", "cosine"], Traits(paper="Snell et al. 2017"))
+    search: ClassVar = {"temperature": (0.3, 100.0, "log"), "turns": [False, True]}
 
     def __init__(
         self,

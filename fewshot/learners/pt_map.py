@@ -34,6 +34,7 @@ class PowerTransformMAP(LinearClassifier):
     """
 
     variants: ClassVar = {"": Traits(fits_episodes=True, transductive=True, paper="Hu et al. 2021")}
+    search: ClassVar = {"rate": (0.05, 0.5), "strength": (3.0, 30.0, "log"), "power": (0.25, 1.0)}
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class Relation(EpisodicLearner):
 
     variants: ClassVar = {"": Traits(paper="Sung et al. 2018"), "maps": Traits(maps=True, paper="Sung et al. 2018")}
     batches = ClassBatches(classes=20, images=11)
+    search: ClassVar = {"hidden": [64, 128, 256], "turns": [False, True]}
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", shot: int = 1, hidden: int = 128, turns: bool = False

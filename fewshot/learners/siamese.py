@@ -32,6 +32,7 @@ class Siamese(Learner):
 
     variants: ClassVar = {"contrastive": Traits(paper="Hadsell et al. 2006"), "koch": Traits(paper="Koch et al. 2015")}
     batches = ClassBatches(classes=60, images=4)
+    search: ClassVar = {"margin": (0.3, 1.8), "nearest": [True, False]}
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", margin: float = 1.2, nearest: bool = True

@@ -35,6 +35,7 @@ class SoftKMeans(CentredClassifier):
     """
 
     variants: ClassVar = {"": Traits(transductive=True, paper="Ren et al. 2018")}
+    search: ClassVar = {"steps": (1, 10), "scale": (1.0, 100.0, "log")}
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", steps: int = 1, scale: float = 10.0

@@ -41,6 +41,7 @@ class InformationMaximisation(LinearClassifier):
         "": Traits(fits_episodes=True, transductive=True, paper="Boudiaf et al. 2020"),
         "alpha": Traits(fits_episodes=True, transductive=True, paper="Veilleux et al. 2021"),
     }
+    search: ClassVar = {"rate": (1e-4, 1e-2, "log")}
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", steps: int = 100, rate: float = 1e-3

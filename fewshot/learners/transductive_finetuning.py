@@ -35,6 +35,7 @@ class TransductiveFinetuning(LinearClassifier):
     """
 
     variants: ClassVar = {"": Traits(fits_episodes=True, transductive=True, paper="Dhillon et al. 2020")}
+    search: ClassVar = {"rate": (1e-5, 1e-2, "log"), "temperature": (3.0, 50.0, "log")}
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Triplet networks (Schroff et al. 2015): an image is nearer to its own class than to any other, by a margin."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from episodes.errors import unknown_name
@@ -29,6 +31,7 @@ class Triplet(DirectionLearner):
     """
 
     variants = OpenVariants(dict.fromkeys(_FORMS, Traits(paper="Schroff et al. 2015")), _check)
+    search: ClassVar = {"margin": (0.05, 1.5, "log"), "mining": list(MINING)}
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", mining: str = "semi-hard", margin: float = 0.0

@@ -133,9 +133,10 @@ def test_a_teacher_of_another_class_or_with_other_classes_is_refused(tmp_path):
         RegularisedLoss(made("simpleshot"), Classification(teacher=str(tmp_path / "best.pt")))
 
 
-def test_a_learner_that_classifies_no_base_classes_is_refused():
-    learner = LEARNERS["prototypical"](make_backbone("conv4-32", 1, 16), 12)
-    with pytest.raises(InputError, match="prototypical is no classifier of base classes: leave out its table"):
+@pytest.mark.parametrize("name", ["prototypical", "dynamic", "feat", "meta-baseline"])
+def test_a_learner_with_another_loss_is_refused(name):
+    learner = LEARNERS[name](make_backbone("conv4-32", 1, 16), 12)
+    with pytest.raises(InputError, match=f"{name} does not train as a classifier of base classes alone: leave out"):
         RegularisedLoss(learner, Classification(smoothing=0.1))
 
 
