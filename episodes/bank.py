@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -205,6 +205,7 @@ class Contents(NamedTuple):
     about                     the other fields of the ImageBank: dataset, protocol, split, source, turns, listed, fit,
                               inverted, lists
     files                     the name of each image's file, in the order of the images; () if unknown
+    beside                    texts that are kept in the folder of the bank, by the names of their files
     """
 
     shape: tuple[int, int, int]
@@ -214,6 +215,7 @@ class Contents(NamedTuple):
     fill: Callable[[np.ndarray], None]
     about: dict[str, Any]
     files: Sequence[str] = ()
+    beside: Mapping[str, str] = {}
 
 
 def bank_folder(key: str) -> Path:
@@ -281,7 +283,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 
 def _fill(folder: Path, whole: Contents) -> None:
     """Write the files of the bank of these contents into `folder`."""
-    shape, sizes, class_names, group_names, fill, about, files = whole
+    shape, sizes, class_names, group_names, fill, about, files, beside = whole
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     images = created(folder / "images.npy", np.uint8, (int(offsets[-1]), *shape))
     fill(images)
@@ -299,6 +301,8 @@ def _fill(folder: Path, whole: Contents) -> None:
     }
     (folder / "bank.json").write_text(json.dumps(record), encoding="utf-8")
     (folder / _FILES).write_text(json.dumps(list(files)), encoding="utf-8")
+    for name, text in beside.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def created(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:

@@ -14,6 +14,12 @@ def pooled(banks: list[ImageBank]) -> ImageBank:
         raise InputError(
             f"the splits of {first.dataset} ({first.protocol}) differ in kind and cannot be pooled: name one of them"
         )
+    names = [name for bank in banks for name in bank.class_names]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"the splits of {first.dataset} ({first.protocol}) have the same classes and cannot be pooled: name one of"
+            " them"
+        )
 
     def whole() -> Contents:
         def fill(images: np.ndarray) -> None:
@@ -24,7 +30,7 @@ def pooled(banks: list[ImageBank]) -> ImageBank:
         return Contents(
             (channels, height, width),
             [size for bank in banks for size in bank.sizes.tolist()],
-            [name for bank in banks for name in bank.class_names],
+            names,
             [name for bank in banks for name in bank.group_names],
             fill,
             {**{name: getattr(first, name) for name in fields}, "split": "all"},

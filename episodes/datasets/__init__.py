@@ -17,6 +17,7 @@ from episodes.datasets import (
     folder,
     forms,
     glyphs,
+    icons,
     mini_imagenet,
     omniglot,
     orl_faces,
@@ -118,6 +119,15 @@ SOURCES = {
         orl_faces.SIZE,
         "40 people x 10 grey photographs of their faces (Samaria and Harter 1994)",
         orl_faces.where,
+        channels=1,
+    ),
+    "icons": Source(
+        icons.load,
+        icons.PROTOCOLS,
+        icons.SIZE,
+        f"names that {icons.SETS} free icon sets or more draw, from the npm package @iconify/json",
+        icons.where,
+        natural=False,
         channels=1,
     ),
 }

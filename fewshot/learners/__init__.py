@@ -5,6 +5,8 @@ from fewshot.learners import (  # noqa: F401  registers them
     baseline,
     bd_cspn,
     clip,
+    clip_adapter,
+    clip_words,
     closed_form,
     deepemd,
     dn4,
@@ -32,7 +34,9 @@ from fewshot.learners import (  # noqa: F401  registers them
     siamese,
     simpleshot,
     soft_kmeans,
+    text_probes,
     tim,
+    tip_adapter,
     transductive_finetuning,
     triplet,
 )

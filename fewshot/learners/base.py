@@ -85,6 +85,7 @@ class Learner(nn.Module):
                  checkpoint is one of the last stage. `__init__` may set `self.stages` instead
     search       what `fewshot tune` chooses among, by the name of an option: (low, high), (low, high, "log") or a list
                  of choices. Names of fewshot/tuning/space.py, such as `images`, narrow what all learners share
+    trained_on   data from elsewhere that the class brings along, such as word vectors: rows name and mark them
 
     The suite sets
 
@@ -102,6 +103,7 @@ class Learner(nn.Module):
     variants: ClassVar[Mapping[str, Traits]] = {"": Traits()}
     batches: Batches = ClassBatches(classes=60, images=4)
     stages: tuple[float, ...] = ()
+    trained_on: ClassVar[str] = ""
     search: ClassVar[Mapping[str, tuple[Any, ...] | list[Any]]] = {}
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:

@@ -12,7 +12,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, Traits, rows_of
 from fewshot.learners.registry import register
-from fewshot.learners.text_encoder import NGramEncoder
+from fewshot.learners.text_encoder import NGramEncoder, TextEncoder
 from fewshot.losses import image_text
 from fewshot.masks import class_means
 
@@ -48,7 +48,7 @@ class CLIP(Learner):
         super().__init__(backbone, classes, variant)
         self.text_weight = text_weight
         self.image_projection = nn.Linear(backbone.embedding_size, size, bias=False)
-        self.text_encoder = NGramEncoder(size)
+        self.text_encoder: TextEncoder = NGramEncoder(size)
         # with a bias, because a text without known words must have a direction too
         self.text_projection = nn.Linear(size, size)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
@@ -63,7 +63,7 @@ class CLIP(Learner):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         present, numbers = labels.unique(return_inverse=True)
         texts = self._embed_numbers(self._class_numbers()[present])
-        return image_text(self.embed(images), texts, numbers, self.log_scale.exp().clamp(max=_MOST))
+        return image_text(self.embed(images), texts, numbers, self.tau())
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
         query = rows_of(data, episodes.query.flatten(1))
@@ -74,6 +74,10 @@ class CLIP(Learner):
             texts = data.text_embeddings[episodes.classes]
             prototypes = functional.normalize(torch.lerp(prototypes, texts, self.text_weight), dim=2)
         return query @ prototypes.mT
+
+    def tau(self) -> Tensor:
+        """The learned factor of cosines."""
+        return self.log_scale.exp().clamp(max=_MOST)
 
     def _embed_numbers(self, numbers: Tensor) -> Tensor:
         return functional.normalize(self.text_projection(self.text_encoder(numbers)), dim=1)

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from episodes import Episodes, FeatureBank, InputError
+from episodes import Episodes, InputError
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.features import FeaturesBackbone
 from fewshot.backbones.openclip import OpenClipBackbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner, Traits, rows_of
+from fewshot.learners.image_text_heads import texts_of
 from fewshot.learners.registry import register
 from fewshot.masks import class_means, counted
 
@@ -73,20 +74,9 @@ class OpenCLIP(Learner):
         query, support = rows_of(data, episodes.query.flatten(1)), rows_of(data, episodes.support)
         if not self.traits.text:
             return query @ functional.normalize(class_means(support, mask), dim=2).mT
-        scores = self.backbone.scale * query @ self._texts(data)[episodes.classes].mT
+        scores = self.backbone.scale * query @ texts_of(data)[episodes.classes].mT
         if self.traits.sees_support:
             affinities = torch.exp(self.beta * (query @ support.flatten(1, 2).mT - 1))  # (E, Q, N * K)
             affinities = counted(affinities, mask, 0.0)
             scores = scores + self.alpha * affinities.unflatten(2, support.shape[1:3]).sum(3)
         return scores
-
-    def _texts(self, data: EmbeddedBank) -> Tensor:
-        """The embedding of the text of each class, (classes, D)."""
-        if not isinstance(data.bank, FeatureBank):
-            return data.text_embeddings
-        if data.bank.texts is None:
-            raise InputError(
-                f"{data.bank.source} holds no features of texts: add an array texts, one row a class, or take"
-                " openclip:few-shot, which reads no names"
-            )
-        return functional.normalize(data.bank.texts.to(data.device), dim=1)

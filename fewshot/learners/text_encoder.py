@@ -10,7 +10,15 @@ from torch import Tensor, nn
 _LONGEST = 4  # letters of an n-gram, the borders of its word counted
 
 
-class NGramEncoder(nn.Module):
+class TextEncoder(nn.Module):
+    """What `clip` needs of an encoder of texts: numbers that a text becomes once, and embeddings of these numbers."""
+
+    def numbers(self, texts: Sequence[str]) -> Tensor:
+        """What stands for each of T texts, (T, L)."""
+        raise NotImplementedError
+
+
+class NGramEncoder(TextEncoder):
     """A text is the bag of its words and of their n-grams of letters, after fastText (Bojanowski et al. 2017, 3.2).
 
     Each word and n-gram is hashed into one of `buckets` rows of a table of width `size`, so any text has an embedding,
