@@ -299,7 +299,7 @@ VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
     ("pretrained", "images", 1): "df882bc814ee",
-    ("quick", "characters", 2): "f0e98d79999f",
+    ("quick", "characters", 3): "ce1dccef7fd5",
     ("quick", "features", 2): "1d4ddd9cd9fc",
     ("quick", "natural", 2): "7a5eff9ba9aa",
 }
@@ -318,8 +318,8 @@ def test_a_preset_whose_settings_change_gets_another_version():
 
 def test_a_configuration_names_its_preset_and_the_version(preset):
     own = "learners = ['prototypical']\n"
-    assert load_config("quick").preset == "quick 2"
-    assert load_config("quick", steps=10).preset == "quick 2, changed"
+    assert load_config("quick").preset == "quick 3"
+    assert load_config("quick", steps=10).preset == "quick 3, changed"
     assert load_config(preset(own)).preset == "own"
     assert load_config(preset(f"version = 12\n{own}")).preset == "own 12"
 
