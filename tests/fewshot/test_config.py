@@ -299,7 +299,7 @@ VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
     ("pretrained", "images", 1): "df882bc814ee",
-    ("quick", "characters", 3): "ce1dccef7fd5",
+    ("quick", "characters", 3): "d3d37776e929",
     ("quick", "features", 2): "1d4ddd9cd9fc",
     ("quick", "natural", 2): "7a5eff9ba9aa",
 }
