@@ -141,8 +141,8 @@ def summary(comparison: pd.DataFrame) -> str:
     above, within, below = ((best == verdict).sum() for verdict in ("below", "within", "above"))
     return (
         f"Of the {len(best):,} comparable published results, ours lies below {above:,}, within the intervals of"
-        f" {within:,} and above {below:,}; each is beside the best of our results that it compares with, and {every - len(best):,}"
-        " others are not comparable."
+        f" {within:,} and above {below:,}; each is beside the best of our results that it compares with, and"
+        f" {every - len(best):,} others are not comparable."
     )
 
 
