@@ -26,7 +26,7 @@ INK, MUTED, RULE, PAPER = "#1f2328", "#656d76", "#dfe3e8", "#ffffff"  # a page m
 # in place of black
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900", "#7F868E")
 _MARKERS = "osD^vPXp*"
-_WIDE, _MEDIUM, _NARROW = 380, 310, 240  # widths in points
+_WIDE, _LINED, _MEDIUM, _NARROW = 380, 340, 310, 240  # widths in points
 _TILE = 44  # points, the longest side of an image in an episode
 _PIXELS = 270_000  # of all images of an episode: photographs of three then take two megabytes
 _NAME = 34  # characters of the longest name, longer ones are cut
@@ -120,7 +120,7 @@ def dot_plot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], St
     """
     means = summarised(rows).sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
     looks = [styles[tuple(learner)] for learner in means[LEARNER].to_numpy()]
-    figure, axes = _axes(_WIDE, 52 + _LINE * len(means), title)
+    figure, axes = _axes(_LINED, 52 + _LINE * len(means), title)
     left = axis_start(means["accuracy"], means["ci95"].fillna(0), pd.Series([style.floor for style in looks]))
     across = axes.get_yaxis_transform()
     for place, (row, style) in enumerate(zip(means.to_dict("records"), looks)):
@@ -130,9 +130,9 @@ def dot_plot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], St
             axes.plot(seeds, [place] * len(seeds), style.marker, color=style.colour, markersize=3.5, alpha=0.35)
         _point(axes, row["accuracy"], row["ci95"], place, style, left)
         half = "" if pd.isna(row["ci95"]) else f" ± {row['ci95']:.2f}"
-        axes.text(1.02, place, f"{row['accuracy']:.2f}{half}", transform=across, va="center", fontsize=8)
-    names = [_shown(style.label, _NAME - 8) + " (floor)" if style.floor else _shown(style.label, _NAME) for style in looks]
-    axes.set_yticks(range(len(names)), names, fontsize=8, color=INK)
+        axes.text(1.02, place, f"{row['accuracy']:.2f}{half}", transform=across, va="center", fontsize=8.5)
+    names = [_shown(style.label, 20) + " (floor)" if style.floor else _shown(style.label, 28) for style in looks]
+    axes.set_yticks(range(len(names)), names, fontsize=8.5, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(left=left)
@@ -169,12 +169,12 @@ def _point(axes: Axes, mean: float, half: float, place: float, style: Style, lef
 def differences_map(names: Sequence[str], differences: np.ndarray, apart: np.ndarray, title: str) -> Figure:
     """Each learner's accuracy minus each other's in points, (L, L), lines minus columns; a dot if not `apart` (L, L)."""
     count = len(names)
-    figure, axes = _axes(_WIDE, 70 + _LINE * count, title)
+    figure, axes = _axes(_LINED, 70 + _LINE * count, title)
     most = max(np.quantile(np.abs(differences), 0.9), 0.1)
     image = axes.imshow(differences, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
     for line, column in zip(*np.nonzero(~apart & ~np.eye(count, dtype=bool))):
         axes.plot(column, line, "o", color=INK, markersize=2.5)
-    axes.set_yticks(range(count), [f"{_shown(name, _NAME)}  {n}" for n, name in enumerate(names, 1)], fontsize=8)
+    axes.set_yticks(range(count), [f"{_shown(name, 28)}  {n}" for n, name in enumerate(names, 1)], fontsize=8)
     axes.set_xticks(range(count), [str(number) for number in range(1, count + 1)], fontsize=7)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
@@ -452,16 +452,17 @@ def _above(points: np.ndarray) -> tuple[float, float]:
 
 
 def _left_edge(rows: pd.DataFrame, styles: Mapping[tuple[str, ...], Style]) -> float:
-    """The left end of the axis of a forest plot: as far below our lowest interval as the best result is above it.
+    """The left end of the axis of a forest plot: a third of its range lies below where our results begin (axis_start).
 
-    Or a third of the whole range below, if that is more; never lower than the lowest result.
+    Never lower than the lowest result.
     """
     half = rows["ci95"].fillna(0)
     low, high = rows["accuracy"] - half, (rows["accuracy"] + half).max()
     own = rows[rows["learner"].notna()]
     floors = own["learner"].map(lambda learner: styles[learner].floor).astype(bool)
     ours = axis_start(own["accuracy"], half[own.index], floors)
-    start = ours - max(high - ours, (high - low.min()) / 3)
+    theirs = low[rows["learner"].isna()].min() if len(own) < len(rows) else ours
+    start = ours - (high - min(ours, theirs)) / 3
     return max(start, low.min()) - 0.02 * (high - start)
 
 

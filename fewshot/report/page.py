@@ -129,10 +129,10 @@ def _sections(run: Run, data: str | None, comparison: pd.DataFrame) -> tuple[lis
 
 def _accuracy(run: Run) -> Section:
     """A figure for each way and shot."""
-    told = "Bars are 95 % intervals over the episodes; if a bar is not seen, it is narrower than its mark."
+    told = "The best is on top. Bars are 95 % intervals over the episodes; if a bar is not seen, it is narrower than its mark."
     if run.results["seed"].nunique() > 1:
         told = (
-            "Marks are means over training seeds, bars their 95 % intervals (Student's t; of a learner with one seed,"
+            "The best is on top. Marks are means over training seeds, bars their 95 % intervals (Student's t; of a learner with one seed,"
             " over the episodes), and faint marks the seeds."
         )
     told += " An arrow points to a result that is far lower."
@@ -146,7 +146,7 @@ def _accuracy(run: Run) -> Section:
         )
         figure = figures.dot_plot(rows, title, run.styles)
         pictures.append(Picture(f"accuracy-{way}way-{shot}shot", figure, f"Accuracy, {title}: {said}"))
-    return Section("shots", "Accuracy, the best on top", [told], pictures, width=420)
+    return Section("shots", "Accuracy", [told], pictures, width=400)
 
 
 def _differences(run: Run) -> Section:
@@ -162,7 +162,7 @@ def _differences(run: Run) -> Section:
         " pair that cannot be told apart (paired t tests, corrected for all pairs by Holm, at 5 %). Numbers stand for"
         " the learners of the lines. differences.csv has all differences with their intervals."
     )
-    return Section("differences", "Differences", [told], pictures, width=420)
+    return Section("differences", "Differences", [told], pictures, width=400)
 
 
 def _classes(run: Run, data: str | None) -> Section:
@@ -217,7 +217,7 @@ def _literature(run: Run, comparison: pd.DataFrame) -> Section:
         " where ours lies: above, within the intervals and the rounding of both, or below."
     )
     rows = published_rows(comparison)
-    return Section("published", "Beside published results", [told], pictures, width=420, published=rows)
+    return Section("published", "Beside published results", [told], pictures, width=400, published=rows)
 
 
 def _difficulty(run: Run) -> Section:

@@ -8,7 +8,7 @@ from fewshot.records import LEARNER, labels, summarised
 from fewshot.report.data import LeftOut, Run
 from fewshot.tables import Sheet
 
-_LEVEL = 0.05  # of p_holm
+LEVEL = 0.05  # of p_holm
 
 
 def ranked_learners(run: Run) -> dict[tuple[str, ...], float]:
@@ -61,7 +61,7 @@ def _apart(pairs: pd.DataFrame, way: int, shot: int, first: str, second: str) ->
     if own.empty:
         return "–"
     pair = own.iloc[0]
-    word = "yes" if pair["p_holm"] <= _LEVEL else "no"
+    word = "yes" if pair["p_holm"] <= LEVEL else "no"
     return f"{word}: {abs(pair['difference']):.2f} ± {pair['ci95']:.2f} points"
 
 
@@ -91,6 +91,6 @@ def difference_grids(run: Run) -> dict[str, tuple[list[str], np.ndarray, np.ndar
         values, apart = np.zeros((len(names), len(names))), np.zeros((len(names), len(names)), dtype=bool)
         one, other = (pairs[side].map(names.index) for side in ("first", "second"))
         values[one, other], values[other, one] = pairs["difference"], -pairs["difference"]
-        apart[one, other] = apart[other, one] = pairs["p_holm"] <= _LEVEL
+        apart[one, other] = apart[other, one] = pairs["p_holm"] <= LEVEL
         found[f"{way}-way {shot}-shot"] = names, values, apart
     return found
