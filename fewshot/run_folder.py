@@ -441,7 +441,7 @@ def _reading(path: Path, cure: str = "remove that folder or choose another one w
 
 
 def describe_environment(banks: dict[str, ImageBank], device: torch.device) -> dict[str, Any]:
-    """What a run depends on besides its configuration: software, machine, and the data's checksums; and the date (UTC)."""
+    """What a run depends on besides its configuration: the date (UTC), software, machine, and the data's checksums."""
     packages = ("fewshot", "torch", "torchvision", "numpy", "pandas")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

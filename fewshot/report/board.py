@@ -34,7 +34,9 @@ def board(folders: Sequence[Path], links: bool = False) -> str:
     page = rendered(
         "board.html",
         panels=panels,
-        choices={name: list(dict.fromkeys(getattr(one, name) for one in panels)) for name in ("split", "league", "task")},
+        choices={
+            name: list(dict.fromkeys(getattr(one, name) for one in panels)) for name in ("split", "league", "task")
+        },
         families=sorted({place.entry.family for panel in panels for place in panel.places}),
         runs=[_card(run, links) for run in runs],
     )

@@ -167,7 +167,10 @@ def _point(axes: Axes, mean: float, half: float, place: float, style: Style, lef
 
 @_styled
 def differences_map(names: Sequence[str], differences: np.ndarray, apart: np.ndarray, title: str) -> Figure:
-    """Each learner's accuracy minus each other's in points, (L, L), lines minus columns; a dot if not `apart` (L, L)."""
+    """Each learner's accuracy minus each other's in points, (L, L), lines minus columns.
+
+    apart: (L, L), whether two learners are told apart; a dot marks a pair that is not
+    """
     count = len(names)
     figure, axes = _axes(_LINED, 70 + _LINE * count, title)
     most = max(np.quantile(np.abs(differences), 0.9), 0.1)

@@ -129,13 +129,13 @@ def _sections(run: Run, data: str | None, comparison: pd.DataFrame) -> tuple[lis
 
 def _accuracy(run: Run) -> Section:
     """A figure for each way and shot."""
-    told = "The best is on top. Bars are 95 % intervals over the episodes; if a bar is not seen, it is narrower than its mark."
+    told = "Bars are 95 % intervals over the episodes; if a bar is not seen, it is narrower than its mark."
     if run.results["seed"].nunique() > 1:
         told = (
-            "The best is on top. Marks are means over training seeds, bars their 95 % intervals (Student's t; of a learner with one seed,"
+            "Marks are means over training seeds, bars their 95 % intervals (Student's t; of a learner with one seed,"
             " over the episodes), and faint marks the seeds."
         )
-    told += " An arrow points to a result that is far lower."
+    told += " The best learner is on top. An arrow points to a result that is far lower."
     pictures = []
     for (way, shot), rows in run.results.groupby(["way", "shot"]):
         title = f"{way}-way {shot}-shot"
@@ -410,9 +410,7 @@ def _learner_of(results: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """The values of LEARNER by the label of a row, with its seed or without."""
     learners = list(results[records.LEARNER].itertuples(index=False, name=None))
     return {
-        label: learner
-        for seeds in (False, True)
-        for label, learner in zip(records.labels(results, seeds), learners)
+        label: learner for seeds in (False, True) for label, learner in zip(records.labels(results, seeds), learners)
     }
 
 

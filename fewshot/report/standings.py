@@ -55,9 +55,10 @@ class Entry(NamedTuple):
 
 
 class Place(NamedTuple):
-    """An entry with the places that it shares, '1', or '2–4' for three that are not told apart from their best, and its mean and interval in percent of the axis.
+    """An entry, its rank, and its mean and the ends of its interval in percent of the axis.
 
-    mean is None if the entry is left of the axis.
+    rank  '1'; '2–4' if three entries share these places, since the best of them is not told apart from the other two
+    mean  None if the entry is left of the axis
     """
 
     entry: Entry

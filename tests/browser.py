@@ -72,16 +72,11 @@ class Browser:
     def open(self, page: Path, width: int, scheme: str = "light") -> None:
         """Load a file, `width` pixels wide, in the scheme 'light' or 'dark'."""
         phone = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=phone)
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=media)
         self.call("Page.navigate", url=page.resolve().as_uri())
-        loaded = "new Promise(done => document.readyState == 'complete' ? done(1) : addEventListener('load', () => done(1)))"
-        while self.run("location.href") == "about:blank":
-            pass
-        self.run(loaded)
+        self.run("new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))")
 
     def picture(self, path: Path) -> None:
         """Write the whole page as a PNG file."""
