@@ -5,7 +5,6 @@ import argparse
 from rich.console import Console
 
 from fewshot.commands import arguments, outputs
-from fewshot.run_folder import find_runs
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -31,7 +30,7 @@ def declare(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Write the page and its figures, or the board."""
-    several = find_runs(options.run) != [options.run]
+    several = not (options.run / "results.csv").is_file() and any(options.run.glob("*/results.csv"))
     if options.output and options.output.resolve() != options.run.resolve():
         outputs.check_new_in(options.output, ["board.html" if several else "report.html"], options.overwrite)
     from fewshot.report import write_board, write_report  # their libraries take a second to load

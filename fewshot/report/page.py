@@ -216,8 +216,8 @@ def _literature(run: Run, comparison: pd.DataFrame) -> Section:
         " The table has all published results, each beside the best of ours that it compares with; the verdict says"
         " where ours lies: above, within the intervals and the rounding of both, or below."
     )
-    rows = published_rows(comparison)
-    return Section("published", "Beside published results", [told], pictures, width=400, published=rows)
+    every = published_rows(comparison)
+    return Section("published", "Beside published results", [told], pictures, width=400, published=every)
 
 
 def _difficulty(run: Run) -> Section:

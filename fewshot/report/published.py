@@ -1,5 +1,6 @@
 """The table of published results beside ours: each with its verdict, its paper, and what readers filter it by."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -47,10 +48,10 @@ def published_rows(comparison: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _printed(row: dict[str, Any]) -> str:
+def _printed(row: Mapping[Any, Any]) -> str:
     half = f" ± {row['published_ci95']:.{row['decimals']}f}" if row["reckoned_from"] == "interval" else ""
     return f"{row['published']:.{row['decimals']}f}{half}"
 
 
-def _signed(row: dict[str, Any]) -> str:
+def _signed(row: Mapping[Any, Any]) -> str:
     return f"{row['difference']:+.2f} ± {row['difference_ci95']:.2f}".replace("-", "−")

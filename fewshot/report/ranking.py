@@ -1,5 +1,7 @@
 """Which learner is ahead: the order of the learners in a report, the best of each way and shot, and all differences."""
 
+from collections.abc import Hashable
+
 import numpy as np
 import pandas as pd
 
@@ -30,16 +32,16 @@ def at_a_glance(run: Run, comparison: pd.DataFrame) -> Sheet:
     """
     means = summarised(run.results)
     means = means.assign(label=labels(means, seeds=False))
-    pairs = tables.differences(run.results, run.accuracies) if len(run.accuracies) > 1 else pd.DataFrame()
+    pairs = paired_tests(run)
     found = {}
     for (way, shot), rows in means.sort_values(["way", "shot"]).groupby(["way", "shot"]):
         first, *others = rows.sort_values("accuracy", ascending=False, kind="stable").to_dict("records")
         second = others[0] if others else None
-        theirs = comparison[(comparison["way"] == way) & (comparison["shot"] == shot)]
+        theirs = comparison[_of(comparison, way, shot)]
         found[f"{way}-way {shot}-shot"] = {
             "best learner": f"{first['label']}: {first['accuracy']:.2f}",
             "second": f"{second['label']}: {second['accuracy']:.2f}" if second else "–",
-            "told apart": _apart(pairs, way, shot, first["label"], second["label"]) if second else "–",
+            "told apart": _apart(pairs[_of(pairs, way, shot)], first["label"], second["label"]) if second else "–",
             **_beside(theirs),
         }
     cells = pd.DataFrame.from_dict(found, orient="index").rename_axis("task")
@@ -52,12 +54,20 @@ def at_a_glance(run: Run, comparison: pd.DataFrame) -> Sheet:
     return Sheet("At a glance", tables.caption(run.results), cells, best, note, words=5)
 
 
-def _apart(pairs: pd.DataFrame, way: int, shot: int, first: str, second: str) -> str:
-    """'yes, 0.66 ± 0.06 points', or 'no, ...'; '–' if the two were not tested on the same episodes."""
-    if pairs.empty:
-        return "–"
-    own = pairs[(pairs["way"] == way) & (pairs["shot"] == shot)]
-    own = own[[{one, other} == {first, second} for one, other in zip(own["first"], own["second"])]]
+def paired_tests(run: Run) -> pd.DataFrame:
+    """The columns of tables.differences, without rows if no two learners were tested on the same episodes."""
+    if tables.mean_ranks(run.results, run.accuracies).empty:
+        return pd.DataFrame(columns=["way", "shot", "first", "second", "difference", "ci95", "p", "p_holm"])
+    return tables.differences(run.results, run.accuracies)
+
+
+def _of(rows: pd.DataFrame, way: Hashable, shot: Hashable) -> pd.Series:
+    return (rows["way"] == way) & (rows["shot"] == shot)
+
+
+def _apart(pairs: pd.DataFrame, first: str, second: str) -> str:
+    """'yes: 0.66 ± 0.06 points', or 'no: ...'; '–' if the two were not tested on the same episodes."""
+    own = pairs[[{one, other} == {first, second} for one, other in zip(pairs["first"], pairs["second"])]]
     if own.empty:
         return "–"
     pair = own.iloc[0]
@@ -86,7 +96,7 @@ def difference_grids(run: Run) -> dict[str, tuple[list[str], np.ndarray, np.ndar
     if not order:
         raise LeftOut("no learners were tested on the same episodes")
     found = {}
-    for (way, shot), pairs in tables.differences(run.results, run.accuracies).groupby(["way", "shot"]):
+    for (way, shot), pairs in paired_tests(run).groupby(["way", "shot"]):
         names = [name for name in order if name in {*pairs["first"], *pairs["second"]}]
         values, apart = np.zeros((len(names), len(names))), np.zeros((len(names), len(names)), dtype=bool)
         one, other = (pairs[side].map(names.index) for side in ("first", "second"))

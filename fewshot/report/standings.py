@@ -9,12 +9,11 @@ import pandas as pd
 
 from baselines import published
 from baselines.published import LEAGUES
-from fewshot import tables
 from fewshot.comparison import ASSUMED
 from fewshot.records import CELL, DATA, LEARNER, UNIFORM, labels, summarised
 from fewshot.report.data import Run
 from fewshot.report.figures import axis_start
-from fewshot.report.ranking import LEVEL
+from fewshot.report.ranking import LEVEL, paired_tests
 from fewshot.report.rendering import paper_link
 from fewshot.statistics import tied_ranks
 
@@ -102,7 +101,7 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
     return sorted(found, key=lambda panel: (-counts[panel.split], panel.split, LEAGUES.index(panel.league)))
 
 
-def league_of(row: Mapping[str, Any]) -> str:
+def league_of(row: Mapping[Any, Any]) -> str:
     """The league, one of LEAGUES, of a tidy row: by what the method used beside base classes and a support set."""
     return next((league for column, league in _LEAGUE.items() if row[column]), "inductive")
 
@@ -122,18 +121,16 @@ def _rows_of(number: int, run: Run) -> pd.DataFrame:
     )
 
 
-def _told_apart(run: Run) -> dict[tuple[int, int], _Told]:
+def _told_apart(run: Run) -> Mapping[Any, _Told]:
     """By way and shot, the pairs of learners with a paired test, and whether it tells them apart."""
-    if tables.mean_ranks(run.results, run.accuracies).empty:
-        return {}
-    pairs = tables.differences(run.results, run.accuracies)
-    found: dict[tuple[int, int], dict[frozenset[str], bool]] = {}
+    pairs = paired_tests(run)
+    found: dict[Any, dict[frozenset[str], bool]] = {}
     for way, shot, first, second, p in pairs[[*CELL, "first", "second", "p_holm"]].itertuples(index=False):
         found.setdefault((way, shot), {})[frozenset({first, second})] = p <= LEVEL
     return found
 
 
-def _ours(row: Mapping[str, Any]) -> Entry:
+def _ours(row: Mapping[Any, Any]) -> Entry:
     several = row["interval"] == "seeds"
     return Entry(
         name=row["name"] + (f", {row['seeds']} seeds" if several else ""),
@@ -153,7 +150,7 @@ def _ours(row: Mapping[str, Any]) -> Entry:
     )
 
 
-def _theirs(row: Mapping[str, Any], spread: float) -> Entry:
+def _theirs(row: Mapping[Any, Any], spread: float) -> Entry:
     """spread: the standard deviation over our episodes, for a number without an interval (see comparison.compare)."""
     episodes = ASSUMED if pd.isna(row["episodes"]) else row["episodes"]
     return Entry(
