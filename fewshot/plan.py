@@ -10,8 +10,8 @@ from episodes import ImageBank, InputError
 from episodes.batches import batches_from
 from fewshot import outside, provenance
 from fewshot.config import Config, LearnerSettings, Training
-from fewshot.learners.base import Learner
-from fewshot.learners.registry import find_learner
+from fewshot.learners.base import Learner, Traits
+from fewshot.learners.registry import find_learner, traits_of
 from fewshot.models import ModelSpec
 from fewshot.pretraining import by_published_means, of_base_classes, outside_fields
 from fewshot.training import give_weights
@@ -83,7 +83,7 @@ def _models_of(asked: str, seed: int, config: Config, banks: Mapping[str, ImageB
             held_out=config.data.held_out,
             validation=validation,
             weights=_digest(chosen.weights),
-            **_seen_by(cls, chosen, config, banks),
+            **_seen_by(traits_of(cls, variant), chosen, config, banks),
             published_means=by_published_means(chosen),
             source=provenance.learner_code(cls),
             code=provenance.suite_code(),
@@ -106,10 +106,10 @@ def _shown(banks: Mapping[str, ImageBank]) -> ImageBank:
     return banks["train" if "train" in banks else "test"]
 
 
-def _seen_by(cls: type[Learner], settings: Training, config: Config, banks: Mapping[str, ImageBank]) -> dict[str, Any]:
+def _seen_by(traits: Traits, settings: Training, config: Config, banks: Mapping[str, ImageBank]) -> dict[str, Any]:
     """The fields of a ModelSpec that say which data the model has seen."""
     fields = outside_fields(settings, _shown(banks))
-    fields["trained_on"] = outside.joined(fields["trained_on"], cls.trained_on)
+    fields["trained_on"] = outside.joined(fields["trained_on"], traits.trained_on)
     if "train" not in banks:
         return {"dataset": fields["trained_on"] or "none", "classes": 1, "class_names": (), **fields}
     base = banks["train"]

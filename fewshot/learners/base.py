@@ -35,6 +35,7 @@ class Traits:
     transductive   True if the scores of one query depend on other queries
     text           True if it reads the names of classes, in training or in episodes
     external       True if it starts from weights that were trained on other data
+    trained_on     the data from elsewhere that it brings along, such as word vectors: rows name and mark these data
     maps           True if it compares feature maps, which the backbone must give (see Backbone.maps)
     paper          authors and year of the publication, for listings
     needs          Python packages that it imports and the suite does not require
@@ -47,6 +48,7 @@ class Traits:
     transductive: bool = False
     text: bool = False
     external: bool = False
+    trained_on: str = ""
     maps: bool = False
     paper: str = ""
     needs: tuple[str, ...] = ()
@@ -85,7 +87,6 @@ class Learner(nn.Module):
                  checkpoint is one of the last stage. `__init__` may set `self.stages` instead
     search       what `fewshot tune` chooses among, by the name of an option: (low, high), (low, high, "log") or a list
                  of choices. Names of fewshot/tuning/space.py, such as `images`, narrow what all learners share
-    trained_on   data from elsewhere that the class brings along, such as word vectors: rows name and mark them
 
     The suite sets
 
@@ -103,7 +104,6 @@ class Learner(nn.Module):
     variants: ClassVar[Mapping[str, Traits]] = {"": Traits()}
     batches: Batches = ClassBatches(classes=60, images=4)
     stages: tuple[float, ...] = ()
-    trained_on: ClassVar[str] = ""
     search: ClassVar[Mapping[str, tuple[Any, ...] | list[Any]]] = {}
 
     def __init__(self, backbone: Backbone, classes: int, variant: str = "") -> None:

@@ -1,5 +1,6 @@
 """clip on word vectors from elsewhere: the names of classes by static embeddings that were learned from texts."""
 
+import dataclasses
 import functools
 import importlib.util
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from fewshot.learners.registry import register
 from fewshot.learners.text_encoder import TextEncoder
 
 _WIDTH = 256  # of the embeddings
-_TRAITS = Traits(text=True, needs=("wordllama",), paper="Radford et al. 2021")
+_TRAITS = Traits(text=True, needs=("wordllama",), trained_on="wordllama", paper="Radford et al. 2021")
 
 
 @register("clip-words")
@@ -31,11 +32,10 @@ class WordCLIP(CLIP):
     """
 
     variants: ClassVar = {
-        "zero-shot": Traits(text=True, needs=("wordllama",), sees_support=False, paper="Radford et al. 2021"),
+        "zero-shot": dataclasses.replace(_TRAITS, sees_support=False),
         "mixed": _TRAITS,
         "few-shot": _TRAITS,
     }
-    trained_on = "wordllama"
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", size: int = 128, text_weight: float = 0.1

@@ -44,7 +44,7 @@ class LinearProbePlusPlus(ImageTextHead):
         count = images.shape[1]
         labels = labels.expand(len(images), -1, -1)
         inner, cosines = images @ images.mT, images @ texts.mT  # (E, M, M), (E, M, N)
-        rate_w = 4 * count / torch.linalg.eigvalsh(inner.double())[:, -1:, None].to(inner)
+        rate_w = 4 * count / torch.linalg.eigvalsh(exact(inner))[:, -1:, None].to(inner)
         rate_alpha = count / (4 * cosines.square().sum(1).amax(1)[:, None, None])
         own = ((labels * cosines).sum(1) / labels.sum(1)).mean(1)  # (E,)
         alpha = (_START * own)[:, None, None].expand(-1, 1, labels.shape[2])
