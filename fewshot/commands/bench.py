@@ -25,6 +25,7 @@ def declare(commands: arguments.Commands) -> None:
         help="train and evaluate learners, write the tables",
         description="Train learners on the base classes of a data set, evaluate them on its test classes, and write the"
         " results to a folder.",
+        epilog="Example: fewshot bench --learner all --seed 0,1,2 --output results/all",
     )
     parser.add_argument(
         "--learner",

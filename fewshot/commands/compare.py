@@ -23,6 +23,7 @@ def declare(commands: arguments.Commands) -> None:
         help="compare runs with the published numbers of the same data set",
         description="Put the accuracies of runs beside the published numbers of the same data set, split protocol, way"
         " and shot, and say which differences are significant.",
+        epilog="Example: fewshot compare results/quick-omniglot --output comparison.tex",
     )
     parser.add_argument(
         "runs", nargs="+", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of such folders"

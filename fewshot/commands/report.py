@@ -15,6 +15,7 @@ def declare(commands: arguments.Commands) -> None:
         help="write a run as one page with figures, report.html",
         description="Write the tables of a run, figures and pictures of episodes as one page, report.html, and each"
         " figure as a file.",
+        epilog="Example: fewshot report results/quick-omniglot",
     )
     parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder")
     parser.add_argument(

@@ -13,7 +13,11 @@ from fewshot.status import RunStatus, status_of
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot status`."""
-    parser = commands.add_parser("status", help="tell how far a run has come, and how long the rest will take")
+    parser = commands.add_parser(
+        "status",
+        help="tell how far a run has come, and how long the rest will take",
+        epilog="Example: fewshot status results/quick-omniglot",
+    )
     parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder, in progress or finished")
     parser.add_argument("--json", action="store_true", help="for programs: one object, with times in seconds")
     parser.set_defaults(command=run)
