@@ -1,4 +1,5 @@
-"""Rewrites the tables of the documents from the committed rows: `make tables`, or `python -m docs.tables`.
+"""Rewrites the tables of the documents and of results/reference from the committed rows: `make tables`, or
+`python -m docs.tables`.
 
 In a page of PAGES a table follows the line `<!-- table: NAME -->` and a blank line. NAME is a run of
 results/reference, whose first table stands there, or one of TABLES.
@@ -13,6 +14,7 @@ import pandas as pd
 
 from baselines import NOT_RUNNABLE, best
 from baselines.published import LEAGUES
+from fewshot import latex
 from fewshot.files import replace_text
 from fewshot.records import UNIFORM
 from fewshot.run_folder import read_sheets
@@ -86,8 +88,17 @@ def _lines(page: str) -> str:
     return "".join(line for line in page.splitlines(keepends=True) if line.startswith("|"))
 
 
+def rewrite_latex() -> None:
+    """Write results.tex and references.bib of each reference run from its committed rows."""
+    for path in REFERENCE.glob("*/results.tex"):
+        sheets = read_sheets(path.parent)
+        replace_text(path, latex.page(sheets, path.parent.name))
+        replace_text(path.with_name("references.bib"), latex.bibliography(sheets))
+
+
 def main() -> None:
-    """Rewrite the pages whose tables have changed, and name them."""
+    """Rewrite the pages whose tables have changed, and name them; and the LaTeX tables of the reference runs."""
+    rewrite_latex()
     for path in PAGES:
         before = path.read_text(encoding="utf-8")
         if (after := rewritten(before)) != before:
