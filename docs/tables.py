@@ -11,10 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from pydantic import BaseModel
 
+import baselines
 from baselines import NOT_RUNNABLE, best
 from baselines.published import LEAGUES
 from fewshot import latex
+from fewshot.commands.presets import about as about_preset
+from fewshot.config import Data, Evaluation, Training, Validation
 from fewshot.files import replace_text
 from fewshot.records import UNIFORM
 from fewshot.run_folder import read_sheets
@@ -76,7 +80,38 @@ def best_published() -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"reference-runs": reference_runs, "best-published": best_published}
+def presets() -> str:
+    """Each file of each preset: the data sets that it is for, its learners, and what it says of itself."""
+    rows = [
+        [f"`{name}`", kind, ", ".join(f"`{one}`" for one in _learners(path)), about_preset(path)]
+        for name, files in baselines.presets().items()
+        for kind, path in files.items()
+    ]
+    return _table(pd.DataFrame(rows, columns=["preset", "for", "learners", "about"]))
+
+
+def _learners(path: Path) -> list[str]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))["learners"]
+
+
+def settings() -> str:
+    """The settings of a preset with their defaults, by table of the file."""
+    models = {"data": Data, "training": Training, "validation": Validation, "evaluation": Evaluation}
+    rows = [
+        [f"`[{table}]`", f"`{name}`", f"`{field.get_default(call_default_factory=True)!r}`"]
+        for table, model in models.items()
+        for name, field in model.model_fields.items()
+        if not isinstance(field.get_default(call_default_factory=True), BaseModel)
+    ]
+    return _table(pd.DataFrame(rows, columns=["table", "setting", "default"]))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "reference-runs": reference_runs,
+    "best-published": best_published,
+    "presets": presets,
+    "settings": settings,
+}
 
 
 def _table(rows: pd.DataFrame) -> str:
