@@ -93,7 +93,7 @@ def _drop_output() -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser_of_commands().parse_args(arguments)
     loud, quiet = getattr(options, "verbose", False), getattr(options, "quiet", False)
     for one in _LOGS:
         one.setLevel(logging.DEBUG if loud else logging.INFO)
@@ -135,7 +135,7 @@ def _fault_of_system(error: Exception) -> str:
     return ""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_commands() -> argparse.ArgumentParser:
     """The parser of all commands; `options.parser` is the parser itself, for what describes it."""
     parser = argparse.ArgumentParser("fewshot", description="A few-shot learning benchmark suite.")
     parser.add_argument("--version", action="version", version=f"fewshot {version('fewshot')}")

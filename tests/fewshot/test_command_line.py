@@ -11,10 +11,10 @@ import pytest
 
 from baselines import presets
 from episodes.locks import locked
-from fewshot.cli import _parser, leaves
+from fewshot.cli import leaves, parser_of_commands
 from fewshot.config import load_config
 
-COMMANDS = dict(leaves(_parser()))
+COMMANDS = dict(leaves(parser_of_commands()))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def run(benched, tmp_path):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_shows_an_example_that_it_takes(name):
     example = re.search(r"fewshot [^)\">]+", COMMANDS[name].epilog).group()
-    options = _parser().parse_args(shlex.split(example)[1:])
+    options = parser_of_commands().parse_args(shlex.split(example)[1:])
     assert callable(options.command)
 
 
@@ -59,7 +59,7 @@ def test_verbose_tells_each_validation_with_its_time(call, preset, tmp_path):
 
 def test_quiet_and_verbose_are_no_wish(capsys):
     with pytest.raises(SystemExit):
-        _parser().parse_args(["bench", "--quiet", "--verbose"])
+        parser_of_commands().parse_args(["bench", "--quiet", "--verbose"])
     assert "not allowed with" in capsys.readouterr().err
 
 
