@@ -122,16 +122,15 @@ def _titles() -> Mapping[str, Reference]:
 
 
 def _entry(one: Reference) -> str:
-    known = {
+    fields = {
         "author": one.authors.replace(" et al.", " and others"),
-        "title": f"{{{one.title}}}" if one.title else "",
-        "howpublished": one.venue,
+        "title": one.title and f"{{{_escaped(one.title)}}}",  # its capitals stay
+        "howpublished": _escaped(one.venue),
         "year": one.year,
-        **({"eprint": one.arxiv, "archiveprefix": "arXiv"} if re.fullmatch(r"\d{4}\.\d{4,5}", one.arxiv) else {}),
     }
-    lines = [
-        f"  {field} = {{{_escaped(value) if field != 'title' else value}}}," for field, value in known.items() if value
-    ]
+    if re.fullmatch(r"\d{4}\.\d{4,5}", one.arxiv):
+        fields |= {"eprint": one.arxiv, "archiveprefix": "arXiv"}
+    lines = [f"  {field} = {{{value}}}," for field, value in fields.items() if value]
     return "\n".join([f"@misc{{{one.key},", *lines, "}\n"])
 
 
