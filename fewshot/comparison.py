@@ -140,8 +140,8 @@ def summary(comparison: pd.DataFrame) -> str:
     # the verdict says where ours lies
     above, within, below = ((best == verdict).sum() for verdict in ("below", "within", "above"))
     return (
-        f"Of the {len(best):,} comparable published results, {above:,} lie above ours, {within:,} within the intervals"
-        f" and {below:,} below; each is beside the best of our results that it compares with, and {every - len(best):,}"
+        f"Of the {len(best):,} comparable published results, ours lies below {above:,}, within the intervals of {within:,}"
+        f" and above {below:,}; each is beside the best of our results that it compares with, and {every - len(best):,}"
         " others are not comparable."
     )
 
