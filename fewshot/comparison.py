@@ -26,13 +26,13 @@ COLUMNS = [
     *_PUBLISHED,
     *["reckoned_ci95", "reckoned_from", "decimals", "difference", "difference_ci95", "verdict", "reasons"],
 ]
-_ASSUMED = 1000  # published episodes if a source does not state their number
+ASSUMED = 1000  # published episodes if a source does not state their number
 _NOTE = (
     "A cell is ours minus the published accuracy, in points: 'above' or 'below' if the difference is more than both"
     " 95 % intervals and the rounding leave open, else 'within'; cells that are not 'below' are bold. Our interval"
     " covers the draw of episodes and, if there are several training seeds, another training too. A published number"
     " without an interval gets the interval of as many episodes with our spread; * marks a number whose source does not"
-    f" state how many, and {_ASSUMED:,} are assumed"
+    f" state how many, and {ASSUMED:,} are assumed"
 )
 _OTHER_NOTE = "A cell is ours minus the published accuracy, in points, for orientation only"
 _WIDE = 5  # learners beside each other in a table
@@ -81,7 +81,7 @@ def compare(
     rows = ours.merge(theirs, on=["dataset", *CELL])
     printed, stated = rows["published_ci95"].notna(), rows["published_episodes"].notna()
     rows["reckoned_from"] = np.select([printed, stated], ["interval", "episodes"], "assumed")
-    reckoned: pd.Series = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(_ASSUMED).astype(float))
+    reckoned: pd.Series = 1.96 * rows["spread"] / np.sqrt(rows["published_episodes"].fillna(ASSUMED).astype(float))
     rows["reckoned_ci95"] = rows["published_ci95"].where(printed, reckoned)
     seeds = rows["ci95"].where(rows["interval"] == "seeds", 0)
     widths = np.sqrt(rows["episodes_ci95"] ** 2 + seeds**2 + rows["reckoned_ci95"] ** 2)
@@ -140,9 +140,9 @@ def summary(comparison: pd.DataFrame) -> str:
     # the verdict says where ours lies
     above, within, below = ((best == verdict).sum() for verdict in ("below", "within", "above"))
     return (
-        f"Of the {len(best):,} comparable published results, ours lies below {above:,}, within the intervals of {within:,}"
-        f" and above {below:,}; each is beside the best of our results that it compares with, and {every - len(best):,}"
-        " others are not comparable."
+        f"Of the {len(best):,} comparable published results, ours lies below {above:,}, within the intervals of"
+        f" {within:,} and above {below:,}; each is beside the best of our results that it compares with, and"
+        f" {every - len(best):,} others are not comparable."
     )
 
 

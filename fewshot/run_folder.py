@@ -1,6 +1,7 @@
 """RunFolder: the files of one run, each written whole or not at all, and opened again when a run continues."""
 
 import contextlib
+import datetime
 import json
 import logging
 import math
@@ -441,9 +442,10 @@ def _reading(path: Path, cure: str = "remove that folder or choose another one w
 
 
 def describe_environment(banks: dict[str, ImageBank], device: torch.device) -> dict[str, Any]:
-    """What a run depends on besides its configuration: software, machine, and the data's checksums."""
+    """What a run depends on besides its configuration: the date (UTC), software, machine, and the data's checksums."""
     packages = ("fewshot", "torch", "torchvision", "numpy", "pandas")
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "packages": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -226,12 +226,26 @@ def ranks(accuracies: Mapping[str, np.ndarray], level: float = 0.05) -> pd.DataF
     return pd.DataFrame(
         {
             "mean": [means[name] for name in names],
-            "rank": _ranks(alike, names),
+            "rank": tied_ranks(alike, names),
             "best": [name == names[0] or alike.has_edge(name, names[0]) for name in names],
             "group": _letters(alike, names),
         },
         index=pd.Index(names, name="learner"),
     )
+
+
+def tied_ranks(alike: networkx.Graph, names: list[str]) -> list[float]:
+    """The rank of each of the `names`, best first: the mean place of the best that is left and of those alike to it.
+
+    alike: has an edge between two names that cannot be told apart
+    """
+    places: dict[str, float] = {}
+    left = list(names)
+    while left:
+        tied = [name for name in left if name == left[0] or alike.has_edge(name, left[0])]
+        places |= dict.fromkeys(tied, len(places) + (len(tied) + 1) / 2)
+        left = [name for name in left if name not in places]
+    return [places[name] for name in names]
 
 
 def _vector(accuracies: np.ndarray, need: str) -> np.ndarray:
@@ -302,17 +316,6 @@ def _cluster_counts(
     places = np.indices(classes.shape)[0].ravel(), labels[classes].ravel()
     counts = scipy.sparse.csr_array((np.ones(classes.size), places), shape=(episodes, len(sizes)))  # repeats add up
     return counts, classes.shape[1] * sizes / len(clusters)
-
-
-def _ranks(alike: networkx.Graph, names: list[str]) -> list[float]:
-    """The rank of each of the `names`, best first: the mean place of the best that is left and of those alike to it."""
-    places: dict[str, float] = {}
-    left = list(names)
-    while left:
-        tied = [name for name in left if name == left[0] or alike.has_edge(name, left[0])]
-        places |= dict.fromkeys(tied, len(places) + (len(tied) + 1) / 2)
-        left = [name for name in left if name not in places]
-    return [places[name] for name in names]
 
 
 def _letters(alike: networkx.Graph, names: list[str]) -> list[str]:

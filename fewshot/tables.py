@@ -154,6 +154,14 @@ def differences(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> 
     return pairs[["way", "shot", *pairs.columns.drop(["way", "shot"])]]
 
 
+def mean_ranks(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> pd.Series:
+    """The mean over ways and shots of each learner's rank (statistics.ranks), by label, the best first.
+
+    Empty if there are no two learners whose episodes are known.
+    """
+    return _mean_rank(_ranked(results, accuracies))
+
+
 def remarks(results: pd.DataFrame) -> list[str]:
     """The sentences that explain the marks of models that saw outside data, collapsed, or were kept from an earlier
     state."""
@@ -207,19 +215,25 @@ def _best(rows: pd.DataFrame, named: pd.Series, means: pd.Series, arrays: _Array
 
 def _told_apart(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> list[Sheet]:
     """The learners in order, with the same letter if they cannot be told apart; nothing if there is one learner."""
-    columns, places, best = {}, {}, {}
-    for (way, shot), arrays in _by_protocol(results, accuracies).items():
-        if len(arrays) > 1:
-            found = ranks(arrays)
-            name = f"{way}-way {shot}-shot"
-            columns[name] = (100 * found["mean"]).map("{:.2f} ".format) + found["group"]
-            places[name], best[name] = found["rank"], found["best"]
-    if not columns:
+    found = _ranked(results, accuracies)
+    if not found:
         return []
-    rank = pd.DataFrame(places).mean(axis=1).sort_values(kind="stable")
+    columns = {name: (100 * one["mean"]).map("{:.2f} ".format) + one["group"] for name, one in found.items()}
+    best = {name: one["best"] for name, one in found.items()}
+    rank = _mean_rank(found)
     cells = pd.DataFrame({"rank": rank.map("{:.2f}".format), **columns}).reindex(rank.index).fillna("–")
     first = pd.DataFrame(best).reindex(index=cells.index, columns=cells.columns).eq(True)
     return [Sheet("Which can be told apart", caption(results), cells.rename_axis("learner"), first, APART)]
+
+
+def _ranked(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+    """The ranks of the learners by '5-way 1-shot', of each way and shot that has two learners or more."""
+    each = _by_protocol(results, accuracies).items()
+    return {f"{way}-way {shot}-shot": ranks(arrays) for (way, shot), arrays in each if len(arrays) > 1}
+
+
+def _mean_rank(found: Mapping[str, pd.DataFrame]) -> pd.Series:
+    return pd.DataFrame({name: one["rank"] for name, one in found.items()}).mean(axis=1).sort_values(kind="stable")
 
 
 def _by_protocol(

@@ -1,4 +1,4 @@
-"""fewshot report: write a run as one page with figures."""
+"""fewshot report: write a run as one page with figures, or many runs as a board."""
 
 import argparse
 
@@ -12,12 +12,13 @@ def declare(commands: arguments.Commands) -> None:
     parser = commands.add_parser(
         "report",
         parents=[arguments.data_folder()],
-        help="write a run as one page with figures, report.html",
+        help="write a run as one page with figures, report.html, or many runs as board.html",
         description="Write the tables of a run, figures and pictures of episodes as one page, report.html, and each"
-        " figure as a file.",
+        " figure as a file. For a folder of runs, write board.html: the learners of all runs and published methods in"
+        " one ranking for each data set, split protocol, league, way and shot.",
         epilog="Example: fewshot report results/quick-omniglot",
     )
-    parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder")
+    parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of runs")
     parser.add_argument(
         "--output",
         type=arguments.path,
@@ -29,10 +30,14 @@ def declare(commands: arguments.Commands) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Write the page and its figures."""
+    """Write the page and its figures, or the board."""
+    several = not (options.run / "results.csv").is_file() and any(options.run.glob("*/results.csv"))
     if options.output and options.output.resolve() != options.run.resolve():
-        outputs.check_new_in(options.output, ["report.html"], options.overwrite)
-    from fewshot.report import write_report  # its libraries take a second to load, which other commands need not wait
+        outputs.check_new_in(options.output, ["board.html" if several else "report.html"], options.overwrite)
+    from fewshot.report import write_board, write_report  # their libraries take a second to load
 
+    if several:
+        print(f"Written to {write_board(options.run, options.output)}")
+        return
     path = write_report(options.run, options.data, options.output)
     print(f"Written to {path}; its figures, for papers, to {path.parent / 'figures'}")

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from fewshot import checkpoints
 from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank
+from fewshot.files import read_text
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import scores_of_episodes
 from fewshot.models import ModelSpec
@@ -80,6 +83,28 @@ def read_run(folder: Path) -> Run:
     settings = None if (results["imported"] == UNPAIRED).all() else read_config(folder / "config.toml")
     protocols = read_protocols(folder)
     return Run(folder, results, settings, styles, accuracies, protocols, environment)
+
+
+def read_about(run: Run) -> dict[str, str]:
+    """How the run was made: `command` makes it again; `machine`, `time` and `date` as far as the run says them.
+
+    A folder may say these in its about.toml, and environment.json has the date of each model.
+    """
+    path = run.folder / "about.toml"
+    told: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # a page can do without this file
+        told = tomllib.loads(read_text(path))
+    models = run.environment.get("models")
+    each = models.values() if isinstance(models, dict) and models else [run.environment]
+    dates = sorted({str(one["date"]) for one in each if isinstance(one, dict) and "date" in one})
+    again = f"fewshot bench --preset {shlex.quote(str(run.folder / 'config.toml'))} --output results/again"
+    found = {
+        "command": str(told.get("command", again)) if run.settings else "",
+        "machine": str(told.get("machine", "")),
+        "time": str(told.get("time", "")),
+        "date": " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])),
+    }
+    return {name: text for name, text in found.items() if text}
 
 
 def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:

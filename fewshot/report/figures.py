@@ -26,10 +26,13 @@ INK, MUTED, RULE, PAPER = "#1f2328", "#656d76", "#dfe3e8", "#ffffff"  # a page m
 # in place of black
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900", "#7F868E")
 _MARKERS = "osD^vPXp*"
-_WIDE, _MEDIUM, _NARROW = 380, 310, 240  # widths in points
+_WIDE, _LINED, _MEDIUM, _NARROW = 380, 340, 310, 240  # widths in points
 _TILE = 44  # points, the longest side of an image in an episode
 _PIXELS = 270_000  # of all images of an episode: photographs of three then take two megabytes
 _NAME = 34  # characters of the longest name, longer ones are cut
+_LINE = 16  # points, the height of a learner's line
+_TOGETHER = 8  # learners whose curves share one pair of axes
+_FLOORS = ("nearest-pixel", "query-clustering")  # what any learner must beat
 _styled = matplotlib.rc_context(
     {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
@@ -57,11 +60,12 @@ _styled = matplotlib.rc_context(
 
 
 class Style(NamedTuple):
-    """How one learner looks in every figure."""
+    """How one learner looks in every figure; floor: what any learner must beat, in grey."""
 
     label: str
     colour: str
     marker: str
+    floor: bool = False
 
 
 class Curve(NamedTuple):
@@ -93,7 +97,9 @@ class Line(NamedTuple):
 def learner_styles(labels: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], Style]:
     """A colour and a marker for each learner, given its label by its values of LEARNER; 72 differ."""
     return {
-        learner: Style(label, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+        learner: Style(label, MUTED, _MARKERS[number % len(_MARKERS)], floor=True)
+        if learner[0] in _FLOORS
+        else Style(label, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
         for number, (learner, label) in enumerate(labels.items())
     }
 
@@ -106,40 +112,78 @@ def outline(marker: str) -> str:
 
 
 @_styled
-def accuracy_by_shot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Style]) -> Figure:
-    """The accuracies of the tidy rows of one way against the shots, each with its interval, learners side by side.
+def dot_plot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Style]) -> Figure:
+    """The accuracies of the tidy rows of one way and shot with their intervals, one line a learner, the best on top.
 
-    For a learner with several training seeds: the mean over the seeds with its interval, and each seed, faint.
+    For a learner with several training seeds: the mean over the seeds with its interval, and each seed, faint. A
+    learner far below the others is an arrow at the edge.
     """
-    shots = sorted(rows["shot"].unique())
-    figure, axes = _axes(_WIDE, 245, title)
-    step = min(0.14, 0.6 / len(styles))
-    for number, (learner, style) in enumerate(styles.items()):
-        own = rows[(rows[LEARNER] == list(learner)).all(axis=1)]
-        if own.empty:
-            continue
-        place = (number - (len(styles) - 1) / 2) * step
-        if own["seed"].nunique() > 1:
-            x = own["shot"].map(shots.index) + place
-            axes.plot(x, own["accuracy"], style.marker, color=style.colour, markersize=4, alpha=0.35, linewidth=0)
-        means = summarised(own).sort_values("shot")
-        x = means["shot"].map(shots.index) + place
-        axes.plot(x, means["accuracy"], color=style.colour, linewidth=1, alpha=0.3)
-        axes.errorbar(
-            x,
-            means["accuracy"],
-            means["ci95"],
-            fmt=style.marker,
-            color=style.colour,
-            markersize=4.5,
-            elinewidth=1.4,
-            label=style.label,
-        )
-    axes.set_xticks(range(len(shots)), [f"{shot} shot{'s' if shot > 1 else ''}" for shot in shots])
-    axes.set_xlim(-0.5, len(shots) - 0.5)
-    axes.set_ylabel("accuracy in percent")
-    axes.grid(axis="y")
-    _legend_below(figure, *axes.get_legend_handles_labels())
+    means = summarised(rows).sort_values("accuracy", ascending=False, kind="stable").reset_index(drop=True)
+    looks = [styles[tuple(learner)] for learner in means[LEARNER].to_numpy()]
+    figure, axes = _axes(_LINED, 52 + _LINE * len(means), title)
+    left = axis_start(means["accuracy"], means["ci95"].fillna(0), pd.Series([style.floor for style in looks]))
+    across = axes.get_yaxis_transform()
+    for place, (row, style) in enumerate(zip(means.to_dict("records"), looks)):
+        own = rows[(rows[LEARNER] == [row[name] for name in LEARNER]).all(axis=1)]
+        if len(own) > 1:
+            seeds = own["accuracy"][own["accuracy"] >= left]
+            axes.plot(seeds, [place] * len(seeds), style.marker, color=style.colour, markersize=3.5, alpha=0.35)
+        _point(axes, row["accuracy"], row["ci95"], place, style, left)
+        half = "" if pd.isna(row["ci95"]) else f" ± {row['ci95']:.2f}"
+        axes.text(1.02, place, f"{row['accuracy']:.2f}{half}", transform=across, va="center", fontsize=8.5)
+    names = [_shown(style.label, 20) + " (floor)" if style.floor else _shown(style.label, 28) for style in looks]
+    axes.set_yticks(range(len(names)), names, fontsize=8.5, color=INK)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(left=left)
+    axes.grid(axis="both")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("accuracy in percent")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
+    return figure
+
+
+def axis_start(means: pd.Series, widths: pd.Series, floors: pd.Series) -> float:
+    """Where an axis of accuracies in percent begins: learners far below the others, and the floor, do not stretch it.
+
+    Three times as far below the median as the best is above it, and no lower than the lowest interval. floors: which of
+    the values are a floor's, which have no say unless there are no others.
+    """
+    counted = ~floors if (~floors).any() else pd.Series(True, index=means.index)
+    low, best = (means - widths)[counted], (means + widths)[counted].max()
+    spread = max(best - means[counted].median(), widths[counted].max())
+    start = max(low.min(), means[counted].median() - 3 * spread)
+    return start - 0.04 * max(best - start, 0.1)
+
+
+def _point(axes: Axes, mean: float, half: float, place: float, style: Style, left: float) -> None:
+    """A mean with its interval; an arrow at the edge if the mean is left of it."""
+    if mean < left:
+        edge = axes.get_yaxis_transform()
+        axes.plot(0.012, place, "<", color=style.colour, markersize=5, transform=edge, clip_on=False)
+        return
+    axes.errorbar(mean, place, xerr=half, fmt=style.marker, color=style.colour, markersize=4.5, elinewidth=1.6)
+
+
+@_styled
+def differences_map(names: Sequence[str], differences: np.ndarray, apart: np.ndarray, title: str) -> Figure:
+    """Each learner's accuracy minus each other's in points, (L, L), lines minus columns.
+
+    apart: (L, L), whether two learners are told apart; a dot marks a pair that is not
+    """
+    count = len(names)
+    figure, axes = _axes(_LINED, 70 + _LINE * count, title)
+    most = max(np.quantile(np.abs(differences), 0.9), 0.1)
+    image = axes.imshow(differences, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+    for line, column in zip(*np.nonzero(~apart & ~np.eye(count, dtype=bool))):
+        axes.plot(column, line, "o", color=INK, markersize=2.5)
+    axes.set_yticks(range(count), [f"{_shown(name, 28)}  {n}" for n, name in enumerate(names, 1)], fontsize=8)
+    axes.set_xticks(range(count), [str(number) for number in range(1, count + 1)], fontsize=7)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, pad=0.02, extend="both", aspect=30)
+    bar.outline.set_visible(False)
+    bar.set_label("points: blue, the line's learner is better", color=MUTED)
     return figure
 
 
@@ -189,7 +233,7 @@ def forest(panel: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Sty
     ends = heights.cumsum()  # of the rows, in points from the top
     figure, axes = _axes(_WIDE, 62 + ends[-1], title)
     across = axes.get_yaxis_transform()  # x along the axes, y in points
-    left = _left_edge(rows)
+    left = _left_edge(rows, styles)
     for top, end, row in zip(ends - heights, ends, rows.to_dict("records")):
         style = styles.get(row["learner"])
         colour = style.colour if style else MUTED
@@ -222,32 +266,54 @@ def forest(panel: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Sty
 
 @_styled
 def training_curve(histories: Sequence[tuple[Style, pd.DataFrame]], column: str) -> Figure:
-    """The `column` of each training.csv, accuracy (with its interval) or loss, against training steps."""
-    titles = {"accuracy": "Validation accuracy", "loss": "Training loss"}
-    units = {"accuracy": "percent", "loss": "loss, logarithmic"}
-    figure, axes = _axes(_WIDE, 245, titles[column])
-    for style, history in histories:
-        steps, values = history["step"], history[column]
-        axes.plot(
-            steps, values, marker=style.marker, color=style.colour, markersize=4, linewidth=1.4, label=style.label
-        )
-        if column == "accuracy":
-            low, high = values - history["ci95"], values + history["ci95"]
-            axes.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
+    """The `column` of each training.csv, accuracy (with its interval) or loss, against training steps.
+
+    More than eight learners have a small pair of axes each, with the same scale.
+    """
+    titles = {"accuracy": "Validation accuracy, percent", "loss": "Training loss, logarithmic"}
+    looks = list(dict.fromkeys(style for style, _ in histories))
+    panels = [[look] for look in looks] if len(looks) > _TOGETHER else [looks]
+    columns = 3 if len(panels) > 1 else 1
+    lines = -(-len(panels) // columns)
+    height = 40 + 92 * lines if len(panels) > 1 else 245
+    figure = Figure(figsize=(_WIDE / 72, height / 72), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    figure.suptitle(titles[column], x=0.01, ha="left", fontsize=10, fontweight="bold")
+    for axes, shown in zip(grid, panels):
+        for style, history in histories:
+            if style in shown:
+                _curve(axes, style, history, column)
+        if len(panels) > 1:
+            axes.set_title(_shown(shown[0].label, 22), fontsize=7.5, fontweight="normal", loc="left", pad=3)
+        axes.grid(axis="y")
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
     if column == "loss" and all((history["loss"] > 0).all() for _, history in histories):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlabel("training steps")
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    axes.set_ylabel(units[column])
-    axes.grid(axis="y")
-    handles, labels = axes.get_legend_handles_labels()
-    first = {label: handle for handle, label in reversed(list(zip(handles, labels)))}  # one entry for all its seeds
-    _legend_below(figure, list(first.values())[::-1], list(first)[::-1])
+        _logarithmic(grid[0])
+    grid[0].xaxis.set_major_locator(ticker.MaxNLocator(6 // columns, steps=[1, 2, 5, 10], integer=True))
+    grid[0].xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    figure.supxlabel("training steps", fontsize=9, color=MUTED)
+    if len(panels) == 1:
+        handles, labels = grid[0].get_legend_handles_labels()
+        first = {label: handle for handle, label in reversed(list(zip(handles, labels)))}  # one for all its seeds
+        _legend_below(figure, list(first.values())[::-1], list(first)[::-1])
     return figure
+
+
+def _curve(axes: Axes, style: Style, history: pd.DataFrame, column: str) -> None:
+    steps, values = history["step"], history[column]
+    axes.plot(steps, values, marker=style.marker, color=style.colour, markersize=4, linewidth=1.4, label=style.label)
+    if column == "accuracy":
+        low, high = values - history["ci95"], values + history["ci95"]
+        axes.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 @_styled
@@ -388,15 +454,18 @@ def _above(points: np.ndarray) -> tuple[float, float]:
     return near[:, 0].mean(), near[:, 1].max()
 
 
-def _left_edge(rows: pd.DataFrame) -> float:
-    """The left end of the axis of a forest plot: as far below our lowest interval as the best result is above it.
+def _left_edge(rows: pd.DataFrame, styles: Mapping[tuple[str, ...], Style]) -> float:
+    """The left end of the axis of a forest plot: a third of its range lies below where our results begin (axis_start).
 
-    Or a third of the whole range below, if that is more; never lower than the lowest result.
+    Never lower than the lowest result.
     """
     half = rows["ci95"].fillna(0)
     low, high = rows["accuracy"] - half, (rows["accuracy"] + half).max()
-    ours = low[rows["learner"].notna()].min()
-    start = ours - max(high - ours, (high - low.min()) / 3)
+    own = rows[rows["learner"].notna()]
+    floors = own["learner"].map(lambda learner: styles[learner].floor).astype(bool)
+    ours = axis_start(own["accuracy"], half[own.index], floors)
+    theirs = low[rows["learner"].isna()].min() if len(own) < len(rows) else ours
+    start = ours - (high - min(ours, theirs)) / 3
     return max(start, low.min()) - 0.02 * (high - start)
 
 

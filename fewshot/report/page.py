@@ -3,12 +3,10 @@
 import dataclasses
 import functools
 import re
-import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,7 +17,8 @@ from fewshot import records, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
 from fewshot.protocols.registry import protocol_sheets
-from fewshot.report import classes, difficulty, figures, sessions
+from fewshot.report import classes, difficulty, figures, ranking, sessions
+from fewshot.report.cost import cost_sheet
 from fewshot.report.data import (
     LeftOut,
     Model,
@@ -34,18 +33,14 @@ from fewshot.report.data import (
     panel_of,
     perplexity,
     predict,
+    read_about,
     read_histories,
     read_run,
 )
+from fewshot.report.published import VERDICTS, published_rows
+from fewshot.report.rendering import rendered
 
 _SUPPORT, _QUERIES, _WAYS = 5, 6, 20  # most images a class, and most classes, in the picture of an episode
-# the figures' colours by their names on the page, and their values if the reader's scheme is dark
-_SCHEME = {
-    "ink": (figures.INK, "#e4e7eb"),
-    "muted": (figures.MUTED, "#9aa4af"),
-    "rule": (figures.RULE, "#333a42"),
-    "paper": (figures.PAPER, "#171b20"),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +64,7 @@ class Picture:
 class Section(NamedTuple):
     """A part of the page: paragraphs, and figures side by side, each `width` pixels wide or more; `key` stands left.
 
-    tables: below the figures, as `_tables` makes them.
+    tables: below the figures, as `_tables` makes them; published: rows of published_rows, in a table of their own.
     """
 
     name: str
@@ -79,6 +74,7 @@ class Section(NamedTuple):
     width: int = 340
     key: Picture | None = None
     tables: Sequence[dict[str, Any]] = ()
+    published: Sequence[dict[str, Any]] = ()
 
 
 def write_report(folder: Path, data: str | None = None, output: Path | None = None) -> Path:
@@ -88,14 +84,15 @@ def write_report(folder: Path, data: str | None = None, output: Path | None = No
     says so. Raises InputError if `folder` holds no run, or if `output` cannot be written.
     """
     run, output = read_run(folder), output or folder
-    sections, missing = _sections(run, data)
+    comparison = compare(run.results)
+    sections, missing = _sections(run, data, comparison)
     with writing(output):
         (output / "figures").mkdir(parents=True, exist_ok=True)
         for section in sections:
             for picture in _pictures(section):
                 _write(output / "figures" / f"{picture.name}.png", picture.png)
                 _write(output / "figures" / f"{picture.name}.svg", picture.svg)
-        page = _page(run, sections, missing)
+        page = _page(run, sections, missing, comparison)
         _write(output / "report.html", page.encode(errors="replace"))  # of names that are no text
     return output / "report.html"
 
@@ -109,10 +106,11 @@ def _pictures(section: Section) -> list[Picture]:
     return [*([section.key] if section.key else []), *section.pictures]
 
 
-def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
+def _sections(run: Run, data: str | None, comparison: pd.DataFrame) -> tuple[list[Section], list[str]]:
     """The sections that can be made, and a sentence for each reason why others are left out."""
     makers = {
-        ("published results",): lambda: [_literature(run)],
+        ("differences",): lambda: [_differences(run)],
+        ("published results",): lambda: [_literature(run, comparison)],
         ("answers by class",): lambda: [_classes(run, data)],
         ("figures of difficulty",): lambda: [_difficulty(run)] if "kinds" in run.protocols else [],
         ("figures of sessions",): lambda: [_sessions(run)] if "sessions" in run.protocols else [],
@@ -130,19 +128,41 @@ def _sections(run: Run, data: str | None) -> tuple[list[Section], list[str]]:
 
 
 def _accuracy(run: Run) -> Section:
-    """A figure for each way."""
+    """A figure for each way and shot."""
     told = "Bars are 95 % intervals over the episodes; if a bar is not seen, it is narrower than its mark."
     if run.results["seed"].nunique() > 1:
         told = (
             "Marks are means over training seeds, bars their 95 % intervals (Student's t; of a learner with one seed,"
             " over the episodes), and faint marks the seeds."
         )
+    told += " The best learner is on top. An arrow points to a result that is far lower."
     pictures = []
-    for way, rows in run.results.groupby("way"):
-        said = "; ".join(_spoken(run, own) for _, own in rows.groupby(records.LEARNER, sort=False))
-        figure = figures.accuracy_by_shot(rows, f"{way}-way", run.styles)
-        pictures.append(Picture(f"accuracy-{way}way", figure, f"Accuracy against shot, {way}-way: {said}"))
-    return Section("shots", "Accuracy against shot", [told], pictures)
+    for (way, shot), rows in run.results.groupby(["way", "shot"]):
+        title = f"{way}-way {shot}-shot"
+        means = records.summarised(rows).sort_values("accuracy", ascending=False, kind="stable")
+        said = "; ".join(
+            f"{run.styles[tuple(learner)].label} {mean:.2f}"
+            for learner, mean in zip(means[records.LEARNER].to_numpy(), means["accuracy"])
+        )
+        figure = figures.dot_plot(rows, title, run.styles)
+        pictures.append(Picture(f"accuracy-{way}way-{shot}shot", figure, f"Accuracy, {title}: {said}"))
+    return Section("shots", "Accuracy", [told], pictures, width=400)
+
+
+def _differences(run: Run) -> Section:
+    """A map of the differences of all pairs of learners for each way and shot."""
+    pictures = []
+    for title, (names, values, apart) in ranking.difference_grids(run).items():
+        figure = figures.differences_map(names, values, apart, title)
+        name = f"differences-{title.replace('-', '').replace(' ', '-')}"
+        told = f"{(~apart).sum() // 2 - len(names) // 2} pairs of {len(names)} learners cannot be told apart, {title}"
+        pictures.append(Picture(name, figure, told))
+    told = (
+        "The accuracy of the learner of a line minus that of a column, in points, on the same episodes. A dot marks a"
+        " pair that cannot be told apart (paired t tests, corrected for all pairs by Holm, at 5 %). Numbers stand for"
+        " the learners of the lines. differences.csv has all differences with their intervals."
+    )
+    return Section("differences", "Differences", [told], pictures, width=400)
 
 
 def _classes(run: Run, data: str | None) -> Section:
@@ -179,16 +199,8 @@ def _galleries(one: classes.Answered, bank: ImageBank) -> list[Picture]:
     return pictures
 
 
-def _spoken(run: Run, rows: pd.DataFrame) -> str:
-    """The rows of one learner: 'siamese 97.79 with 1 shot, 99.48 with 5'."""
-    label = run.styles[tuple(rows[records.LEARNER].iloc[0])].label
-    means = rows.groupby("shot")["accuracy"].mean()
-    return f"{label} " + ", ".join(f"{mean:.2f} with {shot} shot" for shot, mean in means.items())
-
-
-def _literature(run: Run) -> Section:
-    """A forest plot for each way and shot."""
-    comparison = compare(run.results)
+def _literature(run: Run, comparison: pd.DataFrame) -> Section:
+    """A forest plot for each way and shot, and a table of all published results."""
     if comparison.empty:
         raise LeftOut(f"none are known for these ways and shots of {run.results['dataset'].iloc[0]}")
     pictures = []
@@ -201,9 +213,11 @@ def _literature(run: Run) -> Section:
         "Our results are in colour; published results are in grey, with the 95 % interval if the paper prints one. A"
         " filled mark compares with one of our results at least: it has the same split, way and shot, the same backbone"
         " and image size, and no help that ours did not have. An arrow points to a result that is far lower."
-        " comparison.md holds all published results, with sources, verdicts and reasons."
+        " The table has all published results, each beside the best of ours that it compares with; the verdict says"
+        " where ours lies: above, within the intervals and the rounding of both, or below."
     )
-    return Section("published", "Beside published results", [told], pictures, width=420)
+    every = published_rows(comparison)
+    return Section("published", "Beside published results", [told], pictures, width=400, published=every)
 
 
 def _difficulty(run: Run) -> Section:
@@ -340,27 +354,25 @@ def _embeddings(models: list[Model], bank: ImageBank, absent: list[str]) -> Sect
     return Section("embeddings", "Embeddings", [told, *absent], pictures, width=300, key=key)
 
 
-def _page(run: Run, sections: list[Section], missing: list[str]) -> str:
+def _page(run: Run, sections: list[Section], missing: list[str], comparison: pd.DataFrame) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fewshot.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(address=_address, outline=figures.outline)
     texts = {name: run.folder / name for name in ("config.toml", "environment.json")}
-    return environment.get_template("report.html").render(
+    ranks = ranking.ranked_learners(run)
+    return rendered(
+        "report.html",
         name=run.folder.resolve().name,
         first=run.results.iloc[0],
         caption=tables.caption(run.results),
         facts=_facts(run),
-        tables=_tables(run),
+        about=read_about(run),
+        glance=_plain_table(ranking.at_a_glance(run, comparison)),
+        tables=_tables(run, ranks),
+        cost=_styled(run, run.results, [cost_sheet(run, list(ranks))], ranks)[0],
         sections=sections,
+        verdicts=VERDICTS,
         missing=missing,
+        rows=run.results.to_csv(index=False),
         texts={name: read_text(path) for name, path in texts.items() if path.exists()},
-        scheme=_SCHEME,
     )
 
 
@@ -371,42 +383,67 @@ def _facts(run: Run) -> list[str]:
     return [*told, *run.results["device"].unique(), *(f"torch {one}" for one in run.results["torch"].unique())]
 
 
-def _tables(run: Run) -> list[dict[str, Any]]:
-    """The tables of the run, those of the episodes first: each a sheet with rows of a learner's style, label, cells."""
-    made = _styled(run, run.results, tables.sheets(run.results, run.accuracies))
+def _tables(run: Run, ranks: Mapping[tuple[str, ...], float]) -> list[dict[str, Any]]:
+    """The tables of the run, those of the episodes first: each a sheet with rows of a learner's style, label, cells.
+
+    The first one has the ranks of the learners, too, if they have any.
+    """
+    sheets = tables.sheets(run.results, run.accuracies)
+    if not all(map(np.isnan, ranks.values())):
+        sheets[0] = _with_ranks(run, sheets[0], ranks)
+    made = _styled(run, run.results, sheets, ranks)
     for protocol, rows in run.protocols.items():
-        made += _styled(run, rows, protocol_sheets(protocol, rows))
+        made += _styled(run, rows, protocol_sheets(protocol, rows), ranks)
     return made
 
 
-def _styled(run: Run, results: pd.DataFrame, sheets: list[tables.Sheet]) -> list[dict[str, Any]]:
-    """`sheets` of `results` with the learners' styles; the style is None for a learner without episodes."""
+def _with_ranks(run: Run, sheet: tables.Sheet, ranks: Mapping[tuple[str, ...], float]) -> tables.Sheet:
+    learners = _learner_of(run.results)
+    cells, best = sheet.cells.copy(), sheet.best.copy()
+    told = [ranks[learners[label]] for label in cells.index]
+    cells.insert(sheet.words, "rank", ["–" if np.isnan(rank) else f"{rank:.2f}" for rank in told])
+    best.insert(sheet.words, "rank", False)
+    return sheet._replace(cells=cells, best=best)
+
+
+def _learner_of(results: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The values of LEARNER by the label of a row, with its seed or without."""
     learners = list(results[records.LEARNER].itertuples(index=False, name=None))
-    styles = {
-        label: run.styles.get(learner)
-        for seeds in (False, True)
-        for label, learner in zip(records.labels(results, seeds), learners)
+    return {
+        label: learner for seeds in (False, True) for label, learner in zip(records.labels(results, seeds), learners)
     }
+
+
+def _styled(
+    run: Run, results: pd.DataFrame, sheets: list[tables.Sheet], ranks: Mapping[tuple[str, ...], float]
+) -> list[dict[str, Any]]:
+    """`sheets` of `results` with the learners' styles, in the order of their ranks; the style is None for a learner
+    without episodes."""
+    learners = _learner_of(results)
+    places = list(ranks)
     made = []
     for sheet in sheets:
-        rows = [
-            (styles[label], label, [(*cell.partition(" ± "), is_best) for cell, is_best in zip(cells, best)])
-            for label, cells, best in zip(sheet.cells.index, sheet.cells.to_numpy(), sheet.best.to_numpy())
-        ]
-        made.append({"sheet": sheet, "rows": rows})
+        table = _plain_table(sheet)
+        rows = [(learners[label], label, cells) for _, label, cells in table["rows"]]
+        rows.sort(key=lambda row: places.index(row[0]) if row[0] in ranks else len(places))
+        table["rows"] = [(run.styles.get(learner), label, cells) for learner, label, cells in rows]
+        made.append(table)
     return made
 
 
-def _address(drawing: bytes) -> str:
-    """An SVG file as the data: address of an image whose colours follow the reader's scheme, as the page's do."""
-    svg = drawing.decode()
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    for name, (light, _) in _SCHEME.items():
-        svg = svg.replace(light, f"var(--{name})")
-    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in _SCHEME.items()) for i in range(2))
-    style = f"svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}"
-    svg = svg.replace("'DejaVu Sans'", "system-ui,'DejaVu Sans',sans-serif").replace(">", f"><style>{style}</style>", 1)
-    return "data:image/svg+xml," + urllib.parse.quote(re.sub(r"\s+", " ", svg), safe=" /:;=,+()'")
+def _plain_table(sheet: tables.Sheet) -> dict[str, Any]:
+    """A sheet with its rows as the page shows them: (style, label, cells), each cell with its width and mark apart."""
+    rows = [
+        (None, label, [(*_parted(cell), is_best) for cell, is_best in zip(cells, best)])
+        for label, cells, best in zip(sheet.cells.index, sheet.cells.to_numpy(), sheet.best.to_numpy())
+    ]
+    return {"sheet": sheet, "rows": rows}
+
+
+def _parted(cell: str) -> tuple[str, str, str]:
+    """'98.09 ± 0.07' in its three parts; other text stays whole."""
+    mean, sign, half = cell.partition(" ± ")
+    return (mean, sign, half) if re.fullmatch(r"[\d.]+", half) else (cell, "", "")
 
 
 def _listed(words: list[str]) -> str:

@@ -662,8 +662,8 @@ def test_the_sentence_counts_each_published_result_once_beside_our_best():
         paper(99.0, method="elsewhere", protocol="lake"),
     )
     assert fewshot.comparison.summary(compare(mine, theirs)) == (
-        "Of the 4 comparable published results, ours lies below 1, within the intervals of 1 and above 2; each is beside"
-        " the best of our results that it compares with, and 1 others are not comparable."
+        "Of the 4 comparable published results, ours lies below 1, within the intervals of 1 and above 2; each is"
+        " beside the best of our results that it compares with, and 1 others are not comparable."
     )
 
 

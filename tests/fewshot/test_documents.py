@@ -21,6 +21,7 @@ from fewshot.config import Training
 from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.learners.registry import LEARNERS, traits_of
 from fewshot.models import ModelSpec
+from fewshot.report import board
 from fewshot.testing.checks import CHECKS, HOLDS
 from fewshot.testing.specimen import specimens
 
@@ -220,7 +221,8 @@ def test_the_number_of_published_numbers_is_that_of_the_file():
     [(page, target) for page, text in PAGES.items() for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text)],
 )
 def test_its_links_lead_somewhere(page, target):
-    assert ((ROOT / page).parent / target).exists()
+    path = (ROOT / page).parent / target
+    assert path.exists() or path == ROOT / "docs" / board.NAME  # which docs/board.py makes for the site
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.text, self.tags, self.addresses, self.alts = "", [], [], []
+        self.text, self.tags, self.addresses, self.alts, self.links = "", [], [], [], []
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
         self.text = " ".join(self.text.split())
@@ -40,6 +40,8 @@ class Page(HTMLParser):
         self.tags.append(tag)
         given = dict(attributes)
         self.addresses += [given[name] for name in ("src", "href", "srcset", "data", "action") if name in given]
+        if tag == "a":
+            self.links.append(given["href"])
         if tag == "img":
             self.alts.append(given["alt"])
 
@@ -100,7 +102,8 @@ def literature() -> pd.DataFrame:
 def test_the_page_fetches_nothing(written):
     page = Page(written / "report.html")
     assert page.addresses
-    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses if address not in page.links)
+    assert all(link.startswith(("data:", "#", "https:")) for link in page.links)  # what a reader may follow
     assert not re.search(r"url\((?!%23)|@import", page.source)  # %23 is #: of a place in the same drawing
     assert "default-src 'none'" in page.source
     for drawing in page.drawings:
@@ -143,7 +146,13 @@ def test_every_picture_has_words_and_columns_are_sorted_by_buttons(written):
 
 def test_figures_are_written_in_both_formats(written):
     names = {path.stem for path in (written / "figures").iterdir()}
-    assert {"accuracy-3way", "accuracy-5way", "training-accuracy", "training-loss", "embedding-classes"} <= names
+    assert {
+        "accuracy-3way-1shot",
+        "accuracy-5way-1shot",
+        "training-accuracy",
+        "training-loss",
+        "embedding-classes",
+    } <= names
     assert {"episode-easy", "episode-typical", "episode-hard", "embedding-npair-seed0"} <= names
     for name in names:
         assert (written / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -218,7 +227,7 @@ def test_a_run_without_checkpoints_has_its_other_sections(copy):
     page = report(copy)
     assert "Training curves, pictures of episodes and embeddings are left out" in page.text
     names = {path.stem for path in (copy / "figures").iterdir()}
-    assert {"accuracy-3way", "accuracy-5way", "confused-npair-seed0"} <= names
+    assert {"accuracy-3way-1shot", "accuracy-5way-1shot", "confused-npair-seed0"} <= names
     assert not {name for name in names if name.startswith(("training", "episode", "embedding"))}
 
 
