@@ -4,6 +4,7 @@ Every picture comes from committed results, from the embedded data set, or from 
 sampler, so that a second call draws the same pictures again.
 """
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +19,7 @@ from fewshot.records import LEARNER, labels
 from fewshot.report.figures import accuracy_by_session, drawn, learner_styles
 from fewshot.report.sessions import MEASURES, by_session
 from fewshot.run_folder import read_protocols
-from fewshot.statistics import over_classes, over_episodes, over_seeds, proportion
+from fewshot.statistics import over_classes, over_episodes, over_seeds, paired, proportion
 
 FOLDER = Path(__file__).parent / "pictures"
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -164,6 +165,24 @@ def over_the_seeds() -> None:
     save(figure, "interval-seeds")
 
 
+def over_pairs() -> None:
+    """How wide the interval of a difference is, with the same episodes and with different ones."""
+    with np.load(REFERENCE / "quick-mini_imagenet" / "episodes.npz") as arrays:
+        own = {key.partition("-")[0]: 100 * values for key, values in arrays.items() if key.endswith("/5way1shot")}
+    pairs = list(itertools.combinations(LEARNERS, 2))
+    together = [paired(own[first], own[second]).ci95 for first, second in pairs]
+    apart = [np.hypot(over_episodes(own[first]).ci95, over_episodes(own[second]).ci95) for first, second in pairs]
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    places = np.arange(len(pairs))
+    axis.barh(places - 0.2, apart, 0.4, color=GREY, label="different episodes")
+    axis.barh(places + 0.2, together, 0.4, color=BLUE, label="the same episodes, paired")
+    axis.set(yticks=places, yticklabels=[" and ".join(pair) for pair in pairs])
+    axis.set(xlabel="half-width of the interval of the difference (points), 5-way 1-shot")
+    axis.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    save(figure, "paired")
+
+
 def over_test_sets() -> None:
     """Twenty simulated test sets of 40 classes: the interval over episodes, and the open one, against the truth."""
     figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
@@ -206,7 +225,7 @@ if __name__ == "__main__":
     matplotlib.use("Agg")
     protocols, intervals = (
         (verification, retrieval, generalised, sessions),
-        (over_the_episodes, over_the_seeds, over_test_sets),
+        (over_the_episodes, over_the_seeds, over_pairs, over_test_sets),
     )
     for draw in (*protocols, *intervals, of_a_challenge):
         draw()

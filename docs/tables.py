@@ -1,4 +1,5 @@
-"""Rewrites the tables of the documents from the committed rows: `make tables`, or `python -m docs.tables`.
+"""Rewrites the tables of the documents and of results/reference from the committed rows: `make tables`, or
+`python -m docs.tables`.
 
 In a page of PAGES a table follows the line `<!-- table: NAME -->` and a blank line. NAME is a run of
 results/reference, whose first table stands there, or one of TABLES.
@@ -10,9 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from pydantic import BaseModel
 
+import baselines
 from baselines import NOT_RUNNABLE, best
 from baselines.published import LEAGUES
+from fewshot import latex
+from fewshot.commands.presets import about as about_preset
+from fewshot.config import Data, Evaluation, Training, Validation
 from fewshot.files import replace_text
 from fewshot.records import UNIFORM
 from fewshot.run_folder import read_sheets
@@ -74,7 +80,38 @@ def best_published() -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"reference-runs": reference_runs, "best-published": best_published}
+def presets() -> str:
+    """Each file of each preset: the data sets that it is for, its learners, and what it says of itself."""
+    rows = [
+        [f"`{name}`", kind, ", ".join(f"`{one}`" for one in _learners(path)), about_preset(path)]
+        for name, files in baselines.presets().items()
+        for kind, path in files.items()
+    ]
+    return _table(pd.DataFrame(rows, columns=["preset", "for", "learners", "about"]))
+
+
+def _learners(path: Path) -> list[str]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))["learners"]
+
+
+def settings() -> str:
+    """The settings of a preset with their defaults, by table of the file."""
+    models = {"data": Data, "training": Training, "validation": Validation, "evaluation": Evaluation}
+    rows = [
+        [f"`[{table}]`", f"`{name}`", f"`{field.get_default(call_default_factory=True)!r}`"]
+        for table, model in models.items()
+        for name, field in model.model_fields.items()
+        if not isinstance(field.get_default(call_default_factory=True), BaseModel)
+    ]
+    return _table(pd.DataFrame(rows, columns=["table", "setting", "default"]))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "reference-runs": reference_runs,
+    "best-published": best_published,
+    "presets": presets,
+    "settings": settings,
+}
 
 
 def _table(rows: pd.DataFrame) -> str:
@@ -86,8 +123,17 @@ def _lines(page: str) -> str:
     return "".join(line for line in page.splitlines(keepends=True) if line.startswith("|"))
 
 
+def rewrite_latex() -> None:
+    """Write results.tex and references.bib of each reference run from its committed rows."""
+    for path in REFERENCE.glob("*/results.tex"):
+        sheets = read_sheets(path.parent)
+        replace_text(path, latex.page(sheets, path.parent.name))
+        replace_text(path.with_name("references.bib"), latex.bibliography(sheets))
+
+
 def main() -> None:
-    """Rewrite the pages whose tables have changed, and name them."""
+    """Rewrite the pages whose tables have changed, and name them; and the LaTeX tables of the reference runs."""
+    rewrite_latex()
     for path in PAGES:
         before = path.read_text(encoding="utf-8")
         if (after := rewritten(before)) != before:

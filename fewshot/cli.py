@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from fewshot.commands import (
     bench,
     check,
     compare,
+    completion,
     data,
     embed,
     evaluate,
@@ -26,11 +28,13 @@ from fewshot.commands import (
     learners,
     perf,
     predict,
+    presets,
     report,
     status,
     train,
     tune,
 )
+from fewshot.commands.arguments import add_volume
 from fewshot.learners.faults import fault_of
 
 _COMMANDS = (
@@ -46,11 +50,15 @@ _COMMANDS = (
     report,
     status,
     learners,
+    presets,
     check,
     backbones,
     perf,
     data,
+    completion,
 )  # as --help lists them
+_SILENT = ("completion", "learners", "list", "presets", "status")  # commands that log nothing
+_TIMED = "%(asctime)s %(message)s"
 _LOGS = (logging.getLogger("fewshot"), logging.getLogger("episodes"))
 
 
@@ -85,9 +93,10 @@ def _drop_output() -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser_of_commands().parse_args(arguments)
+    loud, quiet = getattr(options, "verbose", False), getattr(options, "quiet", False)
     for one in _LOGS:
-        one.setLevel(logging.INFO)
+        one.setLevel(logging.DEBUG if loud else logging.INFO)
         if not one.handlers:
             one.addHandler(logging.StreamHandler(sys.stdout))
     console = Console()
@@ -95,6 +104,9 @@ def _run(arguments: list[str] | None) -> int:
         console = Console(width=160)  # a log has no edge to wrap at
     try:
         with logging_redirect_tqdm(list(_LOGS)):
+            for handler in (handler for one in _LOGS for handler in one.handlers):  # a run's run.log stays as it is
+                handler.setLevel(logging.WARNING if quiet else logging.NOTSET)
+                handler.setFormatter(logging.Formatter(_TIMED if loud else None))
             options.command(options, console)
     except InputError as error:
         print(f"fewshot: {error}", file=sys.stderr)
@@ -123,10 +135,23 @@ def _fault_of_system(error: Exception) -> str:
     return ""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_commands() -> argparse.ArgumentParser:
+    """The parser of all commands; `options.parser` is the parser itself, for what describes it."""
     parser = argparse.ArgumentParser("fewshot", description="A few-shot learning benchmark suite.")
     parser.add_argument("--version", action="version", version=f"fewshot {version('fewshot')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.declare(commands)
+    parser.set_defaults(parser=parser)
+    for name, one in leaves(parser):
+        if name not in _SILENT:
+            add_volume(one)
     return parser
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The parsers of the commands, and of their actions, that have none below them, each with its last word."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from list(leaves(below)) or [(name, below)]

@@ -316,7 +316,7 @@ def load_config(
     and its variants, [learner."NAME:VARIANT"] for that variant, and either with @BACKBONE for it on that backbone.
     Raises InputError for unknown names and invalid values.
     """
-    path = _preset_path(preset, dataset)
+    path = preset_path(preset, dataset)
     table = _read_toml(path)
     table["preset"] = _versioned(preset, table.pop("version", None), path) + (", changed" if steps else "")
     training, tables, names = _learner_tables(table, path)
@@ -553,7 +553,7 @@ def _complete(spec: str, settings: LearnerSettings) -> LearnerSettings:
     return settings.model_copy(update={**complete(settings), "per_shot": per_shot})
 
 
-def _preset_path(preset: str, dataset: str | None) -> Path:
+def preset_path(preset: str, dataset: str | None) -> Path:
     if preset.endswith(".toml"):
         if not Path(preset).is_file():
             raise InputError(f"there is no preset file {preset}")

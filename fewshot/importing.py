@@ -13,7 +13,7 @@ import pandas as pd
 from episodes import InputError
 from episodes.datasets import SOURCES
 from episodes.errors import unknown_name
-from fewshot import tables
+from fewshot import latex, tables
 from fewshot.files import replace_text, write_arrays, writing
 from fewshot.protocols.registry import PROTOCOLS
 from fewshot.record_files import Damaged, read_table
@@ -154,7 +154,8 @@ def _write(output: Path, rows: pd.DataFrame, arrays: _Arrays, settings_of: Path 
                 replace_text(unfinished / file, text)
             made = _EPISODES.sheets(rows, arrays)
             replace_text(unfinished / "results.md", tables.markdown(made))
-            replace_text(unfinished / "results.tex", tables.latex(made))
+            replace_text(unfinished / "results.tex", latex.page(made, output.resolve().name))
+            replace_text(unfinished / "references.bib", latex.bibliography(made))
             for file in ("config.toml", "environment.json", "keys.json"):
                 if settings_of and (settings_of / file).exists():
                     shutil.copyfile(settings_of / file, unfinished / file)

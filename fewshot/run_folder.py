@@ -20,7 +20,7 @@ import torch
 
 from episodes import ImageBank, InputError
 from episodes.locks import locked
-from fewshot import tables
+from fewshot import latex, tables
 from fewshot.advice import advice
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
@@ -253,7 +253,8 @@ class RunFolder:
                 for name, text in PROTOCOLS[protocol].files(rows, arrays, self.path.resolve().name, made).items():
                     replace_text(self.path / name, text)
             sheets = _sheets(self._rows, self._arrays)
-            replace_text(self.path / "results.tex", tables.latex(sheets))
+            replace_text(self.path / "results.tex", latex.page(sheets, self.path.resolve().name))
+            replace_text(self.path / "references.bib", latex.bibliography(sheets))
             replace_text(self.path / "results.md", "\n".join([tables.markdown(sheets), *self._advice()]))
         self._behind.clear()
         self._due = time.monotonic() + _PAUSE

@@ -119,7 +119,7 @@ def _found_model(home: Path, asked: str, seed: int, steps: int, rows: Sequence[p
         last = _Last(step=steps, seconds=seconds)
         return _Found(home.name, asked, seed, "finished", steps, last, 0.0, testing)
     path = home / "last.pt"
-    running = _is_held(home / ".lock")
+    running = is_held(home / ".lock")
     since = 0.0
     last = _Last()
     if path.is_file():
@@ -147,7 +147,7 @@ def _name(run: Path, asked: str, seed: int, shot: int) -> str:
     return model_name(asked, asked.rpartition(":")[2].partition("@")[0], "", shot, seed)
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
     """Whether a process holds a lock; a lock that cannot be tried, as in a folder of another user, counts as free."""
     try:
         if path.exists():

@@ -1,4 +1,7 @@
-"""The results of a run as tables for readers: terminal, Markdown, LaTeX. All made by pandas from the tidy rows."""
+"""The results of a run as tables for readers, made from the tidy rows: for the terminal and as Markdown.
+
+fewshot/latex.py makes LaTeX of the same tables.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -55,15 +58,6 @@ KEPT = (
     "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: the"
     " present code and packages may give other numbers"
 )
-
-_LATEX = str.maketrans(
-    {
-        **{"±": r"$\pm$", "−": "$-$", "–": "--", "<": "$<$", ">": "$>$"},
-        **{character: f"\\{character}" for character in "%&_#${}"},
-        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
-    }
-)
-
 
 _Arrays = Mapping[tuple[int, int], Mapping[str, np.ndarray]]  # by (way, shot) and label, the accuracies (E,)
 
@@ -126,25 +120,6 @@ def markdown(made: Sequence[Sheet]) -> str:
         return f"{head}{sheet.caption}\n\n{bold.to_markdown(disable_numparse=True)}\n{below}"
 
     return "\n".join(part(sheet, note) for sheet, note in zip(made, _notes(made)))
-
-
-def latex(made: Sequence[Sheet]) -> str:
-    """The tables for a paper (package booktabs), with the best cells in bold."""
-
-    def part(sheet: Sheet) -> str:
-        cells = sheet.cells.reset_index().map(lambda cell: cell.translate(_LATEX))
-        cells.columns = [name.translate(_LATEX) for name in cells.columns]
-        bold = sheet.best.reindex(columns=sheet.cells.columns, fill_value=False).to_numpy()
-        for name, marks in zip(cells.columns[1:], bold.T):
-            cells[name] = cells[name].where(~marks, "\\textbf{" + cells[name] + "}")
-        return cells.style.hide(axis="index").to_latex(
-            hrules=True,
-            caption=f"{sheet.caption}. {sheet.note}.".translate(_LATEX),
-            column_format="l" * (1 + sheet.words) + "r" * (sheet.cells.shape[1] - sheet.words),
-            position_float="centering",
-        )
-
-    return "\n".join(map(part, made))
 
 
 def show(made: Sequence[Sheet], console: Console) -> None:

@@ -371,6 +371,7 @@ class _Run:
         self.total, self.counted = 0.0, 0
         self.history.append({"step": step, "loss": loss, "accuracy": accuracy, "ci95": ci95, "seconds": seconds})
         self.curves.add(step, seconds, {"accuracy": accuracy, "ci95": ci95})
+        log.debug("%s: step %d, loss %.4f, %.2f ± %.2f on validation classes", self.name, step, loss, accuracy, ci95)
         counts = self.learner.stage == len(self.learner.stages) or step == self.steps
         if counts and not accuracy <= self.best["accuracy"]:  # true for the first one, which is compared with nan
             self.best = {"step": step, "accuracy": accuracy, "learner": _weights(self.learner)}

@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ("baselines.published", "episodes.sampler", "fewshot.losses", "fewshot.statistics")
+MODULES = ("baselines.published", "episodes.sampler", "fewshot.latex", "fewshot.losses", "fewshot.statistics")
 
 
 @pytest.mark.parametrize("name", MODULES)

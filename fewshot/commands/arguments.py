@@ -38,6 +38,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_volume(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that logs what it does."""
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("--quiet", action="store_true", help="print results and warnings alone")
+    volume.add_argument(
+        "--verbose", action="store_true", help="print more, such as each validation, with the time of each line"
+    )
+
+
 def reading() -> argparse.ArgumentParser:
     """The arguments that say which images of a folder are left out."""
     left_out = argparse.ArgumentParser(add_help=False)

@@ -18,6 +18,7 @@ def declare(commands: arguments.Commands) -> None:
         "backbones",
         help="list the backbones, or measure their speed on this machine",
         description="List the backbones with their parameters and the size of their embeddings.",
+        epilog="Example: fewshot backbones --size 84",
     )
     parser.add_argument(
         "--size",

@@ -1,20 +1,26 @@
 """fewshot bench: train and evaluate learners, and write the tables of the run."""
 
 import argparse
+import contextlib
 import functools
 import shlex
 
 from rich.console import Console
 
+from episodes import InputError
 from fewshot import comparison, tables
 from fewshot.advice import advice
 from fewshot.benchmark import open_data, run_benchmark
 from fewshot.commands import arguments
 from fewshot.commands.compare import show_comparison
+from fewshot.commands.dry_run import show_forecast
 from fewshot.commands.job_array import commands_of
 from fewshot.config import PROTOCOLS, load_config
 from fewshot.curves import KINDS
+from fewshot.forecast import forecasts
+from fewshot.plan import plan
 from fewshot.run_folder import check_free, read_results, read_sheets
+from fewshot.set_aside import set_aside
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -25,6 +31,7 @@ def declare(commands: arguments.Commands) -> None:
         help="train and evaluate learners, write the tables",
         description="Train learners on the base classes of a data set, evaluate them on its test classes, and write the"
         " results to a folder.",
+        epilog="Example: fewshot bench --learner all --seed 0,1,2 --output results/all",
     )
     parser.add_argument(
         "--learner",
@@ -91,6 +98,17 @@ def declare(commands: arguments.Commands) -> None:
         help="run nothing, and print a command for each learner and seed, such as for a job array; the same command"
         " without --plan and with --resume gathers their rows",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run nothing, and print the models with their steps and images, and the times by earlier runs beside it",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="if the folder holds a run, move that run beside it and begin a new one; a mistake in the settings moves"
+        " nothing",
+    )
     parser.set_defaults(command=functools.partial(run, parser))
 
 
@@ -121,20 +139,26 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace, console: C
     if options.plan:
         print("\n".join(commands_of(parser, options, wanted, folder)))
         return
-    check_free(folder, options.resume)
+    if options.overwrite and options.resume:
+        raise InputError("--overwrite begins a new run, and --resume continues the old one: give one of the two")
+    check_free(folder, options.resume or options.overwrite)
     config, banks = open_data(wanted, options.data)
     folder = options.output or arguments.default_folder(options.preset, config.data.dataset)
-    results = run_benchmark(
-        config,
-        banks,
-        folder,
-        device=options.device,
-        resume=options.resume,
-        keep=options.keep,
-        workers=options.workers,
-        curves=options.log,
-        ray=options.ray,
-    )
+    if options.dry_run:
+        show_forecast(forecasts(plan(config, banks), folder), console)
+        return
+    with set_aside(folder) if options.overwrite else contextlib.nullcontext():
+        results = run_benchmark(
+            config,
+            banks,
+            folder,
+            device=options.device,
+            resume=options.resume,
+            keep=options.keep,
+            workers=options.workers,
+            curves=options.log,
+            ray=options.ray,
+        )
     tables.show(read_sheets(folder), console)
     more = [f"{name}.csv" for name in PROTOCOLS if (folder / f"{name}.csv").exists()]
     if not len(results):

@@ -28,6 +28,7 @@ def declare(commands: arguments.Commands) -> None:
         help="check that learners work as the suite expects",
         description="Check each promise of learners on small data: the shapes and gradients of what they compute, that"
         " queries are scored by themselves, and so on.",
+        epilog="Example: fewshot check my_idea.py:MyIdea",
     )
     parser.add_argument(
         "learner",

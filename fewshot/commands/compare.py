@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from episodes import InputError
-from fewshot import comparison, tables
+from fewshot import comparison, latex, tables
 from fewshot.commands import arguments, outputs
 from fewshot.files import replace_text, writing
 from fewshot.literature import with_own
@@ -23,6 +23,7 @@ def declare(commands: arguments.Commands) -> None:
         help="compare runs with the published numbers of the same data set",
         description="Put the accuracies of runs beside the published numbers of the same data set, split protocol, way"
         " and shot, and say which differences are significant.",
+        epilog="Example: fewshot compare results/quick-omniglot --output comparison.tex",
     )
     parser.add_argument(
         "runs", nargs="+", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of such folders"
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     writers = {
         ".csv": lambda: comparison.printed(found).to_csv(index=False),
         ".md": lambda: f"{tables.markdown(comparison.sheets(found, every=True))}\n{comparison.summary(found)}\n",
-        ".tex": lambda: tables.latex(comparison.sheets(found, every=True)),
+        ".tex": lambda: latex.page(comparison.sheets(found, every=True), options.output.stem),
     }
     if options.output.suffix not in writers:
         raise InputError(f"a comparison is written as {', '.join(writers)}, not as '{options.output.name}'")

@@ -33,17 +33,30 @@ def declare(commands: arguments.Commands) -> None:
     one_set.add_argument(
         "--size", type=int, metavar="PIXELS", help="height and width (default: the data set's usual size)"
     )
-    parser = commands.add_parser("data", help="list, prepare, check or show data sets")
+    parser = commands.add_parser(
+        "data", help="list, prepare, check or show data sets", epilog="Example: fewshot data list"
+    )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser(
-        "list", parents=[arguments.data_folder()], help="list the data sets, and where they were found"
+        "list",
+        parents=[arguments.data_folder()],
+        help="list the data sets, and where they were found",
+        epilog="Example: fewshot data list",
     )
     listing.set_defaults(command=_list)
-    prepare = actions.add_parser("prepare", parents=[one_set], help="decode a data set into the cache folder")
+    prepare = actions.add_parser(
+        "prepare",
+        parents=[one_set],
+        help="decode a data set into the cache folder",
+        epilog="Example: fewshot data prepare omniglot",
+    )
     _add_splits(prepare)
     prepare.set_defaults(command=_prepare)
     check = actions.add_parser(
-        "check", parents=[one_set], help="find missing or damaged files, and images that occur twice"
+        "check",
+        parents=[one_set],
+        help="find missing or damaged files, and images that occur twice",
+        epilog="Example: fewshot data check my-classes/ --against mini_imagenet",
     )
     _add_splits(check)
     check.add_argument("--against", metavar="NAME|DIR", help="another data set; find images that are in both")
@@ -52,7 +65,12 @@ def declare(commands: arguments.Commands) -> None:
     )
     outputs.add_overwrite(check)
     check.set_defaults(command=_check)
-    show = actions.add_parser("show", parents=[one_set], help="write a picture of an episode")
+    show = actions.add_parser(
+        "show",
+        parents=[one_set],
+        help="write a picture of an episode",
+        epilog="Example: fewshot data show omniglot --way 20 --output episode.png",
+    )
     show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
     show.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
     show.add_argument(
@@ -70,7 +88,14 @@ def declare(commands: arguments.Commands) -> None:
     outputs.add_overwrite(show)
     show.set_defaults(command=_show)
     parents = [arguments.data_folder(), arguments.reading()]
-    _declare_episodes(actions.add_parser("episodes", parents=parents, help="write episodes to a csv file"))
+    _declare_episodes(
+        actions.add_parser(
+            "episodes",
+            parents=parents,
+            help="write episodes to a csv file",
+            epilog="Example: fewshot data episodes --dataset omniglot --output episodes.csv",
+        )
+    )
 
 
 def _declare_episodes(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,7 @@ def declare(commands: arguments.Commands) -> None:
         help="write the embeddings of images to a file of features",
         description="Embed each image of a data set by the network of a checkpoint or by a backbone, and write the"
         " embeddings, with the classes and file names of the images, to one file.",
+        epilog="Example: fewshot embed efficientnet-lite0 my-classes/ --output features.npz",
     )
     parser.add_argument("model", metavar="CHECKPOINT|BACKBONE", help="best.pt of a learner, or the name of a backbone")
     parser.add_argument("dataset", metavar="NAME|DIR", help=arguments.DATASET)

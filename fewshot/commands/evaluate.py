@@ -41,6 +41,7 @@ def declare(commands: arguments.Commands) -> None:
         help="evaluate a checkpoint or a run",
         description="Measure a trained model by one test protocol, or all models of a run on other data sets, and print"
         " the table.",
+        epilog="Example: fewshot evaluate MODEL/best.pt --way 20 --shot 5",
     )
     parser.add_argument(
         "checkpoint",

@@ -15,6 +15,7 @@ def declare(commands: arguments.Commands) -> None:
         "export",
         help="write the embedding network of a checkpoint for other programs",
         description="Write the embedding network of a checkpoint to a file that other programs read.",
+        epilog="Example: fewshot export MODEL/best.pt --to onnx --output model.onnx",
     )
     parser.add_argument("checkpoint", type=arguments.path, metavar="CHECKPOINT", help="best.pt of a learner")
     parser.add_argument(

@@ -17,6 +17,7 @@ def declare(commands: arguments.Commands) -> None:
         help="make a run of accuracies that another code base measured",
         description="Make a run of the accuracies of single episodes that another code base measured, which tables,"
         " compare and report read.",
+        epilog="Example: fewshot import accuracies.csv --name mine --output results/mine",
     )
     parser.add_argument(
         "file", type=arguments.path, metavar="FILE.csv", help=f"one line for each episode: {', '.join(NEEDED)}"

@@ -7,7 +7,17 @@ from typing import Any
 
 from fewshot.config import Config
 
-_OWN = ("help", "learner", "seed", "plan", "workers", "ray", "resume", "output")  # that each command has for itself
+_OWN = (
+    "help",
+    "learner",
+    "seed",
+    "plan",
+    "workers",
+    "ray",
+    "resume",
+    "output",
+    "overwrite",
+)  # that each command has for itself
 
 
 def commands_of(

@@ -22,6 +22,7 @@ def declare(commands: arguments.Commands) -> None:
         "learners",
         help="list the learners",
         description="List the learners with their variants, their publications and what sets each of them apart.",
+        epilog="Example: fewshot learners --markdown",
     )
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.set_defaults(command=run)

@@ -11,7 +11,10 @@ from fewshot.commands import arguments
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot perf`."""
     parser = commands.add_parser(
-        "perf", parents=[arguments.data_folder()], help="compare speed and memory with other packages"
+        "perf",
+        parents=[arguments.data_folder()],
+        help="compare speed and memory with other packages",
+        epilog="Example: fewshot perf --output results/perf",
     )
     parser.add_argument(
         "--only",

@@ -27,6 +27,7 @@ def declare(commands: arguments.Commands) -> None:
         description="Answer each QUERY picture with one of the classes whose pictures the support folder shows. The"
         " validation classes of the data set that a checkpoint was trained on, if --data has them, calibrate the"
         " probabilities.",
+        epilog="Example: fewshot predict MODEL/best.pt --support my-classes/ new-pictures/",
     )
     parser.add_argument("model", metavar="CHECKPOINT|BACKBONE", help="best.pt of a run, or a backbone with weights")
     parser.add_argument(

@@ -16,6 +16,7 @@ def declare(commands: arguments.Commands) -> None:
         description="Write the tables of a run, figures and pictures of episodes as one page, report.html, and each"
         " figure as a file. For a folder of runs, write board.html: the learners of all runs and published methods in"
         " one ranking for each data set, split protocol, league, way and shot.",
+        epilog="Example: fewshot report results/quick-omniglot",
     )
     parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of runs")
     parser.add_argument(

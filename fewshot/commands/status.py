@@ -13,7 +13,11 @@ from fewshot.status import RunStatus, status_of
 
 def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot status`."""
-    parser = commands.add_parser("status", help="tell how far a run has come, and how long the rest will take")
+    parser = commands.add_parser(
+        "status",
+        help="tell how far a run has come, and how long the rest will take",
+        epilog="Example: fewshot status results/quick-omniglot",
+    )
     parser.add_argument("run", type=arguments.path, metavar="RUN", help="a run's folder, in progress or finished")
     parser.add_argument("--json", action="store_true", help="for programs: one object, with times in seconds")
     parser.set_defaults(command=run)
@@ -31,8 +35,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     for model in found.models:
         step = f"{model.step:,} of {model.steps:,}" if model.steps else ""
         accuracy = "" if model.accuracy is None else f"{model.accuracy:.2f} %"
-        left = "" if model.state == "finished" else _duration(model.left)
-        table.add_row(model.name, model.state, step, accuracy, _duration(model.seconds), left)
+        left = "" if model.state == "finished" else duration(model.left)
+        table.add_row(model.name, model.state, step, accuracy, duration(model.seconds), left)
     console.print(table)
     print(_whole(found))
 
@@ -42,11 +46,11 @@ def _whole(found: RunStatus) -> str:
     counts += [f"{found.count(state)} {state}" for state in ("running", "waiting") if found.count(state)]
     if found.count("finished") == len(found.models):
         return counts[0]
-    about = "how long the rest takes is not known yet" if found.left is None else f"about {_duration(found.left)} left"
+    about = "how long the rest takes is not known yet" if found.left is None else f"about {duration(found.left)} left"
     return f"{', '.join(counts)}; {about}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """'4 s', '12 min', '3 h 05 min'; '?' if unknown."""
     if seconds is None:
         return "?"

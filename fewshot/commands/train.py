@@ -18,6 +18,7 @@ def declare(commands: arguments.Commands) -> None:
         parents=[arguments.run_settings()],
         help="train one learner, write its checkpoint",
         description="Train one learner on the base classes of a data set, without a test, and write its checkpoints.",
+        epilog="Example: fewshot train --learner prototypical --seed 1",
     )
     parser.add_argument("--learner", required=True, metavar="NAME", help=arguments.LEARNER)
     parser.set_defaults(command=run)

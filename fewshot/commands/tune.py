@@ -23,6 +23,7 @@ def declare(commands: arguments.Commands) -> None:
         description="Search the settings of learners, with the same number of trials and images for each, by the"
         " accuracy on validation classes. The folder, by default results/tune-DATASET, gets tuned.toml, a preset for"
         " 'fewshot bench', tables of what was gained, and a page.",
+        epilog="Example: fewshot tune --learner npair,prototypical --dataset omniglot",
     )
     parser.add_argument(
         "--learner",

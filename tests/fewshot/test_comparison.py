@@ -10,7 +10,7 @@ from rich.console import Console
 
 import fewshot.comparison
 from baselines import published
-from fewshot import records, tables
+from fewshot import latex, records, tables
 from fewshot.comparison import COLUMNS, compare, sheets
 from fewshot.run_folder import read_results
 
@@ -422,21 +422,21 @@ def test_a_data_set_without_published_numbers_has_no_table():
     found = compare(results(ours(dataset="toy")))
     assert found.columns.tolist() == COLUMNS
     assert sheets(found, every=True) == sheets(found) == []
-    assert tables.markdown([]) == tables.latex([]) == ""
+    assert tables.markdown([]) == latex.page([], "cmp") == ""
 
 
 def test_a_method_that_several_sources_have_is_written_to_latex_for_each():
     several = literature(paper(95.0), paper(97.0, paper="Other et al."), paper(94.0, note="re-run"))
-    page = tables.latex(sheets(compare(results(ours()), several)))
-    assert page.count("Some Networks &") == 3
+    page = latex.page(sheets(compare(results(ours()), several)), "cmp")
+    assert page.count("Some Networks, ") == 3
     assert page.count(r"\textbf{") == 2
 
 
 def test_a_latex_page_is_booktabs_with_escaped_text():
     odd = paper(95.0, 0.5, method="Rock & Roll_1", variant="50 % of #2", paper="A_B & C")
-    page = tables.latex(sheets(compare(results(ours(learner="my_own")), literature(odd), run="run_1 & 2")))
+    page = latex.page(sheets(compare(results(ours(learner="my_own")), literature(odd), run="run_1 & 2")), "cmp")
     assert all(rule in page for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{run\_1 \& 2: "))
-    assert r"Rock \& Roll\_1 (50 \% of \#2) & A\_B \& C & conv4 & 95.0 $\pm$ 0.5 & \textbf{+1.00 above}" in page
+    assert r"Rock \& Roll\_1 (50 \% of \#2), A\_B \& C, conv4 & 95.0 $\pm$ 0.5 & \textbf{+1.00 above}" in page
     assert r"& my\_own \\" in page
     assert r"96.00 $\pm$ 0.30" in page
     assert page.isascii()
@@ -543,7 +543,7 @@ def test_a_markdown_page_has_what_is_not_comparable_too(call, run, tmp_path, few
 def test_a_latex_page_has_what_is_not_comparable_too(call, run, tmp_path, few):
     assert call("compare", run, "--output", tmp_path / "c.tex").code == 0
     page = (tmp_path / "c.tex").read_text()
-    assert page.count(r"\toprule") == page.count(r"\bottomrule") == 3
+    assert page.count(r"\toprule") == page.count(r"\bottomrule") == 6  # two share the learners of each of three
     assert "Elsewhere" in page
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from baselines import published
 from docs import tables
 from fewshot import checkpoints
 from fewshot.backbones import make_backbone
+from fewshot.cli import parser_of_commands
 from fewshot.config import Training
 from fewshot.learners.nearest_pixel import NearestPixel
 from fewshot.learners.registry import LEARNERS, traits_of
@@ -34,6 +37,8 @@ RUN = (
     "MyIdea(Learner)",
     "SoftNeighbours(Learner)",
     "AnyShots(SoftNeighbours)",
+    "NearestMean(Learner)",
+    "MovedMeans(NearestMean)",
     "EpisodeSampler",
     "train(learner",
     "kind_sampler",
@@ -52,6 +57,37 @@ def block(word: str) -> str:
 
 def test_every_block_of_code_is_run_by_a_test():
     assert {block(word) for word in RUN} == BLOCKS
+
+
+def commands_of(page: str) -> list[str]:
+    """The commands of the suite in the console blocks of a page, without what the shell does around them."""
+    lines = [
+        line
+        for text in re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+        for line in text.replace("\\\n", " ").splitlines()
+    ]
+    parts = [part for line in lines for part in re.split(r"&&|[|>]", line.partition(" #")[0])]
+    found = [re.match(r"(?:\$ )?\s*(?:\.venv/bin/)?(fewshot \S.*)", part.strip()) for part in parts]
+    return [one[1] for one in found if one]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [(page, command) for page, text in PAGES.items() for command in commands_of(text)]
+)
+def test_every_command_on_a_page_is_one_that_the_command_line_takes(page, command):
+    options = parser_of_commands().parse_args(shlex.split(command)[1:])
+    assert callable(options.command)
+
+
+def test_the_commands_that_compare_with_a_paper_run(call_plain, tmp_path, monkeypatch):
+    shutil.copytree(REFERENCE / "quick-omniglot", tmp_path / "results" / "quick-omniglot")
+    monkeypatch.chdir(tmp_path)
+    found = [one for one in commands_of(PAGES["docs/compare.md"]) if one.startswith("fewshot compare")]
+    assert len(found) == 2
+    for command in found:
+        said = call_plain(*shlex.split(command)[1:])
+        assert (said.code, said.err) == (0, "")
+    assert r"\toprule" in (tmp_path / "comparison.tex").read_text()
 
 
 def test_the_readme_is_read_in_two_minutes():
@@ -87,6 +123,21 @@ def test_the_learner_that_takes_a_mask_keeps_the_promises_of_masks(tmp_path):
     (specimen,) = specimens(f"{tmp_path}/my_idea.py:AnyShots")
     results = [check(specimen) for check in CHECKS if "mask" in check.name]
     assert {result.outcome for result in results} == {HOLDS}, results
+
+
+@pytest.mark.parametrize("name", ["NearestMean", "MovedMeans"])
+def test_the_episodic_and_the_transductive_learner_keep_the_promises(call, tmp_path, name):
+    (tmp_path / "my_idea.py").write_text(block("NearestMean(Learner)") + block("MovedMeans(NearestMean)"))
+    said = call("check", f"{tmp_path}/my_idea.py:{name}")
+    assert (said.code, said.err) == (0, "")
+
+
+def test_a_transductive_learner_that_does_not_say_so_is_told(call, tmp_path):
+    source = block("NearestMean(Learner)") + block("MovedMeans(NearestMean)").replace("transductive=True", "")
+    (tmp_path / "my_idea.py").write_text(source)
+    said = call("check", f"{tmp_path}/my_idea.py:MovedMeans")
+    assert said.code == 2
+    assert "transductive" in said.out + said.err
 
 
 def test_episodes_come_in_the_shapes_it_says(real_data):
@@ -251,6 +302,27 @@ def test_its_speeds_are_those_that_were_measured():
             if contender != "fewshot":
                 times = ours / theirs["median"] if theirs["faster"] else theirs["median"] / ours
                 assert ratio == f"{times:.1f}"
+
+
+def test_the_speeds_of_the_readme_are_those_that_were_measured():
+    measured = pd.read_csv(REFERENCE / "perf" / "perf.csv").set_index(["task", "contender"])
+    tasks = {
+        "draw 5-way 1-shot episodes of Omniglot": "indices, Omniglot, 5-way 1-shot",
+        "evaluate 10,000 episodes, conv4 at 28x28": "conv4, Omniglot at 28x28, 10,000 episodes",
+        "evaluate 10,000 episodes, resnet12 at 84x84": "resnet12, miniImageNet at 84x84, 10,000 episodes",
+        "train prototypical networks, conv4 at 28x28": "prototypical, conv4, 28x28, cpu",
+    }
+    rows = re.findall(r"^\| (.*) \((\S*s)\) \| (.*) \|$", PAGES["README.md"], re.MULTILINE)
+    assert [task for task, _, _ in rows] == list(tasks)
+    for task, unit, cells in rows:
+        for contender, cell in zip(
+            ("fewshot", "easyfsl", "learn2learn", "plain loop"), cells.split(" | "), strict=True
+        ):
+            if cell == "–":
+                assert (tasks[task], contender) not in measured.index
+                continue
+            row = measured.loc[(tasks[task], contender)]
+            assert (row["unit"], f"{row['median']:,.{len(cell.partition('.')[2])}f}") == (unit, cell)
 
 
 def test_its_times_to_an_accuracy_are_those_that_were_measured():

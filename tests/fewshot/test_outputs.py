@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fewshot.cli import _parser
+from fewshot.cli import parser_of_commands
 
 
 def commands(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[tuple[str, ...], set[str]]]:
@@ -21,7 +21,10 @@ def commands(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[tup
 def test_every_command_that_writes_a_file_can_be_told_to_replace_it():
     # import makes a new folder, and refuses one that is there
     writing = [
-        (words, options) for words, options in commands(_parser()) if "--output" in options if words != ("import",)
+        (words, options)
+        for words, options in commands(parser_of_commands())
+        if "--output" in options
+        if words != ("import",)
     ]
     assert len(writing) >= 12
     for words, options in writing:
