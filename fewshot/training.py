@@ -194,7 +194,7 @@ def give_weights(learner: Learner, settings: Training, bank: ImageBank) -> None:
             learner.backbone.standardise_as_published()
         external = learner.traits.external or not of_base_classes(settings.weights, bank)
         learner.traits = dataclasses.replace(learner.traits, external=external)
-    elif getattr(learner.backbone, "trained_on", "") or learner.trained_on:
+    elif getattr(learner.backbone, "trained_on", "") or learner.traits.trained_on:
         learner.traits = dataclasses.replace(learner.traits, external=True)
     elif learner.traits.external:
         raise InputError(f"{learner.name} {lacks_weights(type(learner))}")
