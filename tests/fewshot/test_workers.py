@@ -171,7 +171,8 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence(preset, tmp_path):
 
 
 def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(preset, tmp_path):
-    with started(tmp_path / "run", preset, tmp_path / "run.py") as process:
+    endless = "--steps", "1000000"  # or a quick run is over before the signal comes
+    with started(tmp_path / "run", preset, tmp_path / "run.py", *endless) as process:
         while "training" not in process.stdout.readline():
             pass
         workers = children(process)
