@@ -248,10 +248,13 @@ def train_steps(contender: str, name: str, backbone: str, shape: Shape, device: 
 
 
 def _trainable(name: str, backbone: str, bank: ImageBank) -> tuple[Learner, Training]:
-    """The learner as the quick preset has it, and its settings."""
+    """The learner as the quick preset has it, and its settings; but the first images of a class are its support, as in
+    other packages, and not each image in turn."""
     config = load_config("quick", [f"{name}@{backbone}"])
     cls, variant = find_learner(name)
     settings = clamped(next(iter(config.learner.values())), cls, variant, bank)
+    if "turns" in settings.options:
+        settings = settings.model_copy(update={"options": {**settings.options, "turns": False}})
     spec = ModelSpec.of(cls, bank, settings, variant=variant)
     return spec.build(cls), settings
 

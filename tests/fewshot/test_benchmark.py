@@ -97,6 +97,7 @@ def test_a_run_writes_the_files_it_promises(finished):
         "results.csv",
         "results.md",
         "results.tex",
+        "references.bib",
         "differences.csv",
         "comparison.md",
         "episodes.npz",
