@@ -249,7 +249,7 @@ def test_what_of_ours_knows_more_compares_within_its_league_alone(mine, comparab
 
 
 def test_runs_from_before_leagues_compare_as_they_did(reference):
-    before = pd.read_csv(RUN / "results.csv", nrows=1)
+    before = pd.read_csv(REFERENCE / "quick-mini_imagenet" / "results.csv", nrows=1)
     assert not {"text", "external"} & set(before.columns)
     assert (reference[["text", "external"]] == False).all(axis=None)  # noqa: E712  booleans, and not empty
     assert not reference["reasons"].map("; ".join).str.contains("ours uses|ours trained|ours sees").any()
