@@ -27,7 +27,7 @@ _ELEMENTS = {_NAMESPACE + name for name in (
 # fmt: on
 _LONGEST = 2**18  # characters of a drawing
 _DEEPEST = 64  # elements inside each other
-_MOST = 20_000  # elements drawn, where each reference to an element draws that element again
+_MOST = 20_000  # elements drawn; each reference to an element draws that element again
 _RENDERER = Path(__file__).with_name("svg_renderer.py")
 _TOGETHER = 1000  # drawings rendered by one process
 _SECONDS = 300  # that the process may take

@@ -35,14 +35,7 @@ class RegularisedLoss(nn.Module):
 
     def __init__(self, learner: Learner, settings: Classification) -> None:
         super().__init__()
-        class_logits: Callable[[Tensor], Tensor] | None = getattr(learner, "class_logits", None)
-        author = next(cls for cls in type(learner).mro() if "loss" in vars(cls))
-        if class_logits is None or "class_logits" not in vars(author):  # another loss would be replaced silently
-            raise InputError(
-                f"{learner.name} does not train as a classifier of base classes alone: leave out its table"
-                " `classification`, which only such learners use"
-            )
-        self.learner, self.settings, self._class_logits = learner, settings, class_logits
+        self.learner, self.settings, self._class_logits = learner, settings, _class_logits(learner)
         self.turns = nn.Linear(learner.backbone.embedding_size, 4) if settings.rotation else None
         self._teacher = _teacher(learner, Path(settings.teacher)) if settings.teacher else None
 
@@ -129,19 +122,32 @@ class _Mixing:
                 hook.remove()
 
 
+def _class_logits(learner: Learner) -> Callable[[Tensor], Tensor]:
+    """The method `class_logits` of the learner; InputError if it has none, or a loss that does not come from it."""
+    class_logits: Callable[[Tensor], Tensor] | None = getattr(learner, "class_logits", None)
+    author = next(cls for cls in type(learner).mro() if "loss" in vars(cls))
+    if class_logits is None or "class_logits" not in vars(author):  # another loss would be replaced silently
+        raise InputError(
+            f"{learner.name} does not train as a classifier of base classes alone: leave out its table"
+            " `classification`, which only such learners use"
+        )
+    return class_logits
+
+
 def _teacher(learner: Learner, path: Path) -> Callable[[Tensor], Tensor]:
     """The logits of images by the checkpoint `path`, which must be of the learner's class and its base classes."""
     content = checkpoints.load(path)
     spec = ModelSpec.from_checkpoint(content, path)
+    refused = InputError(f"{path} is no checkpoint of {learner.name}, which its teacher must be")
+    if spec.learner != learner.name:
+        raise refused
+    teacher = spec.build(type(learner))
     try:
-        if spec.learner != learner.name:
-            raise RuntimeError(f"it is one of {spec.learner}")
-        teacher = spec.build(type(learner))
         teacher.load_state_dict(content["learner"])
     except RuntimeError as error:
-        raise InputError(f"{path} is no checkpoint of {learner.name}, which its teacher must be") from error
+        raise refused from error
     teacher.to(next(learner.parameters()).device).eval().requires_grad_(requires_grad=False)
-    class_logits: Callable[[Tensor], Tensor] = getattr(teacher, "class_logits")  # noqa: B009
+    class_logits = _class_logits(teacher)
     return lambda images: class_logits(teacher.backbone(images))
 
 

@@ -11,7 +11,7 @@ import scipy  # its submodules load when first used
 
 from fewshot.statistics import Estimate
 
-RECALL = 0.95  # the share of pairs of one class that are accepted where false accepts are counted
+RECALL = 0.95  # false accepts are counted at the threshold that accepts this share of the pairs of one class
 DIFFICULTIES = ("easy", "medium", "hard")
 
 

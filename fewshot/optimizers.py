@@ -17,8 +17,9 @@ def optimizer_of(module: nn.Module, settings: Training) -> Optimizer:
     Weight decay holds for weight matrices and kernels, not for biases, norms and temperatures.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    kernels = [p for p in parameters if p.ndim == 4] if settings.optimizer == "muon" else []
-    others = [p for p in parameters if p.ndim != 4] if settings.optimizer == "muon" else parameters
+    muon = settings.optimizer == "muon"
+    kernels = [p for p in parameters if muon and p.ndim == 4]
+    others = [p for p in parameters if not (muon and p.ndim == 4)]
     groups = [
         {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
@@ -61,9 +62,8 @@ class MuonAndAdamW(Optimizer):
         self._matrices = [nn.Parameter(_matrix(kernel, kernel)) for kernel in (one.detach() for one in self._kernels)]
         self._muon = Muon(self._matrices, rate, weight_decay, momentum=0.9, adjust_lr_fn="original")
         self._adamw = adamw
-        super().__init__([*self._muon.param_groups, *adamw.param_groups], {})
         # the groups of both, not copies of them: a scheduler changes the rates of both
-        self.param_groups = [*self._muon.param_groups, *adamw.param_groups]
+        super().__init__([*self._muon.param_groups, *adamw.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

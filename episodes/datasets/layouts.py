@@ -151,7 +151,7 @@ def _split_folders(files: ImageFiles, paths: Iterable[str]) -> dict[str, str]:
 def _is_table(name: str) -> bool:
     """Whether a file of that name lists images, with commas, tabs and so on between its columns (see listings.read).
 
-    A .txt file does not count: most are notes or lists of classes, and those that list images have no common form.
+    A .txt file does not count: most are notes or lists of classes, and lists of images have no common form.
     """
     return name.lower().endswith(galleries.TABLES)
 

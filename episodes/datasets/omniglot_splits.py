@@ -46,7 +46,7 @@ _SMALLEST = (
 )  # fmt: skip
 _BEFORE_TEST = 1200  # characters, of the split protocols vinyals and pooled
 _POOLED_VALIDATION = 100
-_RUNS, _WAY = 20, 20  # of each alphabet, and characters of a run, where the suite lists the test episodes
+_RUNS, _WAY = 20, 20  # runs of each alphabet and characters of a run, if the suite lists the test episodes
 
 
 def characters(split: str, protocol: str) -> Characters:

@@ -39,6 +39,13 @@ def declare(commands: arguments.Commands) -> None:
         metavar="NAME[,NAME]",
         help=f"{arguments.LEARNER}; several with commas; {arguments.EVERY} (default: the preset's)",
     )
+    _declare_tests(parser)
+    _declare_running(parser)
+    parser.set_defaults(command=functools.partial(run, parser))
+
+
+def _declare_tests(parser: argparse.ArgumentParser) -> None:
+    """The test protocols and what replaces the numbers of a preset."""
     parser.add_argument(
         "--protocol",
         type=arguments.names_of("test protocol"),
@@ -63,6 +70,10 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--steps", type=arguments.count, metavar="S", help="training steps of each model (default: the preset's)"
     )
+
+
+def _declare_running(parser: argparse.ArgumentParser) -> None:
+    """How and whether the models of a run are trained and tested."""
     parser.add_argument(
         "--workers",
         type=arguments.workers,
@@ -109,7 +120,6 @@ def declare(commands: arguments.Commands) -> None:
         help="if the folder holds a run, move that run beside it and begin a new one; a mistake in the settings moves"
         " nothing",
     )
-    parser.set_defaults(command=functools.partial(run, parser))
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace, console: Console) -> None:

@@ -65,28 +65,14 @@ def declare(commands: arguments.Commands) -> None:
     )
     outputs.add_overwrite(check)
     check.set_defaults(command=_check)
-    show = actions.add_parser(
-        "show",
-        parents=[one_set],
-        help="write a picture of an episode",
-        epilog="Example: fewshot data show omniglot --way 20 --output episode.png",
+    _declare_show(
+        actions.add_parser(
+            "show",
+            parents=[one_set],
+            help="write a picture of an episode",
+            epilog="Example: fewshot data show omniglot --way 20 --output episode.png",
+        )
     )
-    show.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
-    show.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
-    show.add_argument(
-        "--shot", type=arguments.positive, default=1, metavar="K", help="support images per class (default: 1)"
-    )
-    show.add_argument("--query", type=arguments.positive, default=5, metavar="Q", help="queries per class (default: 5)")
-    show.add_argument("--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)")
-    show.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
-    show.add_argument(
-        "--output",
-        type=arguments.path,
-        metavar="FILE",
-        help="the picture, .png, .pdf or .svg (default: episode-NAME.png)",
-    )
-    outputs.add_overwrite(show)
-    show.set_defaults(command=_show)
     parents = [arguments.data_folder(), arguments.reading()]
     _declare_episodes(
         actions.add_parser(
@@ -96,6 +82,30 @@ def declare(commands: arguments.Commands) -> None:
             epilog="Example: fewshot data episodes --dataset omniglot --output episodes.csv",
         )
     )
+
+
+def _declare_show(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fewshot data show`."""
+    parser.add_argument("--split", default="test", metavar="SPLIT", help=f"{arguments.SPLIT} (default: test)")
+    parser.add_argument("--way", type=arguments.positive, default=5, metavar="N", help="classes (default: 5)")
+    parser.add_argument(
+        "--shot", type=arguments.positive, default=1, metavar="K", help="support images per class (default: 1)"
+    )
+    parser.add_argument(
+        "--query", type=arguments.positive, default=5, metavar="Q", help="queries per class (default: 5)"
+    )
+    parser.add_argument(
+        "--seed", type=arguments.number, default=0, metavar="N", help="seed of the episodes (default: 0)"
+    )
+    parser.add_argument("--episode", type=arguments.number, default=0, metavar="I", help="episode number (default: 0)")
+    parser.add_argument(
+        "--output",
+        type=arguments.path,
+        metavar="FILE",
+        help="the picture, .png, .pdf or .svg (default: episode-NAME.png)",
+    )
+    outputs.add_overwrite(parser)
+    parser.set_defaults(command=_show)
 
 
 def _declare_episodes(parser: argparse.ArgumentParser) -> None:

@@ -60,10 +60,10 @@ class LinearProbePlusPlus(ImageTextHead):
 
 @register("clap")
 class CLAP(ImageTextHead):
-    """A linear probe that starts as the texts and, class by class, stays near them where they are right.
+    """A linear probe that starts as the texts and, class by class, stays near them if they are right.
 
     logits = tau cos(f, w_k), and w_k starts as t_k. The loss is the cross-entropy of the support set plus the mean over
-    classes of lambda_k |w_k - t_k|^2, where lambda_k is the mean probability that the texts alone give to the class for
+    classes of lambda_k |w_k - t_k|^2; lambda_k is the mean probability that the texts alone give to the class for
     its own support images (equations 8 and 9). Descent by SGD, 300 steps with momentum 0.9 at a rate of 0.1 that falls
     as a cosine, as in the authors' code. Nothing is searched.
 

@@ -34,7 +34,7 @@ from fewshot.tuning.study import SearchFolder, read_search
 ROOT = Path(__file__).parents[2]
 BUDGET = 400  # images of a training
 
-# a learner whose training fails where a search may well lead: a loss of nan, or embeddings that are all the same
+# a learner whose training fails as a search may well make it fail: a loss of nan, or embeddings that are all the same
 FAULTY = """
 import torch
 from fewshot.learners.prototypical import Prototypical
