@@ -1,6 +1,5 @@
 """The part of a report on answers by class: of each model its table, and the lines of its two figures."""
 
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from episodes import ImageBank
 from fewshot.class_records import ClassAnswers, answers_of, class_table, confused, hardest_images, image_name
 from fewshot.records import LEARNER, model_names
-from fewshot.report.data import LeftOut, Run, chosen_cell
+from fewshot.report.data import LeftOut, Run, chosen_cell, file_name
 from fewshot.report.figures import Line, Style
 from fewshot.tables import Sheet
 
@@ -33,8 +32,7 @@ def read_answers(run: Run) -> list[Answered]:
     for _, row in rows.drop_duplicates(LEARNER).iterrows():
         answers = answers_of(row, run.accuracies)
         if answers is not None:
-            # a stranger's run must not choose a path
-            name = re.sub(r"[^\w.-]", "-", model_names(row)[0])
+            name = file_name(model_names(row)[0])
             found.append(Answered(run.styles[tuple(row[LEARNER])], name, answers))
     if not found:
         raise LeftOut("the run did not keep them, since an older version wrote it")
