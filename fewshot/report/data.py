@@ -16,6 +16,7 @@ import torch
 from episodes import Episodes, ImageBank, InputError, load_dataset
 from episodes.sampler import sampler_of
 from fewshot import checkpoints, shown
+from fewshot.class_records import read_class_tables
 from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank
@@ -45,6 +46,7 @@ class Run:
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
     protocols   the rows by test protocol, of each one that was run except episodes
+    classes     the rows of classes.csv, None if there is none
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class Run:
     accuracies: dict[str, np.ndarray]
     protocols: dict[str, pd.DataFrame]
     environment: dict[str, Any]
+    classes: pd.DataFrame | None
 
     @property
     def config(self) -> Config:
@@ -79,16 +82,17 @@ class Model:
 def read_run(folder: Path) -> Run:
     """The run that `folder` holds; InputError if it holds none, or a damaged one."""
     results, accuracies = read_results(folder)
-    path = folder / "environment.json"
+    path, by_class = folder / "environment.json", folder / "classes.csv"
     try:
         environment = read_environment(path) if path.exists() else {}
+        classes = read_class_tables(by_class) if by_class.exists() else None
     except (OSError, Damaged) as error:
         raise InputError(f"the run in {folder} is damaged ({error}): copy it again, or run it again") from error
     learners = results[LEARNER].itertuples(index=False, name=None)
     styles = learner_styles(dict(zip(learners, labels(results, seeds=False))))
     settings = None if (results["imported"] == UNPAIRED).all() else read_config(folder / "config.toml")
     protocols = read_protocols(folder)
-    return Run(folder, results, settings, styles, accuracies, protocols, environment)
+    return Run(folder, results, settings, styles, accuracies, protocols, environment, classes)
 
 
 def read_about(run: Run) -> dict[str, str]:

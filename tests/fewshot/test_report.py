@@ -491,9 +491,59 @@ def test_the_name_of_a_model_chooses_no_path(copy):
     assert not [path for path in copy.parent.rglob("*confused*") if path.parent != copy / "figures"]
 
 
-def test_a_run_without_answers_by_class_says_so(copy):
+def without_answers(run: Path, checkpoints: bool = True) -> None:
+    (run / "confusion.npz").unlink()
+    (run / "classes.csv").unlink()
+    if not checkpoints:
+        shutil.rmtree(run / "checkpoints")
+
+
+@pytest.mark.parametrize(("there", "advice"), [(True, "; 'fewshot evaluate' counts them again"), (False, ".")])
+def test_a_run_without_answers_by_class_says_so(copy, there, advice):
+    without_answers(copy, there)
+    text = report(copy).text
+    assert f"are left out: the run did not keep them, since an older version wrote it{advice}" in text
+    assert "so the hardest class is not known" in text
+
+
+def test_the_page_begins_with_the_hardest_class_of_the_best_learner(copy):
+    rows = pd.read_csv(copy / "classes.csv", keep_default_na=False)
+    results = pd.read_csv(copy / "results.csv", keep_default_na=False)
+    top = report(copy).text.partition("Told apart")[0]
+    for cell, own in results.groupby(["way", "shot"]):
+        best = own.sort_values("accuracy").iloc[-1]
+        of_best = rows[(rows[["way", "shot"]] == cell).all(axis=1) & (rows["learner"] == best["learner"])]
+        worst = of_best.sort_values("accuracy", kind="stable").iloc[0]
+        assert f"{worst['class']}: {worst['accuracy']:.2f}" in top
+
+
+def test_the_table_of_classes_is_enough_for_the_tables(copy):
+    """Committed runs have classes.csv without the counts behind it."""
+    tables = [report(copy).source]
     (copy / "confusion.npz").unlink()
-    assert "Answers by class are left out: the run did not keep them" in report(copy).text
+    tables.append(report(copy).source)
+    found = [re.findall(r"<td[^>]*>\d+\.\d\d to \d+\.\d\d</td>", source) for source in tables]
+    assert len(found[0]) > 10
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda rows: rows.drop(columns="low"), "classes.csv has other columns"),
+        (lambda rows: rows.assign(accuracy="much"), "classes.csv holds no numbers"),
+    ],
+)
+def test_a_damaged_table_of_classes_is_told(copy, damage, words):
+    damage(pd.read_csv(copy / "classes.csv", keep_default_na=False)).to_csv(copy / "classes.csv", index=False)
+    assert words in refusal(lambda: write_report(copy))
+
+
+def test_a_table_of_classes_that_contradicts_the_results_is_not_shown(copy):
+    rows = pd.read_csv(copy / "classes.csv", keep_default_na=False)
+    rows.assign(accuracy=rows["accuracy"] / 2).to_csv(copy / "classes.csv", index=False)
+    (copy / "confusion.npz").unlink()
+    assert "Answers by class are left out" in report(copy).text
 
 
 def test_tables_of_classes_need_no_images(copy, quick):
