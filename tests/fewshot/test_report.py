@@ -512,7 +512,7 @@ def test_the_page_begins_with_the_hardest_class_of_the_best_learner(copy):
     top = report(copy).text.partition("Told apart")[0]
     for cell, own in results.groupby(["way", "shot"]):
         best = own.sort_values("accuracy").iloc[-1]
-        of_best = rows[(rows[["way", "shot"]] == cell).all(axis=1) & (rows["learner"] == best["learner"])]
+        of_best = rows[(rows["way"] == cell[0]) & (rows["shot"] == cell[1]) & (rows["learner"] == best["learner"])]
         worst = of_best.sort_values("accuracy", kind="stable").iloc[0]
         assert f"{worst['class']}: {worst['accuracy']:.2f}" in top
 
