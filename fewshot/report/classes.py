@@ -1,5 +1,6 @@
 """The part of a report on answers by class: of each model its table, and the lines of its two figures."""
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,16 +50,16 @@ def answered(run: Run, row: pd.Series) -> Answered | None:
     return None if table is None else Answered(style, name, table, None)
 
 
-def hardest_class(run: Run, learner: tuple[str, ...], way: int, shot: int) -> str:
+def hardest_class(run: Run, learner: tuple[str, ...], way: Hashable, shot: Hashable) -> str:
     """The class with the lowest accuracy of the learner's first seed, 'NAME: 56.04'; '' if the run kept no answers."""
     for row in _first_seeds(run, way, shot):
         if tuple(row[LEARNER]) == learner and (one := answered(run, row)) is not None:
             worst = one.table.iloc[0]
-            return f"{worst['class']}: {worst['accuracy']:.2f}"
+            return f"{worst['class'].partition(' (turned copy')[0]}: {worst['accuracy']:.2f}"
     return ""
 
 
-def _first_seeds(run: Run, way: int, shot: int) -> list[pd.Series]:
+def _first_seeds(run: Run, way: Hashable, shot: Hashable) -> list[pd.Series]:
     """The row of the first seed of each learner."""
     rows = run.results[(run.results["way"] == way) & (run.results["shot"] == shot)]
     return [row for _, row in rows.drop_duplicates(LEARNER).iterrows()]
