@@ -331,6 +331,15 @@ def test_a_trusted_learner_that_the_run_has_not_is_refused(copy, tmp_path):
     assert "has no learner Mine" in said
 
 
+def test_the_command_trusts_the_files_that_it_is_given(call, own):
+    run, name = own
+    (run / "shown.npz").unlink()
+    assert call("report", run, "--learner", name).code == 0
+    assert "embedding-Mine-seed0" in names_of_figures(run)
+    said = call("report", run.parent, "--learner", name)
+    assert (said.code, "leave out --learner" in said.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
