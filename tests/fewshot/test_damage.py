@@ -221,6 +221,8 @@ PLACES = [
     "checkpoints/npair-seed0/best.pt",
     "checkpoints/npair-seed0/last.pt",
     "checkpoints/npair-seed0/training.csv",
+    "classes.csv",
+    "shown.npz",
 ]
 
 
