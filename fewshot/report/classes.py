@@ -110,10 +110,12 @@ def class_sheet(one: Answered, caption: str) -> dict[str, Any]:
 
 def confused_lines(one: Answered, bank: ImageBank) -> list[Line]:
     """The pairs of classes confused most often, each with the first image of both classes."""
-    lines: list[Line] = []
-    for first, second, there, back in confused(one.answers, _PAIRS) if one.answers else []:
+    answers, lines = one.answers, []
+    if answers is None:
+        return []
+    for first, second, there, back in confused(answers, _PAIRS):
         images = [bank.images[int(bank.offsets[number])] for number in (first, second)]
-        names = f"A  {one.answers.name(first)}", f"B  {one.answers.name(second)}"
+        names = f"A  {answers.name(first)}", f"B  {answers.name(second)}"
         lines.append(Line(images, *names, f"A taken for B {_times(there)}, B for A {_times(back)}"))
     return lines
 
