@@ -198,7 +198,7 @@ def _galleries(one: classes.Answered, bank: ImageBank) -> list[Picture]:
     pictures = []
     for what, make in {"confused": classes.confused_lines, "hardest": classes.hardest_lines}.items():
         if lines := make(one, bank):
-            title = f"{one.style.label}: {'confused classes' if what == 'confused' else 'hardest images'}"
+            title = f"{'Confused classes' if what == 'confused' else 'Hardest images'}: {one.style.label}"
             said = "; ".join(f"{line.first}, {line.second}: {line.said}" for line in lines)
             pictures.append(Picture(f"{what}-{one.name}", figures.gallery(lines, title), f"{title}. {said}"))
     return pictures
@@ -335,7 +335,7 @@ def _about_episodes(run: Run, way: int, shot: int) -> str:
         f"In a {way}-way {shot}-shot episode a learner sees the framed support images and predicts the class of each"
         " query. Below each query every learner has a mark of its colour: a dot if it is right, or a cross and the"
         " letter of the predicted class if it is wrong. These episodes have the highest, the median and the lowest"
-        f" accuracy of the first {shown.EPISODES:,}, averaged over the learners."
+        f" accuracy of the first {min(shown.EPISODES, run.results['episodes'].min()):,}, averaged over the learners."
     )
     queries = run.config.evaluation.query
     if queries <= _QUERIES and way <= _WAYS:
