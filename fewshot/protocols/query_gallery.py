@@ -1,8 +1,8 @@
 """Query and gallery: which gallery images show what a query shows, and do the images of a pair show one class?
 
 The queries, the gallery, cameras, junk and pairs are those that lists beside the images give (see
-episodes/datasets/galleries.py); if there are none, they are drawn, and cameras are those that the data set knows. Turned
-copies of the query's class are junk.
+episodes/datasets/galleries.py); if there are none, they are drawn, and cameras are those that the data set knows.
+Turned copies of the query's class are junk.
 """
 
 import dataclasses
