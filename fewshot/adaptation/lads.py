@@ -1,4 +1,7 @@
-"""LADS (Dunlap et al. 2023, "Using Language to Extend to Unseen Domains"): embeddings moved along a direction of texts."""
+"""LADS: embeddings of images moved along a direction of texts.
+
+Dunlap et al. 2023, "Using Language to Extend to Unseen Domains".
+"""
 
 import dataclasses
 

@@ -52,8 +52,13 @@ def mined(learner: Learner, images: Tensor, prompt: Tensor) -> Styles:
 
 def styles_of(learner: Learner, images: Tensor) -> Styles:
     """The styles of the low-level feature maps of images (B, C, H, W)."""
-    found = []
-    with torch.no_grad(), _low_level(learner, lambda maps: found.append(_styles(maps)) or maps):
+    found: list[Styles] = []
+
+    def watch(maps: Tensor) -> Tensor:
+        found.append(_styles(maps))
+        return maps
+
+    with torch.no_grad(), _low_level(learner, watch):
         learner.embed(images)
     return found[0]
 
