@@ -48,7 +48,8 @@ _NOTE = (
     " know the target domain by its words alone. 'image direction' moves embeddings by the difference of the mean"
     " images of both domains, and 'target images', the ceiling, learns from labelled images of the target domain. The"
     " gain is over no adaptation, and the gap is the gain of the ceiling. ± is the 95 % interval over classes: it"
-    " covers other classes with their images, for this one trained model; gains and shares are of the same images, in pairs"
+    " covers other classes with their images, for this one trained model; gains and shares are of the same images, in"
+    " pairs"
 )
 
 
