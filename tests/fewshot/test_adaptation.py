@@ -54,9 +54,9 @@ def words(clip) -> CLIP:
 # ---- LADS
 
 
-def space(classes: int = 6, shot: int = 8, size: int = 24) -> tuple[Tensor, Tensor, Tensor, lads.Texts]:
-    """Embeddings of source images, their labels, embeddings of target images, and texts, around directions of classes
-    and domains that are orthogonal."""
+def space(classes: int = 6, shot: int = 8, size: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Embeddings of source images, their labels, embeddings of target images, the direction of each class from the one
+    domain to the other, and texts of classes, around axes of classes and domains that are orthogonal."""
     axes = torch.eye(size)
     things, source, target = axes[:classes], axes[classes], axes[classes + 1]
 
@@ -64,8 +64,8 @@ def space(classes: int = 6, shot: int = 8, size: int = 24) -> tuple[Tensor, Tens
         noisy = (things + style)[:, None] + 0.1 * torch.randn(classes, shot, size)
         return functional.normalize(noisy, dim=2).flatten(0, 1)
 
-    texts = lads.Texts(*(functional.normalize(things + style, dim=1) for style in (0 * source, source, target)))
-    return images(source), torch.arange(classes).repeat_interleave(shot), images(target), texts
+    directions = functional.normalize(things + target, dim=1) - functional.normalize(things + source, dim=1)
+    return images(source), torch.arange(classes).repeat_interleave(shot), images(target), directions, things
 
 
 def test_the_losses_of_lads_are_those_of_three_points():
@@ -78,26 +78,22 @@ def test_the_losses_of_lads_are_those_of_three_points():
 
 
 def test_lads_moves_embeddings_along_the_texts_and_keeps_their_classes():
-    source, labels, target, texts = space()
-    moved = lads.moved(source, labels, texts, 10.0)
+    source, labels, target, directions, texts = space()
+    moved = lads.moved(source, labels, directions, texts, 10.0)
     assert torch.allclose(moved.norm(dim=1), torch.ones(len(moved)))
-    directions = (texts.target - texts.source)[labels]
-    assert float(lads.domain_alignment(source, moved, directions)) < 0.3
-    assert bool(((moved @ texts.plain.T).argmax(1) == labels).all())
+    assert float(lads.domain_alignment(source, moved, directions[labels])) < 0.3
+    assert bool(((moved @ texts.T).argmax(1) == labels).all())
     means = [part.unflatten(0, (-1, 8)).mean(1) for part in (source, moved, target)]
     assert float((means[1] - means[2]).norm(dim=1).mean()) < float((means[0] - means[2]).norm(dim=1).mean())
 
 
 def test_alignment_alone_and_consistency_alone_do_the_half_of_it():
-    source, labels, _, texts = space()
-    directions = (texts.target - texts.source)[labels]
-    along, consistent = (lads.moved(source, labels, texts, 10.0, share) for share in (1.0, 0.0))
-    assert float(lads.domain_alignment(source, along, directions)) < float(
-        lads.domain_alignment(source, consistent, directions)
-    )
-    assert float(lads.class_consistency(along, labels, texts.plain, 10.0)) > float(
-        lads.class_consistency(consistent, labels, texts.plain, 10.0)
-    )
+    source, labels, _, directions, texts = space()
+    found = [lads.moved(source, labels, directions, texts, 10.0, alignment) for alignment in (1.0, 0.0)]
+    alignments = [float(lads.domain_alignment(source, moved, directions[labels])) for moved in found]
+    consistencies = [float(lads.class_consistency(moved, labels, texts, 10.0)) for moved in found]
+    assert alignments[0] < alignments[1]
+    assert consistencies[1] < consistencies[0]
 
 
 # ---- PODA
@@ -127,7 +123,7 @@ def test_mined_styles_bring_each_image_nearer_to_the_prompt_and_do_not_depend_on
     styles = poda.mined(clip, images, prompt)
     with torch.no_grad():
         before, after = clip.embed(images) @ prompt, poda.restyled(clip, images, styles) @ prompt
-    assert bool((after > before + 0.05).all())
+    assert bool((after > before + 0.01).all())
     alone = poda.mined(clip, images[2:3], prompt)
     torch.testing.assert_close(alone.mean, styles.mean[2:3], rtol=1e-3, atol=1e-3)
     assert all(parameter.grad is None for parameter in clip.parameters())
@@ -204,22 +200,24 @@ def run(tmp_path_factory, preset):
 def test_a_run_writes_rows_arrays_and_tables(run):
     rows, kept = read_protocols(run)["domain"], read_kept(run, "domain")
     assert set(rows["learner"]) == {"clip"}  # prototypical has no texts
-    assert len(rows) == len(kept) == 2 * 5
+    assert len(rows) == len(kept) == 2 * 7
     assert set(rows["transfer"]) == {"plain to negative", "negative to plain"}
     for _, row in rows.iterrows():
         values = kept[f"{row['model']}/{row['transfer']}/{row['adaptation']}"]
         assert np.allclose(100 * values.mean((1, 2)), [row["source_accuracy"], row["target_accuracy"]], atol=1e-4)
     titles = [sheet.title for sheet in read_sheets(run)]
-    assert titles == ["Another domain in words, plain to negative", "Another domain in words, negative to plain"]
-    assert "PODA" in (run / "results.md").read_text()
+    assert titles == ["Another domain in words, negative to plain", "Another domain in words, plain to negative"]
+    cells = read_sheets(run)[0].cells
+    assert [label.partition("], ")[2] for label in cells.index] == list(domain._ORDER)
+    assert cells.iloc[-1]["share of the gap closed"] in ("100.00 ± 0.00", "–")
 
 
 def test_tables_have_the_means_over_seeds_of_each_adaptation(run):
     rows = read_protocols(run)["domain"]
     other = rows.assign(seed=1, target_accuracy=(rows["target_accuracy"] + 1).clip(upper=100))
     over, *_, each = PROTOCOLS["domain"].sheets(pd.concat([rows, other]), {})
-    assert len(over.cells) == 5
-    assert len(each.cells) == 10
+    assert len(over.cells) == 7
+    assert len(each.cells) == 14
     first = rows.iloc[0]["target_accuracy"]
     assert over.cells["on the target domain"].iloc[0].startswith(f"{first + 0.5:.2f} ±")
 
