@@ -8,16 +8,19 @@ rules need no list, so a part of the package with the same drawings gives the sa
    sets draw, then in the order of names and prefixes. Of two names for one thing, the rarer so loses its drawings.
 3. Names that still have at least FEWEST drawings.
 
-Two split protocols:
-names  a name belongs to the split that a hash of its letters gives, so that later names move no others
-sets   all splits have the same classes, drawn by different sets: new styles of known things. The sets of one author are
-       in one split, that of a hash of the author's name
+Three split protocols:
+names   a name belongs to the split that a hash of its letters gives, so that later names move no others
+sets    all splits have the same classes, drawn by different sets: new styles of known things. The sets of one author
+        are in one split, that of a hash of the author's name
+styles  names are split as by `names`, and a class is a name in one style, such as 'outline arrow left' or 'solid arrow
+        left', whose group is the style (see icon_styles.py): for the test protocol `domain`
 """
 
 import collections
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,13 @@ import numpy as np
 
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.datasets import iconify
+from episodes.datasets.icon_styles import STYLES, styles
 from episodes.datasets.iconify import IconSet, Package
 from episodes.errors import InputError, MissingData
 from episodes.likeness import distinct, shapes
 from episodes.svg import Drawing, rendered
 
-PROTOCOLS = ("names", "sets")
+PROTOCOLS = ("names", "sets", "styles")
 SIZE = 32
 SETS = 20  # that draw a name
 FEWEST = 20  # drawings of a class, which fill an episode of five shots and fifteen queries
@@ -39,12 +43,14 @@ ALIKE = 0.93  # correlation of two drawings above which they look the same: see 
 CREDITS = "credits.csv"  # beside the images of a prepared bank
 _COMPARED = 64  # pixels at which drawings are compared, whatever the size of the bank
 _VERSION = 1  # of the rules above
-# shares of the splits, and the fewest drawings of a class of the split protocol 'sets'
+# shares of the splits, and the fewest drawings of a class of the split protocols 'sets' and 'styles'
 _SHARES = {
     "names": {"train": 0.64, "validation": 0.16, "test": 0.20},
+    "styles": {"train": 0.64, "validation": 0.16, "test": 0.20},
     "sets": {"train": 0.50, "validation": 0.20, "test": 0.30},
 }
 _FEWEST_OF_SETS = {"train": 6, "validation": 4, "test": 6}
+_FEWEST_OF_STYLES = {"train": 4, "validation": 10, "test": 10}
 
 
 def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
@@ -61,7 +67,10 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
     def part() -> Contents:
         whole, sets = _whole(package, size), package.free_sets
-        chosen = _chosen(whole, split, protocol, sets)
+        if protocol == "styles":
+            chosen = _in_styles(_chosen(whole, split, protocol, sets), split, _whole(package, SIZE))
+        else:
+            chosen = _chosen(whole, split, protocol, sets)
         about = {"dataset": "icons", "protocol": protocol, "split": split, "source": str(package.path)}
         return _contents(whole.images.numpy(), whole.files, chosen, about, sets)
 
@@ -125,7 +134,7 @@ def _class(file: str) -> str:
 def _chosen(whole: ImageBank, split: str, protocol: str, sets: Mapping[str, IconSet]) -> dict[str, list[int]]:
     """The images of one split by the name of the class."""
     shares = _SHARES[protocol]
-    if protocol == "names":
+    if protocol != "sets":
         places = [place for place, file in enumerate(whole.files) if _split(_class(file), shares) == split]
         return _by_class(whole.files, places)
     of_set = {prefix: _split(one.author, shares) for prefix, one in sets.items()}
@@ -139,6 +148,22 @@ def _chosen(whole: ImageBank, split: str, protocol: str, sets: Mapping[str, Icon
         if all(len(parts[part].get(name, ())) >= fewest for part, fewest in _FEWEST_OF_SETS.items())
     ]
     return {name: parts[split][name] for name in enough}
+
+
+def _in_styles(chosen: Mapping[str, list[int]], split: str, whole: ImageBank) -> dict[str, list[int]]:
+    """The images of the chosen classes by style and name, 'outline/arrow-left', of names with enough in each style.
+
+    whole: the bank of all classes at SIZE pixels, by which the style of a set is judged
+    """
+    prefixes = set_names(whole)
+    of_set = styles(whole.images[:, 0].numpy(), prefixes)
+    parts = {
+        style: {name: [i for i in places if of_set.get(prefixes[i]) == style] for name, places in chosen.items()}
+        for style in STYLES
+    }
+    fewest = _FEWEST_OF_STYLES[split]
+    enough = [name for name in chosen if all(len(parts[style][name]) >= fewest for style in STYLES)]
+    return {f"{style}/{name}": parts[style][name] for style in STYLES for name in enough}
 
 
 def _split(text: str, shares: Mapping[str, float]) -> str:
@@ -179,8 +204,8 @@ def _contents(
     return Contents(
         (1, *images.shape[-2:]),
         [len(places) for places in chosen.values()],
-        [name.replace("-", " ") for name in chosen],
-        [""] * len(chosen),
+        [re.sub("[-/]", " ", name) for name in chosen],
+        [name.rpartition("/")[0] for name in chosen],
         fill,
         {**about, "fit": "squash", "inverted": True},
         kept,
