@@ -75,11 +75,10 @@ class EpisodeProtocol(Protocol):
         return [why or _unlike_kept(row, arrays) for why, (_, row) in zip(found, rows.iterrows())]
 
     def archives(self, arrays: Arrays) -> dict[str, Arrays]:
-        found: dict[str, dict[str, np.ndarray]] = {self.arrays: {}, class_records.FILE: {}, shown.FILE: {}}
-        for name, array in arrays.items():
-            other = shown.FILE if shown.is_shown(name) else self.arrays
-            found[class_records.FILE if class_records.is_count(name) else other][name] = array
-        return found
+        counts = {name: array for name, array in arrays.items() if class_records.is_count(name)}
+        kept = {name: array for name, array in arrays.items() if name not in counts and shown.is_shown(name)}
+        own = {name: array for name, array in arrays.items() if name not in counts and name not in kept}
+        return {self.arrays: own, class_records.FILE: counts, shown.FILE: kept}
 
     def files(self, rows: pd.DataFrame, arrays: Arrays, run: str, made: dict[Any, str]) -> dict[str, str]:
         pairs = tables.differences(rows, arrays)
