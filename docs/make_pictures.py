@@ -268,7 +268,7 @@ def report_page() -> None:
         ]
         options += ["--force-device-scale-factor=1.5", "--window-size=1060,1020", f"--screenshot={shot}"]
         subprocess.run([browser, *options, page.as_uri()], check=True, stderr=subprocess.DEVNULL, timeout=300)
-        table = Image.open(shot).convert("RGB").crop((0, 570, 1590, 1530))  # below the head of the page
+        table = Image.open(shot).convert("RGB").crop((0, 570, 1590, 1320))  # below the head of the page
         table.quantize(64).save(FOLDER / "report.png", optimize=True)
 
 

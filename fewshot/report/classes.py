@@ -78,7 +78,7 @@ def _table_of(run: Run, row: pd.Series) -> pd.DataFrame | None:
 
 
 def _why_none(run: Run) -> str:
-    why = "the run did not keep them, since an older version wrote it"
+    why = "the run's folder holds none of these results; older versions kept none"
     if any(run.folder.glob("checkpoints/*/best.pt")):
         why += "; 'fewshot evaluate' counts them again from a checkpoint and writes them with --output"
     return why

@@ -11,7 +11,7 @@ from fewshot import tables
 from fewshot.backbones import BACKBONES, gives_maps, make_backbone
 from fewshot.config import LearnerSettings
 from fewshot.records import LEARNER, MODEL
-from fewshot.report.data import Run
+from fewshot.report.data import Run, read_about
 from fewshot.tables import Sheet
 
 
@@ -32,10 +32,16 @@ def cost_sheet(run: Run, order: list[tuple[str, ...]]) -> Sheet:
         }
     cells = pd.DataFrame.from_dict(lines, orient="index").rename_axis("learner")
     note = (
-        "Means over training seeds. Images count each time that a batch has them, augmented or not, as the settings ask"
-        " for; parameters are those of the backbone without the learner's own. Evaluation is that of all ways and shots"
-        " together. Times of different devices, or of a machine with other work, do not compare"
+        "Times are means over training seeds. “Images trained on” is the number of training steps times the images of a"
+        " batch, by the settings: an image counts each time that a batch has it. “Parameters” are those of the backbone"
+        " without the learner's own. “Evaluation” is the time of all ways and shots together. Times of different"
+        " devices, or of a machine with other work, do not compare"
     )
+    if "time" in read_about(run):
+        note += (
+            ". The time at the head of this page is the wall time of the run, as its about.toml states it: models may"
+            " have trained side by side, so the sums of this table may be larger"
+        )
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     return Sheet("Cost", tables.caption(run.results), cells, best, note)
 

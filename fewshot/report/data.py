@@ -208,7 +208,8 @@ def load_test_images(run: Run, data: str | None) -> ImageBank:
         size = settings.size or None
         bank = load_dataset(settings.dataset, "test", data=data, size=size, options=settings.reading)
     except InputError as error:
-        raise LeftOut(f"the test images cannot be opened ({error})") from error
+        why = "the data set is not at hand: 'fewshot report RUN --data DIR' takes the folder of the data sets"
+        raise LeftOut(why) from error
     tested = run.environment.get("data", {}).get("test", {})
     if tested.get("checksum", bank.checksum) != bank.checksum:
         raise LeftOut("the test images that are here now are not those of the run (their checksums differ)")

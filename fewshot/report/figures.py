@@ -31,6 +31,7 @@ _TILE = 44  # points, the longest side of an image in an episode
 _PIXELS = 270_000  # of all images of an episode: photographs of three then take two megabytes
 _NAME = 34  # characters of the longest name, longer ones are cut
 _LINE = 16  # points, the height of a learner's line
+_NUMBERS = 12  # of columns, that have room below a map
 _TOGETHER = 8  # learners whose curves share one pair of axes
 _FLOORS = ("nearest-pixel", "query-clustering")  # what any learner must beat
 _styled = matplotlib.rc_context(
@@ -178,7 +179,8 @@ def differences_map(names: Sequence[str], differences: np.ndarray, apart: np.nda
     for line, column in zip(*np.nonzero(~apart & ~np.eye(count, dtype=bool))):
         axes.plot(column, line, "o", color=INK, markersize=2.5)
     axes.set_yticks(range(count), [f"{_shown(name, 28)}  {n}" for n, name in enumerate(names, 1)], fontsize=8)
-    axes.set_xticks(range(count), [str(number) for number in range(1, count + 1)], fontsize=7)
+    columns = range(0, count, -(-count // _NUMBERS))
+    axes.set_xticks(columns, [str(column + 1) for column in columns], fontsize=7)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, pad=0.02, extend="both", aspect=30)

@@ -40,6 +40,12 @@ from fewshot.report.data import (
 from fewshot.report.published import VERDICTS, published_rows
 from fewshot.report.rendering import rendered
 
+_TITLES = {"Other classes": "Intervals that cover other test classes"}  # of tables, where the page says more
+_RANK = (
+    "The rank, 1 the best, is the mean of a learner's places over the columns: in a column, the learners that cannot be"
+    " told apart from the best share the mean of their places, then those not told apart from the best of the rest, and"
+    " so on"
+)
 _SUPPORT, _QUERIES, _WAYS = 5, 6, 20  # most images a class, and most classes, in the picture of an episode
 
 
@@ -174,11 +180,12 @@ def _classes(run: Run, data: str | None) -> Section:
     """Of each learner the accuracy of each class, the pairs of classes confused most, and the hardest images."""
     way, shot = chosen_cell(run)
     found = classes.read_answers(run)
+    seeds = " They are those of the first training seed of each learner." if run.results["seed"].nunique() > 1 else ""
     told = [
-        f"Over all {way}-way {shot}-shot episodes, of the first training seed of each learner. Classes meet by chance"
-        " in an episode: a pair that never met was never confused. The hardest images are those of which the exact 95 %"
-        " interval (Clopper and Pearson) of right answers ends lowest. These intervals treat queries as independent,"
-        " and hold for these images and this trained model alone."
+        f"These answers are those of all {way}-way {shot}-shot episodes, and of no other task.{seeds} Classes meet by"
+        " chance in an episode: a pair that never met was never confused. The hardest images are those of which the"
+        " exact 95 % interval (Clopper and Pearson) of right answers ends lowest. These intervals treat queries as"
+        " independent, and hold for these images and this trained model alone."
     ]
     pictures = []
     try:
@@ -218,8 +225,9 @@ def _literature(run: Run, comparison: pd.DataFrame) -> Section:
         "Our results are in colour; published results are in grey, with the 95 % interval if the paper prints one. A"
         " filled mark compares with one of our results at least: it has the same split, way and shot, the same backbone"
         " and image size, and no help that ours did not have. An arrow points to a result that is far lower."
-        " The table has all published results, each beside the best of ours that it compares with; the verdict says"
-        " where ours lies: above, within the intervals and the rounding of both, or below."
+        " The table has all published results, each beside the best of ours that it compares with. The verdict says"
+        " where ours lies: above, within the intervals and the rounding of both, or below. The last column says why a"
+        " result does not compare."
     )
     every = published_rows(comparison)
     return Section("published", "Beside published results", [told], pictures, width=400, published=every)
@@ -405,6 +413,7 @@ def _tables(run: Run, ranks: Mapping[tuple[str, ...], float]) -> list[dict[str, 
     The first one has the ranks of the learners, too, if they have any.
     """
     sheets = tables.sheets(run.results, run.accuracies)
+    sheets = [sheet._replace(title=_TITLES.get(sheet.title, sheet.title)) for sheet in sheets]
     if not all(map(np.isnan, ranks.values())):
         sheets[0] = _with_ranks(run, sheets[0], ranks)
     made = _styled(run, run.results, sheets, ranks)
@@ -419,7 +428,7 @@ def _with_ranks(run: Run, sheet: tables.Sheet, ranks: Mapping[tuple[str, ...], f
     told = [ranks[learners[label]] for label in cells.index]
     cells.insert(sheet.words, "rank", ["–" if np.isnan(rank) else f"{rank:.2f}" for rank in told])
     best.insert(sheet.words, "rank", False)
-    return sheet._replace(cells=cells, best=best)
+    return sheet._replace(cells=cells, best=best, note=f"{_RANK}. {sheet.note}")
 
 
 def _learner_of(results: pd.DataFrame) -> dict[str, tuple[str, ...]]:

@@ -6,12 +6,26 @@ import numpy as np
 import pandas as pd
 
 from fewshot import tables
+from fewshot.comparison import ASSUMED
 from fewshot.records import LEARNER, labels, summarised
 from fewshot.report import classes
-from fewshot.report.data import LeftOut, Run
+from fewshot.report.data import LeftOut, Run, chosen_cell
 from fewshot.tables import Sheet
 
 LEVEL = 0.05  # of p_holm
+THEIRS, OURS_MINUS = "best comparable result", "ours minus best comparable"  # columns
+
+_PUBLISHED = (
+    "“Best comparable result” is the highest published accuracy that compares with one of our learners: it has the same"
+    " split, way and shot, the same backbone and image size, and no help that ours did not have. Higher published"
+    " results that do not compare stand in the table of “Beside published results” below.\n"
+    "“Ours minus best comparable” is the accuracy of the best of our learners that this result compares with, minus the"
+    " published accuracy. Its ± is √(a² + b² + c²) + d: a is the half-width of our 95 % interval over the episodes, b"
+    " that of our interval over training seeds (0 if there is one seed), c that of the published interval, and d half a"
+    " unit of the last digit of the published number. If a paper prints no interval, c is 1.96 s / √n: s is the"
+    " standard deviation of our accuracies over the episodes, and n the number of the paper's episodes"
+    f" ({ASSUMED:,} if it states none). The ± does not cover other test classes."
+)
 
 
 def ranked_learners(run: Run) -> dict[tuple[str, ...], float]:
@@ -27,8 +41,8 @@ def ranked_learners(run: Run) -> dict[tuple[str, ...], float]:
 
 
 def at_a_glance(run: Run, comparison: pd.DataFrame) -> Sheet:
-    """For each way and shot the best learner, the second and their difference, the best published result, and the
-    hardest class.
+    """For each way and shot the best learner, the second and their difference, the best comparable published result,
+    and the hardest class. The note has a paragraph on a line.
 
     comparison: the rows of fewshot.comparison.compare of this run
     """
@@ -48,17 +62,48 @@ def at_a_glance(run: Run, comparison: pd.DataFrame) -> Sheet:
             "hardest class": classes.hardest_class(run, tuple(first[name] for name in LEARNER), way, shot) or "–",
         }
     cells = pd.DataFrame.from_dict(found, orient="index").rename_axis("task")
-    hardest = "The hardest class is the one with the lowest accuracy of the best learner"
+    note = [_told_note(run), _PUBLISHED, _hardest_note(run, cells["hardest class"])]
+    if (cells[OURS_MINUS] == "–").all():
+        note.remove(_PUBLISHED)
     if (cells["hardest class"] == "–").all():
         cells = cells.drop(columns="hardest class")
-        hardest = "The run kept no answers by class, so the hardest class is not known"
-    note = (
-        "Told apart: a paired t test on the same episodes, corrected for all pairs (Holm) at 5 %. The best published"
-        " result is the highest that compares with one of our learners, and the difference is that of our best learner"
-        f" which it compares with. {hardest}"
-    )
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    return Sheet("At a glance", tables.caption(run.results), cells, best, note, words=cells.shape[1])
+    return Sheet("At a glance", tables.caption(run.results), cells, best, "\n".join(note), words=cells.shape[1])
+
+
+def _told_note(run: Run) -> str:
+    """What the column 'told apart' covers."""
+    seeds = run.results.groupby(LEARNER)["seed"].nunique()
+    models = "The test covers the draw of episodes for the one trained model of each learner (one training seed)"
+    if seeds.max() > 1:
+        count = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
+        models = (
+            "The test covers the draw of episodes for the trained models of each learner, which counts with the mean"
+            f" over its training seeds ({count})"
+        )
+    return (
+        "“Told apart” says whether a paired t test on the same episodes finds a difference between the best learner and"
+        " the second, at 5 % after Holm's correction for all pairs of learners. The ± is the 95 % interval of this pair"
+        f" alone. {models}; another training may change the answer."
+    )
+
+
+def _hardest_note(run: Run, hardest: pd.Series) -> str:
+    """What the column 'hardest class' names."""
+    if (hardest == "–").all():
+        return "The run kept no answers by class, so the hardest class is not known."
+    way, shot = chosen_cell(run)
+    seed = " (in its first training)" if run.results["seed"].nunique() > 1 else ""
+    note = (
+        "“Hardest class” is the class that the task's best learner recognises least often, with its accuracy in this"
+        f" class{seed}. “Answers by class” below covers the {way}-way {shot}-shot task alone."
+    )
+    if turned := hardest.str.extract(r"/rot(\d+):")[0].dropna().tolist():
+        note += (
+            f" A name that ends in /rot{turned[0]} is that of a turned copy: a character turned by {turned[0]} degrees"
+            " counts as a class of its own."
+        )
+    return note
 
 
 def paired_tests(run: Run) -> pd.DataFrame:
@@ -85,12 +130,12 @@ def _apart(pairs: pd.DataFrame, first: str, second: str) -> str:
 def _beside(rows: pd.DataFrame) -> dict[str, str]:
     comparable = rows[rows["verdict"] != "not comparable"]
     if comparable.empty:
-        return {"best published": "none is comparable", "ours minus published": "–"}
+        return {THEIRS: "none is comparable", OURS_MINUS: "–"}
     best = comparable.sort_values(["published", "difference"], ascending=False, kind="stable").iloc[0]
     difference = f"{best['difference']:+.2f} ± {best['difference_ci95']:.2f}: {best['verdict']}"
     return {
-        "best published": f"{best['method']} ({best['source']}): {best['published']:.{best['decimals']}f}",
-        "ours minus published": difference.replace("-", "−"),
+        THEIRS: f"{best['method']} ({best['source']}): {best['published']:.{best['decimals']}f}",
+        OURS_MINUS: difference.replace("-", "−"),
     }
 
 

@@ -1,5 +1,6 @@
 """The board of many runs, and the order, the verdicts and the costs that pages show."""
 
+import dataclasses
 import re
 import shutil
 from html.parser import HTMLParser
@@ -19,8 +20,8 @@ from fewshot.records import LEARNER
 from fewshot.report import standings, write_board, write_report
 from fewshot.report.cost import cost_sheet, settings_of
 from fewshot.report.data import read_about, read_run
-from fewshot.report.figures import axis_start
-from fewshot.report.published import published_rows
+from fewshot.report.figures import axis_start, differences_map
+from fewshot.report.published import VERDICTS, published_rows
 from fewshot.report.ranking import at_a_glance, difference_grids, ranked_learners
 from fewshot.report.rendering import paper_link
 from fewshot.report.standings import Entry, Panel, panels_of
@@ -182,9 +183,50 @@ def test_a_glance_says_who_is_ahead_and_whether_it_is_told_apart(runs):
     assert task["best learner"] == "siamese (contrastive), conv4: 94.17"
     assert task["second"] == "prototypical (euclidean), conv4: 93.51"
     assert task["told apart"].startswith("yes: 0.66 ±")
-    assert task["best published"] == "Prototypical Networks (Snell et al. 2017): 96.0"
-    assert task["ours minus published"].startswith("−1.83 ±")
+    assert task["best comparable result"] == "Prototypical Networks (Snell et al. 2017): 96.0"
+    assert task["ours minus best comparable"].startswith("−1.83 ±")
     assert sheet.cells.loc["5-way 5-shot", "told apart"].startswith("no: ")
+    assert "one trained model of each learner (one training seed)" in sheet.note
+    assert "√(a² + b² + c²) + d" in sheet.note
+
+
+def test_a_glance_says_how_many_training_seeds_a_learner_has(runs):
+    again = dataclasses.replace(runs[1], results=pd.concat([runs[1].results, runs[1].results.assign(seed=1)]))
+    assert "the mean over its training seeds (2)" in at_a_glance(again, compare(runs[1].results)).note
+
+
+def test_a_glance_explains_no_comparison_that_it_does_not_have(runs):
+    sheet = at_a_glance(runs[1], compare(runs[1].results).assign(verdict="not comparable"))
+    assert set(sheet.cells["best comparable result"]) == {"none is comparable"}
+    assert "±" not in sheet.note.partition("another training may change the answer.")[2]
+
+
+def test_the_verdict_is_a_word_and_the_reason_has_its_own_column(runs, pages):
+    text = pages["quick-omniglot-all"].read_text(encoding="utf-8")
+    table = text[text.index('aria-label="Published results"') :].partition("</table>")[0]
+    verdicts = re.findall(r'<td class="word"><span class="verdict [a-z-]+">([^<]*)</span></td>', table)
+    reasons = re.findall(r'<td class="word"><small>([^<]*)</small></td>', table)
+    assert len(verdicts) == len(reasons) == len(published_rows(compare(runs[1].results)))
+    assert set(verdicts) <= set(VERDICTS)
+    assert [verdict == "not comparable" for verdict in verdicts] == [reason != "" for reason in reasons]
+
+
+def test_the_page_explains_the_rank_and_the_time_where_it_shows_them(pages):
+    text = " ".join(pages["quick-omniglot-all"].read_text(encoding="utf-8").split())
+    assert text.index("The rank, 1 the best, is the mean of a learner") < text.index("<details")
+    assert "Intervals that cover other test classes" in text
+    assert "Other classes" not in text
+    assert "the wall time of the run" in text
+
+
+def test_the_numbers_of_columns_leave_room_for_each_other():
+    for count in (3, 12, 13, 40):
+        names = [f"learner {number}" for number in range(count)]
+        figure = differences_map(names, np.zeros((count, count)), np.eye(count) == 0, "5-way 1-shot")
+        shown = [int(label.get_text()) for label in figure.axes[0].get_xticklabels()]
+        assert shown[0] == 1
+        assert len(shown) <= 12
+        assert shown == list(range(1, count + 1)) or count > 12
 
 
 def test_differences_are_those_of_the_means_and_have_two_sides(runs):

@@ -278,7 +278,8 @@ def test_maps_need_neither_images_nor_weights(copy, quick):
     with quick.context() as patch:
         patch.setattr("fewshot.report.data.load_dataset", missing)
         page = report(copy)
-    assert "Pictures of episodes are left out: the test images cannot be opened (no images)." in page.text
+    assert "Pictures of episodes are left out: the data set is not at hand: 'fewshot report RUN --data" in page.text
+    assert "no images" not in page.text
     names = names_of_figures(copy)
     assert {"embedding-classes", "embedding-npair-seed0", "embedding-prototypical-euclidean-seed0"} <= names
     assert any(alt.startswith("The classes: class 0") for alt in page.alts)
@@ -511,7 +512,7 @@ def without_answers(run: Path, checkpoints: bool = True) -> None:
 def test_a_run_without_answers_by_class_says_so(copy, there, advice):
     without_answers(copy, there)
     text = report(copy).text
-    assert f"are left out: the run did not keep them, since an older version wrote it{advice}" in text
+    assert f"are left out: the run's folder holds none of these results; older versions kept none{advice}" in text
     assert "so the hardest class is not known" in text
 
 
@@ -562,5 +563,5 @@ def test_tables_of_classes_need_no_images(copy, quick):
     with quick.context() as patch:
         patch.setattr("fewshot.report.data.load_dataset", missing)
         page = report(copy)
-    assert "Pictures are left out: the test images cannot be opened (no images)" in page.text
+    assert "Pictures are left out: the data set is not at hand: 'fewshot report RUN --data DIR' takes" in page.text
     assert "taken for" in page.text
