@@ -10,7 +10,7 @@ from torch.nn import functional
 from fewshot.augmentation import affine, resized_crop
 from fewshot.loading import open_checkpoint
 
-CLIP = "clip/checkpoints/clip-zero-shot-conv4-32-linear-seed0/best.pt"  # in the folder of the models
+CLIP = "clip-zero-shot-conv4-32-linear-seed0/best.pt"  # in the folder of the models
 
 
 class Guide:

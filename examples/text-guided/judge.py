@@ -14,7 +14,7 @@ from fewshot.embedding import EmbeddedBank
 from fewshot.loading import open_checkpoint
 from fewshot.losses import squared_distances
 
-JUDGE = "judge/checkpoints/clip-zero-shot-seed0/best.pt"  # in the folder of the models
+JUDGE = "clip-zero-shot-seed0/best.pt"  # in the folder of the models
 
 
 class Judge:

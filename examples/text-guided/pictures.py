@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import torch
+from autoencoder import Autoencoder
 from diffusion import Painter
+from fitting import restore
 from latent_editing import edited
 from PIL import Image, ImageDraw, ImageFont
 from style_transfer import other_style, restyled
@@ -71,8 +73,9 @@ def of_class(bank: ImageBank, text: str) -> Tensor:
 
 
 def main(folder: Path, path: Path) -> None:
-    painter = Painter(folder)
+    painter, autoencoder = Painter(folder), Autoencoder()
     guide = painter.guide
+    restore(autoencoder, folder / "autoencoder.pt")
     train, test = (load_dataset("icons:styles", split) for split in ("train", "test"))
     restyles: list[Row] = []
     for style in STYLES:
@@ -83,7 +86,7 @@ def main(folder: Path, path: Path) -> None:
     for source, target in EDITS:
         texts = [f"{style} {name}" for name in (source, target) for style in STYLES]
         icons = torch.cat([of_class(train, text) for text in texts[:2]])
-        results = edited(guide, painter.autoencoder, icons, texts[:2], texts[2:])
+        results = edited(guide, autoencoder, icons, texts[:2], texts[2:])
         edits.append((f"{source} to {target}", [icon for pair in zip(icons, results) for icon in pair]))
     page({
         "Texts to icons: outline, then solid; names of the training": generated(painter, KNOWN),

@@ -59,7 +59,7 @@ def restyled(
     source: str,
     target: str,
     weights: Weights = ALL,
-    steps: int = 120,
+    steps: int = 100,
     count: int = 8,
     seed: int = 0,
 ) -> Tensor:
@@ -115,7 +115,7 @@ def told(bank: ImageBank, classes: list[int]) -> list[tuple[str, str]]:
     return [(style, bank.class_names[one].removeprefix(f"{style} ")) for style, one in zip(styles, classes)]
 
 
-def main(folder: Path, icons: int = 24) -> None:
+def main(folder: Path, icons: int = 12) -> None:
     bank, guide = load_dataset("icons:styles", "test"), Guide(folder / CLIP)
     firsts, others = first_ones(bank)
     judge, names = Judge(folder, others), bank.classes // 2  # the classes of one style, then those of the other

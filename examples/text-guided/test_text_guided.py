@@ -17,7 +17,7 @@ pytest.importorskip("diffusers", reason="the diffusion model needs diffusers: pi
 import fitting
 import pictures
 from autoencoder import Autoencoder
-from diffusion import Painter, TextToLatent
+from diffusion import Painter, TextToIcon
 from generated_support import Space
 from guide import Guide, patches
 from judge import class_means, first_ones
@@ -27,6 +27,9 @@ from style_transfer import StyleNet, restyled
 from episodes import InputError, class_texts, load_dataset
 from fewshot.backbones import make_backbone
 from fewshot.learners.clip import CLIP
+
+# NumPy 2 warns of how diffusers turns tensors into arrays
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture
@@ -40,11 +43,16 @@ def guide(monkeypatch) -> Guide:
 
 
 @pytest.fixture
-def diffusion() -> TextToLatent:
+def diffusion() -> TextToIcon:
     torch.manual_seed(0)
-    model = TextToLatent(text_size=16, shape=(4, 4, 4), width=32, blocks=2).eval()
-    model.standardise(3 * torch.randn(20, 4, 4, 4) + 1)
+    model = TextToIcon(text_size=16, side=16, components=12, width=32, blocks=2).eval()
+    model.measure(toy_images())
     return model
+
+
+def toy_images() -> torch.Tensor:
+    bank = toy_bank(classes=6, images=8)
+    return bank.batch(torch.arange(len(bank)))
 
 
 def icons(count: int = 2) -> torch.Tensor:
@@ -99,9 +107,18 @@ def test_a_file_of_another_network_is_refused(tmp_path):
         fitting.restore(Autoencoder(channels=8, width=8), tmp_path / "one.pt")
 
 
+def test_latents_are_principal_components_of_mean_square_one(diffusion):
+    latents = diffusion.encode(toy_images())
+    torch.testing.assert_close(latents.square().mean(), torch.tensor(1.0), rtol=0.01, atol=0)
+    products = latents.T @ latents / len(latents)
+    torch.testing.assert_close(products, products.diagonal().diag(), rtol=0, atol=1e-3)
+    raw = latents @ diffusion.basis.T + diffusion.mean
+    torch.testing.assert_close(diffusion.encode(raw.unflatten(1, (1, 16, 16))), latents, rtol=0, atol=1e-4)
+
+
 def test_the_loss_of_the_true_velocity_is_zero(diffusion, monkeypatch):
-    latents = torch.randn(4, 4, 4, 4)
-    clean = (latents.flatten(1) - diffusion.mean) / diffusion.deviation
+    images = toy_images()[:4]
+    clean = diffusion.encode(images)
 
     def true(noisy, times, texts):
         """v = alpha e - sigma z with e = (z_t - alpha z) / sigma."""
@@ -109,7 +126,7 @@ def test_the_loss_of_the_true_velocity_is_zero(diffusion, monkeypatch):
         return (signal.sqrt() * noisy - clean) / (1 - signal).sqrt()
 
     monkeypatch.setattr(diffusion, "forward", true)
-    loss = diffusion.loss(latents, unit(4, 16), torch.Generator().manual_seed(0))
+    loss = diffusion.loss(images, unit(4, 16), torch.Generator().manual_seed(0))
     torch.testing.assert_close(loss, torch.tensor(0.0), rtol=0, atol=1e-3)
 
 
@@ -117,15 +134,15 @@ def test_without_guidance_the_text_does_not_matter_and_with_it_it_does(diffusion
     one, other = unit(2, 16), unit(2, 16)
     torch.testing.assert_close(*(diffusion.generate(texts, guidance=0.0, steps=3) for texts in (one, other)))
     led = [diffusion.generate(texts, guidance=2.0, steps=3) for texts in (one, other)]
-    assert led[0].shape == (2, 4, 4, 4)
+    assert led[0].shape == (2, 1, 16, 16)
     assert not torch.allclose(*led)
 
 
 def test_icons_of_a_text_differ_and_come_again_with_their_seed(diffusion, guide):
     painter = Painter.__new__(Painter)
-    painter.guide, painter.model, painter.autoencoder = guide, diffusion, Autoencoder(channels=4, width=8)
+    painter.guide, painter.model = guide, diffusion
     first, again = (painter(["heart", "star", "moon"], 2, guidance=1.0, seed=5) for _ in range(2))
-    assert first.shape == (3, 2, 1, 32, 32)
+    assert first.shape == (3, 2, 1, 16, 16)
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert not torch.allclose(first[:, 0], first[:, 1])
 
