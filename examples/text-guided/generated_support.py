@@ -27,8 +27,8 @@ from fewshot.embedding import EmbeddedBank
 from fewshot.loading import open_checkpoint
 from fewshot.statistics import over_classes, over_episodes, paired
 
-GUIDANCES = (1.0, 2.0, 4.0)
-COUNTS = (1, 2, 4, 8)  # icons of each name in each style
+GUIDANCES = (1.5, 3.0, 6.0)
+COUNTS = (1, 2, 4)  # icons of each name in each style
 EPISODES = {5: 2000, 20: 500}  # by the number of ways
 
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from episodes import ImageBank, class_texts, load_dataset
 from episodes.datasets.icon_styles import STYLES
 
-KNOWN = ("heart", "star", "bookmark", "bolt", "cloud", "moon", "battery", "mail", "play", "image", "flag", "chat")
+KNOWN = ("star", "umbrella", "bookmark", "bolt", "cloud", "moon", "battery", "mail", "play", "image", "flag", "chat")
 UNKNOWN = ("cloud rain", "user plus", "calendar check", "book open", "bell", "house", "sun", "pin")
-RESTYLED = ("bell", "envelope", "pin", "tag", "fire", "search", "trophy", "pencil")
+RESTYLED = ("bell", "envelope", "tag", "search", "trophy")
 EDITS = (
-    ("heart", "star"),
+    ("bookmark", "star"),
     ("moon", "cloud"),
     ("volume up", "volume mute"),
     ("user", "users"),
@@ -32,7 +32,7 @@ EDITS = (
     ("eye", "eye slash"),
     ("mail", "credit card"),
 )
-GUIDANCE = 2.0
+GUIDANCE = 6.0
 _SCALE = 2  # pixels of the page for one of an icon, along each axis
 _GAP, _LABEL, _HEAD = 6, 150, 30  # pixels between icons, for the text of a row, and for a title
 

@@ -25,6 +25,7 @@ from latent_editing import Weights, edited
 from style_transfer import StyleNet, restyled
 
 from episodes import InputError, class_texts, load_dataset
+from episodes.datasets.icon_styles import STYLES
 from fewshot.backbones import make_backbone
 from fewshot.learners.clip import CLIP
 
@@ -228,6 +229,9 @@ def test_the_page_has_a_place_for_each_icon():
 def test_names_of_the_page_are_known_and_unknown_as_it_says():
     if not os.environ.get("FEWSHOT_DATA"):
         pytest.skip("needs the data set icons: set FEWSHOT_DATA to the folder that holds iconify/")
-    known, unknown = (set(class_texts(load_dataset("icons", split))) for split in ("train", "test"))
-    assert set(pictures.KNOWN) | {name for pair in pictures.EDITS for name in pair} <= known
-    assert set(pictures.UNKNOWN) | set(pictures.RESTYLED) <= unknown
+    known, unknown = (set(class_texts(load_dataset("icons:styles", split))) for split in ("train", "test"))
+    for style in STYLES:
+        told = {*pictures.KNOWN, *(name for pair in pictures.EDITS for name in pair)}
+        assert {f"{style} {name}" for name in told} <= known
+        assert {f"{style} {name}" for name in pictures.RESTYLED} <= unknown
+    assert set(pictures.UNKNOWN) <= set(class_texts(load_dataset("icons", "test")))
