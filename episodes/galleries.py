@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from episodes.bank import ImageBank
+from episodes.cameras import cameras_of
 from episodes.datasets import folder, layouts
 from episodes.datasets.galleries import Answers, Lists, Mark
 from episodes.draws import stream
@@ -53,7 +54,8 @@ class FoldedPairs:
 def gallery_of(bank: ImageBank, shown: int, seed: int) -> Gallery | None:
     """The queries and the gallery of the images in `bank`; None if lists beside the images give pairs alone.
 
-    If there are no lists, `shown` images of each class, drawn with `seed`, are its gallery and all others are queries.
+    If there are no lists, `shown` images of each class, drawn with `seed`, are its gallery and all others are queries;
+    the cameras are those of `cameras_of`.
     Images that a list names and the bank does not have count for nothing. InputError if the lists cannot be read, or
     if no query or no gallery image is there.
     """
@@ -67,8 +69,7 @@ def gallery_of(bank: ImageBank, shown: int, seed: int) -> Gallery | None:
     gallery = np.flatnonzero([mark.role in ("gallery", "junk") for mark in marks])
     if not (len(queries) and len(gallery)):
         raise InputError(f"the lists of {bank.name} give {len(queries)} queries and {len(gallery)} gallery images")
-    known = {name: number for number, name in enumerate(sorted({mark.camera for mark in marks} - {""}))}
-    cameras = np.array([known.get(mark.camera, -1) for mark in marks])
+    cameras = _numbered([mark.camera for mark in marks])
     junk = np.array([marks[image].role == "junk" for image in gallery])
     places = {bank.files[image]: place for place, image in enumerate(gallery.tolist())}
     answers = (
@@ -124,8 +125,14 @@ def _drawn_gallery(bank: ImageBank, shown: int, seed: int) -> Gallery:
     order = order[bank.labels.cpu()[order].argsort(stable=True)]  # class after class, in each in a random order
     is_shown = torch.arange(len(bank)) - bank.offsets[:-1].cpu()[bank.labels.cpu()] < shown
     queries, gallery = (order[chosen].sort().values.numpy() for chosen in (~is_shown, is_shown))
-    unknown = np.full(len(bank), -1)
-    return Gallery(queries, gallery, unknown[queries], unknown[gallery], np.zeros(len(gallery), dtype=bool))
+    cameras = _numbered(cameras_of(bank) or [""] * len(bank))
+    return Gallery(queries, gallery, cameras[queries], cameras[gallery], np.zeros(len(gallery), dtype=bool))
+
+
+def _numbered(cameras: list[str]) -> np.ndarray:
+    """A number from 0 for each camera, -1 for '', which is unknown."""
+    known = {name: number for number, name in enumerate(sorted({*cameras} - {""}))}
+    return np.array([known.get(camera, -1) for camera in cameras])
 
 
 def _drawn_pairs(bank: ImageBank, folds: int, count: int, seed: int) -> FoldedPairs:

@@ -39,9 +39,19 @@ Ways = Annotated[list[Way], Field(min_length=1, max_length=100), AfterValidator(
 Shots = Annotated[list[Count], Field(min_length=1, max_length=100), AfterValidator(_different)]
 Kind = Annotated[str, Field(min_length=1, max_length=1000)]
 Protocol = Literal[
-    "episodes", "verification", "retrieval", "generalised", "sessions", "kinds", "open_set", "domains", "query_gallery"
+    "episodes",
+    "verification",
+    "retrieval",
+    "generalised",
+    "sessions",
+    "kinds",
+    "open_set",
+    "domains",
+    "query_gallery",
+    "domain",
 ]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+_INNER = ("options", "per_shot", "generalised", "sessions", "kinds", "open_set", "domain")  # tables laid over tables
 
 
 class _Settings(BaseModel):
@@ -147,6 +157,14 @@ class QueryGallery(_Settings):
     pairs: Count = 300
 
 
+class Domain(_Settings):
+    """The images of each class and each domain that a draw takes: `shot` to train on, `query` others to test."""
+
+    shot: Count = 5
+    query: Count = 5
+    draws: Episodes = 5
+
+
 class Evaluation(_Settings):
     """The test protocols and their settings: every learner and training seed gets the same episodes and pairs.
 
@@ -168,6 +186,7 @@ class Evaluation(_Settings):
     open_set: OpenSet = OpenSet()
     domains: Domains = Domains()
     query_gallery: QueryGallery = QueryGallery()
+    domain: Domain = Domain()
 
 
 class Validation(_Settings):
@@ -395,8 +414,10 @@ def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbe
         one_way["way"] = given["ways"][0]
     sessions: dict[str, Any] = {"query": given["query"]} if "query" in given else {}
     sessions |= {name: given[f"{name}s"][0] for name in ("way", "shot") if len(given.get(f"{name}s", ())) == 1}
+    domain = {name: value for name, value in sessions.items() if name != "way"}
     of_kinds = given | ({"kinds": kinds} if kinds else {})
     parts = {"generalised": one_way, "sessions": sessions, "kinds": of_kinds, "open_set": one_way}
+    parts |= {"domain": domain}
     tests = given | ({"protocols": protocols} if protocols is not None else {})
     tests |= {name: table for name, table in parts.items() if table}
     _checked(Evaluation, tests, "the arguments")
@@ -515,7 +536,7 @@ def _laid_over(*levels: dict[str, Any]) -> dict[str, Any]:
     for level in levels:
         for name, value in level.items():
             before = merged.get(name)
-            inner = name in ("options", "per_shot", "generalised", "sessions", "kinds", "open_set") or name.isdecimal()
+            inner = name in _INNER or name.isdecimal()
             merged[name] = (
                 _laid_over(before, value) if inner and value and type(before) is type(value) is dict else value
             )

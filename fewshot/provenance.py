@@ -62,7 +62,7 @@ _NEITHER = {  # modules that learners import and that neither train nor score
     "fewshot.testing",
 }
 _PACKAGES = ("torch", "torchvision", "numpy")  # that every number depends on
-_OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",)}
+_OF_PROTOCOL = {"verification": ("sklearn",), "retrieval": ("sklearn",), "domain": ("sklearn",)}
 _MODULES_OF_PROTOCOL = {  # the other modules that measure by a test protocol
     "generalised": ("fewshot/protocols/joint.py",),
     "sessions": ("fewshot/protocols/joint.py", "episodes/sessions.py"),
@@ -70,6 +70,7 @@ _MODULES_OF_PROTOCOL = {  # the other modules that measure by a test protocol
     "open_set": ("episodes/kinds/composition.py", "episodes/kinds/open_set.py"),
     "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py"),
     "query_gallery": ("episodes/datasets/galleries.py", "episodes/galleries.py", "fewshot/matching.py"),
+    "domain": ("fewshot/adaptation/*.py",),
 }
 _OF_BACKBONE = {
     "timm": ("timm",),

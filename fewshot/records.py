@@ -25,7 +25,13 @@ MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
 DATA = ["dataset", "protocol"]  # what tells data sets apart
 UNIFORM = "uniform"  # the kind of episodes of all test protocols but `kinds`
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
-ROW = [*CELL, "session", "kind"]  # and in all test protocols, as far as they have these columns
+ROW = [
+    *CELL,
+    "session",
+    "kind",
+    "transfer",
+    "adaptation",
+]  # and in all test protocols, as far as they have these columns
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 # the columns that the trainings of one learner share; the column `protocol` is the split protocol of the data set
 ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]
@@ -135,6 +141,8 @@ _DIFFERENCE = _number(-100, 100, "a number from -100 to 100, or empty", empty=Tr
 _SHARED = Kind(lambda text: _COUNT_FROM_0.read(text) if text else math.nan, "a whole number from 0 on, or empty")
 _SECONDS = _number(0, 1e12, "a number of seconds")
 _NUMBER = _number(-math.inf, math.inf, "a number")
+_SHARE = _number(-1e9, 1e9, "a number of percent, or empty", empty=True)  # of a gap, which may be narrow or none
+_COSINE = _number(-1, 1, "a number from -1 to 1")
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["dataset", "split", "learner", "backbone", "source"], _NAME),
@@ -160,6 +168,9 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["rank1", "rank5", "rank10", "map", "map_easy", "map_medium", "map_hard"], _MEAN),
     **dict.fromkeys(["fold_accuracy", "fpr_at_95"], _MEAN),
     **dict.fromkeys(["threshold", "loss"], _NUMBER),
+    **dict.fromkeys(["transfer", "adaptation"], _NAME),
+    **dict.fromkeys(["source_accuracy", "target_accuracy"], _PERCENT),
+    **{"gain": _DIFFERENCE, "closed": _SHARE, "cosine": _COSINE},
 }
 
 

@@ -9,7 +9,9 @@ from fewshot.plan import Planned
 from fewshot.provenance import key_of
 
 # methods in which learners of one training may differ
-_AT_TEST = {"__init__", "embed", "scores", "episode_scores", "similarity", "base_logits", "begin_validation"}
+_AT_TEST = {
+    *("__init__", "embed", "embed_texts", "scores", "episode_scores", "similarity", "base_logits", "begin_validation")
+}
 _OWN = {"asked", "learner", "variant", "source", "packages", "settings"}  # fields of a ModelSpec that may differ
 
 

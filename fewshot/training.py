@@ -111,8 +111,8 @@ def train(
     if settings.steps == 0:
         _show_base(learner, train_bank)
     objective = objective_of(learner, settings).to(chosen)
-    run = _Run(learner, objective, settings, folder, spec)
-    if trail is not None and trail.following and trail.leads(learner, _validations(settings)):
+    run, validations = _Run(learner, objective, settings, folder, spec), _validations(settings)
+    if trail is not None and trail.following and trail.leads(learner, validations):
         run.followed = trail
     elif resume:
         run.restore()
@@ -131,7 +131,7 @@ def train(
                 enter_stage(learner, (step - 1) / settings.steps)
                 images, labels = next(following)
                 run.descend(gradients(images, labels))
-            if step % settings.validate_every == 0 or step == settings.steps:
+            if step in validations:
                 loss = run.mean_loss(step) if run.followed is None else run.follow(run.followed, step)
                 _show_base(learner, train_bank)
                 data = EmbeddedBank(learner, validation_bank, precision)

@@ -8,6 +8,11 @@ one shape. Left out are letters that Unicode decomposes into a base and accents 
 vowel-length and w-dots of Canadian syllabics, and one of any two letters whose outlines agree after scaling to one size
 (the Latin, Greek and Cyrillic A; o and O). tests/episodes/test_glyphs.py checks the result. The list is spelled out, so
 that later fonts do not change the data set.
+
+Two split protocols:
+scripts  a class is a letter, in all fonts that have it
+styles   a class is a letter in one style, such as 'sans LATIN SMALL LETTER A' or 'serif LATIN SMALL LETTER A', whose
+         group is the style: for the test protocol `domain`. Letters that only fonts of one style have are left out
 """
 
 import unicodedata
@@ -24,9 +29,10 @@ from tqdm import tqdm
 from episodes.bank import Contents, ImageBank, cached_bank
 from episodes.draws import stream
 
-PROTOCOLS = ("scripts",)
+PROTOCOLS = ("scripts", "styles")
 SIZE = 28
 RENDERINGS = 20
+STYLES = ("sans", "serif")
 
 # split, script, code points (hexadecimal, ranges with both ends)
 _LETTERS = """
@@ -87,6 +93,8 @@ _LETTER = 57  # pixels of the letter's longer side in the square
 def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank:
     """The bank of one split: letters bright on dark, `size` x `size` pixels; no two splits share a script."""
     chosen = [(script, letter) for script, (of, letters) in SCRIPTS.items() if of == split for letter in letters]
+    if protocol == "styles":
+        return cached_bank(f"glyphs-styles-{split}-{size}-1", lambda: _in_styles(split, size, chosen))
 
     def fill(images: np.ndarray) -> None:
         fonts = [_Font(name) for name in _FONTS]
@@ -103,6 +111,35 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
         {"dataset": "glyphs", "protocol": protocol, "split": split, "source": "fonts that matplotlib ships"},
     )
     return cached_bank(f"glyphs-{split}-{size}-1", lambda: contents)
+
+
+def _in_styles(split: str, size: int, chosen: list[tuple[str, str]]) -> Contents:
+    """The contents of a bank whose classes are the `chosen` letters, after their scripts, in each style."""
+    fonts = {style: [_Font(name) for name in _FONTS if is_serif(name) == (style == "serif")] for style in STYLES}
+    letters = [
+        letter for _, letter in chosen if all(any(font.draws(letter) for font in fonts[style]) for style in STYLES)
+    ]
+    classes = [(style, letter) for style in STYLES for letter in letters]
+
+    def fill(images: np.ndarray) -> None:
+        by_class = images.reshape(len(classes), RENDERINGS, size, size)
+        shown = tqdm(classes, desc=f"glyphs {split} in styles", unit="character", disable=None)
+        for place, (style, letter) in zip(by_class, shown):
+            place[:] = _renderings(letter, fonts[style], size).numpy()
+
+    return Contents(
+        (1, size, size),
+        [RENDERINGS] * len(classes),
+        [f"{style} {unicodedata.name(letter)}" for style, letter in classes],
+        [style for style, _ in classes],
+        fill,
+        {"dataset": "glyphs", "protocol": "styles", "split": split, "source": "fonts that matplotlib ships"},
+    )
+
+
+def is_serif(font: str) -> bool:
+    """Whether the letters of a font of this name have serifs."""
+    return font.startswith(("DejaVuSerif", "STIX"))
 
 
 class _Font:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +47,36 @@ class OpenClipBackbone(Backbone):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings (T, embedding_size) of T texts."""
         return self.body.encode_text(self._tokenizer(list(texts)).to(self.mean.device)).float()
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """The tokens (T, L) of T texts, cut to the longest text; the last token of a text is its highest number."""
+        tokens = self._tokenizer(list(texts)).to(self.mean.device)
+        return tokens[:, : int(tokens.argmax(1).max()) + 1]
+
+    def embed_tokens(self, tokens: Tensor, vectors: Tensor) -> Tensor:
+        """Embeddings (T, embedding_size) of texts from their tokens (T, L) and the vectors (T, L, W) of the tokens.
+
+        The vectors may be others than the model's own, such as learned ones. InputError if the model reads tokens in
+        both directions or does not embed a text by its last token.
+        """
+        text, length = self._text, tokens.shape[1]
+        pooling = getattr(text, "pool_type", getattr(self.body, "text_pool_type", "argmax"))
+        if pooling != "argmax" or text.attn_mask is None:
+            raise InputError("this model of open_clip does not read texts as CLIP does: take ViT-B-32 or one like it")
+        states = vectors + text.positional_embedding[:length]
+        states = text.ln_final(text.transformer(states, attn_mask=text.attn_mask[:length, :length]))
+        last = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(1)]
+        projection = text.text_projection
+        return projection(last) if isinstance(projection, nn.Linear) else last @ projection
+
+    @property
+    def token_vectors(self) -> nn.Embedding:
+        """The vectors (vocabulary, W) of the model's tokens."""
+        return self._text.token_embedding
+
+    @property
+    def _text(self) -> Any:
+        return getattr(self.body, "text", self.body)  # models of newer configurations keep their text side apart
 
     @property
     def scale(self) -> Tensor:

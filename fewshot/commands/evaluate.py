@@ -190,6 +190,8 @@ def _wanted(options: argparse.Namespace) -> Evaluation:
     elif options.protocol == "sessions":
         shot = {} if options.shot is None else {"shot": options.shot}
         tests["sessions"] = {"way": options.way, "query": options.query, **shot}
+    elif options.protocol == "domain" and options.shot is not None:
+        tests["domain"] = {"shot": options.shot}
     return evaluation_from(tests)
 
 

@@ -39,7 +39,7 @@ def declare(commands: arguments.Commands) -> None:
         "--budget", type=arguments.count, default=60_000, metavar="B", help="images of a training (default: 60000)"
     )
     parser.add_argument(
-        "--jobs", type=arguments.positive, default=1, metavar="N", help="processes of one thread each (default: 1)"
+        "--workers", type=arguments.positive, default=1, metavar="N", help="processes of one thread each (default: 1)"
     )
     parser.set_defaults(command=run)
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         folder,
         trials=options.trials,
         budget=options.budget,
-        jobs=options.jobs,
+        workers=options.workers,
         device=options.device,
         data=options.data,
         resume=options.resume,

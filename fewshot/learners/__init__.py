@@ -2,12 +2,14 @@
 
 from fewshot.learners import (  # noqa: F401  registers them
     aligned,
+    am3,
     baseline,
     bd_cspn,
     clip,
     clip_adapter,
     clip_words,
     closed_form,
+    coop,
     deepemd,
     dn4,
     dynamic,

@@ -39,6 +39,7 @@ class CLIP(Learner):
         "zero-shot": dataclasses.replace(_TRAITS, sees_support=False),
     }
     batches = ClassBatches(classes=180, images=2)
+    one_training = True  # the loss reads neither variant nor options: see fewshot/shared_training.py
     search: ClassVar = {"size": [64, 128, 256]}
 
     def __init__(
@@ -52,18 +53,17 @@ class CLIP(Learner):
         # with a bias, because a text without known words must have a direction too
         self.text_projection = nn.Linear(size, size)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-        self._numbers: tuple[tuple[str, ...], Tensor] | None = None
 
     def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.image_projection(self.backbone(images)), dim=1)
+        return self._embed_images(images)
 
     def embed_texts(self, texts: tuple[str, ...]) -> Tensor:
         return self._embed_numbers(self.text_encoder.numbers(texts))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         present, numbers = labels.unique(return_inverse=True)
-        texts = self._embed_numbers(self._class_numbers()[present])
-        return image_text(self.embed(images), texts, numbers, self.tau())
+        texts = self._embed_numbers(self.text_encoder.kept_numbers(self.class_names)[present])
+        return image_text(self._embed_images(images), texts, numbers, self.tau())
 
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
         query = rows_of(data, episodes.query.flatten(1))
@@ -79,11 +79,8 @@ class CLIP(Learner):
         """The learned factor of cosines."""
         return self.log_scale.exp().clamp(max=_MOST)
 
+    def _embed_images(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.image_projection(self.backbone(images)), dim=1)
+
     def _embed_numbers(self, numbers: Tensor) -> Tensor:
         return functional.normalize(self.text_projection(self.text_encoder(numbers)), dim=1)
-
-    def _class_numbers(self) -> Tensor:
-        """The text encoder's numbers of all base classes, (classes, L): made once, not in every step."""
-        if self._numbers is None or self._numbers[0] is not self.class_names:
-            self._numbers = self.class_names, self.text_encoder.numbers(self.class_names)
-        return self._numbers[1]

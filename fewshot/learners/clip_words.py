@@ -17,7 +17,7 @@ from fewshot.learners.clip import CLIP
 from fewshot.learners.registry import register
 from fewshot.learners.text_encoder import TextEncoder
 
-_WIDTH = 256  # of the embeddings
+WIDTH = 256  # of the embeddings
 _TRAITS = Traits(text=True, needs=("wordllama",), trained_on="wordllama", paper="Radford et al. 2021")
 
 
@@ -42,7 +42,7 @@ class WordCLIP(CLIP):
     ) -> None:
         super().__init__(backbone, classes, variant, size, text_weight)
         self.text_encoder = StaticEncoder()
-        self.text_projection = nn.Linear(_WIDTH, size)
+        self.text_projection = nn.Linear(WIDTH, size)
 
 
 class StaticEncoder(TextEncoder):
@@ -66,7 +66,7 @@ class StaticEncoder(TextEncoder):
 def _embedding(text: str) -> Tensor:
     tokenizer, table = _wordllama()
     tokens = tokenizer.encode(text.casefold(), add_special_tokens=False).ids
-    return table[tokens].mean(0) if tokens else torch.zeros(_WIDTH)
+    return table[tokens].mean(0) if tokens else torch.zeros(WIDTH)
 
 
 @functools.cache
@@ -74,14 +74,14 @@ def _wordllama() -> tuple[Any, Tensor]:
     """The tokenizer and the vectors (tokens, 256) that the package has in it; its own loader may download others."""
     found = importlib.util.find_spec("wordllama")
     if found is None or found.origin is None:
-        raise InputError("clip-words needs the word vectors of wordllama: pip install 'fewshot[words]'")
+        raise InputError("the word vectors are those of the package wordllama: pip install 'fewshot[words]'")
     import tokenizers
     from safetensors.torch import load_file
 
     folder = Path(found.origin).parent
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
-        table = load_file(folder / "weights" / f"l2_supercat_{_WIDTH}.safetensors")["embedding.weight"]
+        table = load_file(folder / "weights" / f"l2_supercat_{WIDTH}.safetensors")["embedding.weight"]
     except Exception as error:  # tokenizers raises no narrower class
         raise InputError(
             f"the word vectors in {folder} cannot be read ({error}): install the package wordllama again"

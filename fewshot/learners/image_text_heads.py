@@ -56,7 +56,7 @@ class ImageTextHead(CLIP):
     @torch.no_grad()
     def episode_scores(self, data: EmbeddedBank, episodes: Episodes, mask: Tensor | None = None) -> Tensor:
         support, query = (rows_of(data, images) for images in (episodes.support, episodes.query.flatten(1)))
-        texts = texts_of(data)[episodes.classes]
+        texts = self.of_classes(data)[episodes.classes]
         numbers = max(support.shape[1] * (support.shape[2] + 1), self.width) * self.width  # of the largest tensors
 
         def few(*tensors: Tensor) -> Tensor:
@@ -64,6 +64,10 @@ class ImageTextHead(CLIP):
             return on_counted(self.fitted, support, mask, texts, query)
 
         return in_parts(few, numbers, support, texts, query, mask)
+
+    def of_classes(self, data: EmbeddedBank) -> Tensor:
+        """What `fitted` gets of the text of each class of a split, (classes, ...): its features (classes, D)."""
+        return texts_of(data)
 
     def fitted(self, images: Tensor, labels: Tensor, texts: Tensor, query: Tensor) -> Tensor:
         """Scores (E, Q, N) of queries (E, Q, D) by the head fitted to support images (E, M, D) and texts (E, N, D).

@@ -13,9 +13,17 @@ _LONGEST = 4  # letters of an n-gram, the borders of its word counted
 class TextEncoder(nn.Module):
     """What `clip` needs of an encoder of texts: numbers that a text becomes once, and embeddings of these numbers."""
 
+    _kept: tuple[tuple[str, ...], Tensor] | None = None
+
     def numbers(self, texts: Sequence[str]) -> Tensor:
         """What stands for each of T texts, (T, L)."""
         raise NotImplementedError
+
+    def kept_numbers(self, texts: tuple[str, ...]) -> Tensor:
+        """`numbers` of the same texts in every step of a training, such as the base classes': they are made once."""
+        if self._kept is None or self._kept[0] is not texts:
+            self._kept = texts, self.numbers(texts)
+        return self._kept[1]
 
 
 class NGramEncoder(TextEncoder):

@@ -24,13 +24,13 @@ from fewshot.devices import choose_device
 from fewshot.files import read_text, replace_text, writing
 from fewshot.learners import find_learner, learner_names
 from fewshot.learners.registry import traits_of
-from fewshot.performance import summary, work
+from fewshot.performance import summary, targets, work
 from fewshot.performance.generated import CHARACTERS, PHOTOGRAPHS, Shape
 from fewshot.performance.work import Effort
 from fewshot.run_folder import describe_environment
 
 PARTS = ("sampling", "evaluation", "training", "growth", "profile", "target")
-USUAL = PARTS[:-1]  # the last part takes a quarter of an hour on two cores
+USUAL = PARTS[:-1]  # the last part takes three quarters of an hour on two cores
 
 log = logging.getLogger("fewshot")
 
@@ -96,9 +96,7 @@ def _measurements(parts: list[str] | tuple[str, ...], quick: bool, data: str | N
         "training": _training,
         "growth": _growth,
         "profile": _profile,
-        "target": lambda quick: [
-            Measurement("target", "Omniglot", "fewshot", "s", work.time_to, (data, 2 if quick else 2000), False)
-        ],
+        "target": lambda quick: _target(quick, data),
     }
     return [one for part in PARTS if part in parts for one in every[part](quick)]
 
@@ -194,6 +192,16 @@ def _profile(quick: bool) -> list[Measurement]:
     units = {"training": "images/s", "embedding": "images/s", "scoring": "episodes/s"}
     return [
         Measurement("profile", what, "fewshot", unit, work.profile_work, (what, shape)) for what, unit in units.items()
+    ]
+
+
+def _target(quick: bool, data: str | None) -> list[Measurement]:
+    return [
+        Measurement(
+            "target", name, contender, "s", targets.time_to, (contender, name, data, 2 if quick else 10**6), False
+        )
+        for name in targets.LEARNERS
+        for contender in targets.contenders(name)
     ]
 
 

@@ -14,10 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from episodes import ClassBatches, EpisodeSampler, ImageBank, load_dataset
+from episodes import ClassBatches, EpisodeSampler, ImageBank
 from episodes.batches import batches_from
 from fewshot.backbones import Backbone, make_backbone
-from fewshot.config import Training, Validation, load_config
+from fewshot.config import Training, load_config
 from fewshot.devices import choose_device, placed, prepare, training_precision
 from fewshot.embedding import EmbeddedBank, computing_in
 from fewshot.evaluation import evaluate, run_episodes
@@ -27,7 +27,7 @@ from fewshot.models import ModelSpec
 from fewshot.performance import peers
 from fewshot.performance.generated import CHARACTERS, Shape, generated_bank
 from fewshot.recording import gradients_of
-from fewshot.training import clamped, enter_stage, train
+from fewshot.training import clamped, enter_stage
 
 QUERY = 15
 
@@ -328,20 +328,6 @@ def _scoring(what: str, amount: int) -> Callable[[], object]:
     learner = Prototypical(Backbone(nn.Identity(), size), 5)
     run_episodes(learner, _Cached(vectors), sampler, 500)
     return functools.partial(run_episodes, learner, _Cached(vectors), sampler, episodes)
-
-
-def time_to(data: str | None, steps: int, effort: Effort) -> Found:
-    """Training on Omniglot as the paper preset does, in `steps` steps: `history` has the accuracy in percent on 5-way
-    1-shot episodes of validation classes, and the seconds so far, every 100 steps."""
-    base, held_out = (load_dataset("omniglot:vinyals", split, data=data) for split in ("train", "validation"))
-    config = load_config("paper", ["prototypical"])
-    settings = next(iter(config.learner.values())).model_copy(update={"steps": steps, "validate_every": 100})
-    torch.manual_seed(0)
-    learner = Prototypical(make_backbone("conv4", 1, 28), base.classes, **settings.options)
-    validation = Validation(way=5, shot=1, query=QUERY, episodes=1000)
-    trained = train(learner, base, held_out, settings, validation=validation, progress=False)
-    history = trained.history[["seconds", "accuracy"]].astype(float).round(3)
-    return {"samples": [trained.seconds], "counted": f"{steps:,} steps", "history": history.to_numpy().tolist()}
 
 
 def profile_work(what: str, shape: Shape, effort: Effort) -> Found:

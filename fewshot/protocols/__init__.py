@@ -9,4 +9,5 @@ kinds         the question of `episodes`, in episodes that are unbalanced, of an
 open_set      is a query of a class of the episode at all?
 domains       the question of `episodes`, about the classes of other data sets too
 query_gallery  which images of a gallery show what this one shows, and do the images of a given pair show one class?
+domain        which thing does an image show, in a style that only words have described?
 """

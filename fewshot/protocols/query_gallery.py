@@ -1,7 +1,8 @@
 """Query and gallery: which gallery images show what a query shows, and do the images of a pair show one class?
 
 The queries, the gallery, cameras, junk and pairs are those that lists beside the images give (see
-episodes/datasets/galleries.py); if there are none, they are drawn.
+episodes/datasets/galleries.py); if there are none, they are drawn, and cameras are those that the data set knows.
+Turned copies of the query's class are junk.
 """
 
 import dataclasses
@@ -126,9 +127,10 @@ def _judged(bank: ImageBank, gallery: Gallery, places: np.ndarray) -> tuple[np.n
     """Which gallery images are right, and which are left out, for the queries at these places, (q, G) each."""
     labels, queries = bank.labels.cpu().numpy(), gallery.queries[places]
     same = labels[queries][:, None] == labels[gallery.gallery]
+    turned = ~same & (labels[queries][:, None] // bank.turns == labels[gallery.gallery] // bank.turns)
     cameras = gallery.query_cameras[places][:, None]
     by_camera = (cameras == gallery.gallery_cameras) & (cameras >= 0)
-    return same, same & (by_camera | gallery.junk) | (queries[:, None] == gallery.gallery)
+    return same, turned | same & (by_camera | gallery.junk) | (queries[:, None] == gallery.gallery)
 
 
 def _pair_scores(similarity: Similarity, data: EmbeddedBank, pairs: FoldedPairs) -> np.ndarray:

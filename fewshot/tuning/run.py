@@ -60,19 +60,19 @@ def tune(
     *,
     trials: int = 30,
     budget: int = 60_000,
-    jobs: int = 1,
+    workers: int = 1,
     device: str = "auto",
     data: str | None = None,
     resume: bool = False,
 ) -> pd.DataFrame:
     """Search the settings of every learner of `config`, and write what was found to the folder `path`; the gains.
 
-    config  of `tunable`; its settings are the untuned start of each learner, at the same budget
-    banks   of the splits train and validation
-    trials  trainings of each learner, the untuned one among them; budget: images of a training
-    jobs    processes, of one thread each. One process repeats its search exactly if the seed is the same; of several,
-            the order in which trials end matters too. data: the folder of the data sets, for these processes
-    resume  go on with the search in `path`. It may then have more trials and more learners
+    config   of `tunable`; its settings are the untuned start of each learner, at the same budget
+    banks    of the splits train and validation
+    trials   trainings of each learner, the untuned one among them; budget: images of a training
+    workers  processes, of one thread each. One process repeats its search exactly if the seed is the same; of several,
+             the order in which trials end matters too. data: the folder of the data sets, for these processes
+    resume   go on with the search in `path`. It may then have more trials and more learners
 
     Raises InputError if a learner cannot train at all, or if `path` holds another search.
     """
@@ -88,10 +88,10 @@ def tune(
     with tqdm(total=total, desc="tune", unit="trial", disable=None) as bar:
         watch = _Watch(folder, list(asked_for), bar)
         watch()
-        if jobs == 1:
+        if workers == 1:
             work(folder, banks, list(asked_for), device, watch)
         else:
-            _side_by_side(jobs, (path, list(asked_for), device, data), watch)
+            _side_by_side(workers, (path, list(asked_for), device, data), watch)
     gains = write_results(folder)
     if gains["chosen"].isna().all():
         raise InputError(f"no training of this search came to its end: {path / 'trials.csv'} says why")
@@ -177,11 +177,11 @@ def _spaces(config: Config, banks: Mapping[str, ImageBank], budget: int) -> dict
     }
 
 
-def _side_by_side(jobs: int, arguments: tuple[Any, ...], watch: _Watch) -> None:
+def _side_by_side(workers: int, arguments: tuple[Any, ...], watch: _Watch) -> None:
     """Run `_process` in several processes; InputError with what one of them raised, once the others have been ended."""
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
-    processes = [context.Process(target=_process, args=(*arguments, errors), daemon=True) for _ in range(jobs)]
+    processes = [context.Process(target=_process, args=(*arguments, errors), daemon=True) for _ in range(workers)]
     try:
         for process in processes:
             process.start()
@@ -207,7 +207,7 @@ def _check(processes: Sequence[BaseProcess], errors: Any) -> None:
     if codes:
         raise InputError(
             f"a process of the search ended with code {codes[0]} before its work was done: the same command with"
-            " --resume goes on, with fewer --jobs if memory was short"
+            " --resume goes on, with fewer --workers if memory was short"
         )
 
 

@@ -91,3 +91,20 @@ def test_any_size_is_had(size, tmp_path, monkeypatch):
     bank = load_dataset("glyphs", "validation", size=size)
     assert tuple(bank.images.shape) == (60, 1, size, size)
     assert len(bank.images.flatten(1).unique(dim=0)) == 60
+
+
+def test_a_class_of_styles_is_a_letter_in_the_fonts_of_one_style(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path))
+    some = {"Hebrew": ("validation", glyphs.SCRIPTS["Hebrew"][1][:1]), "Armenian": ("validation", "\u0531\u0532")}
+    monkeypatch.setattr(glyphs, "SCRIPTS", some)
+    bank = load_dataset("glyphs:styles", "validation", size=16)
+    letters = [unicodedata.name(letter) for letter in "\u0531\u0532"]  # no font with serifs has the Hebrew one
+    assert list(bank.class_names) == [f"{style} {letter}" for style in ("sans", "serif") for letter in letters]
+    assert bank.group_names == ("sans", "sans", "serif", "serif")
+    assert len(bank.images.flatten(1).unique(dim=0)) == 4 * glyphs.RENDERINGS
+
+
+def test_fonts_with_serifs_are_those_whose_names_say_so():
+    serif = [name for name in glyphs._FONTS if glyphs.is_serif(name)]
+    assert len(serif) == 8
+    assert not any("Sans" in name for name in serif)

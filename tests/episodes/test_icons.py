@@ -11,7 +11,7 @@ from conftest import refusal, write_files
 
 from episodes import load_dataset
 from episodes.bank import cache_folder
-from episodes.datasets import icons
+from episodes.datasets import icon_styles, icons
 from episodes.datasets.iconify import IconSet, find
 from episodes.errors import MissingData
 
@@ -149,6 +149,41 @@ def test_new_styles_are_the_same_classes_drawn_by_other_authors(data):
     }
     assert sum(map(len, authors.values())) == len(set().union(*authors.values())) == 20
     assert "have the same classes" in refusal(lambda: load_dataset("icons:sets", "all", data=folder, size=16))
+
+
+def hollow(seed: int) -> str:
+    """The borders of the squares of `drawing`."""
+    return drawing(seed).replace("/>", ' fill="none" stroke="black" stroke-width="0.3"/>')
+
+
+def test_a_class_of_styles_is_a_name_as_outlining_or_filling_sets_draw_it(data):
+    files = package()
+    for number, prefix in enumerate(SETS[:11]):
+        table = json.loads(files[f"package/json/{prefix}.json"])
+        table["icons"] = {name: {"body": hollow(5000 + 100 * number + i)} for i, name in enumerate(NAMES)}
+        files[f"package/json/{prefix}.json"] = json.dumps(table).encode()
+    folder = data(files)
+    by_name = banks(folder)
+    for split, bank in banks(folder, "icons:styles").items():
+        named = [f"{style} {name}" for style in ("outline", "solid") for name in by_name[split].class_names]
+        assert list(bank.class_names) == named
+        assert bank.group_names == tuple(name.partition(" ")[0] for name in named)
+        assert bool((bank.sizes == 11).all())
+        outlined = np.array(icons.set_names(bank)) < SETS[11]
+        assert (outlined == [bank.group_names[label] == "outline" for label in bank.labels.tolist()]).all()
+
+
+def test_names_without_enough_drawings_in_each_style_are_no_classes_of_styles(data):
+    assert "too small a part" in refusal(lambda: banks(data(package()), "icons:styles"))
+
+
+def test_fullness_is_the_share_of_ink_that_stays_inside_its_border():
+    images = np.zeros((4, 32, 32), np.uint8)
+    images[0, 4:9, 4:9] = 200  # 5x5 pixels, of which 3x3 lie inside
+    images[1, 4:6] = 255  # a line of two pixels
+    images[2, :3, :3] = 9  # in the corner: beyond the border there is no ink
+    assert np.allclose(icon_styles.fullness(images), [9 / 25, 0, 1 / 9, 0])
+    assert icon_styles.styles(images, ["a", "b", "c", "c"]) == {"b": "outline", "c": "outline"}  # a is in between
 
 
 def test_credits_of_every_set_stand_beside_the_images(data):

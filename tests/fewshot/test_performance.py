@@ -1,6 +1,7 @@
 """The measurements of speed: peers do the same work, ratios and slopes are right, an interrupted run goes on."""
 
 import json
+import math
 import os
 
 import pandas as pd
@@ -12,7 +13,8 @@ from torch.utils.data import DataLoader
 from episodes import InputError
 from fewshot import cli
 from fewshot.backbones import make_backbone
-from fewshot.performance import peers, suite, summary, work
+from fewshot.config import Validation
+from fewshot.performance import peers, suite, summary, targets, work
 from fewshot.performance.generated import CHARACTERS, PHOTOGRAPHS, Shape, generated_bank
 from fewshot.performance.suite import Measurement, measure
 from fewshot.performance.work import Effort
@@ -227,6 +229,40 @@ def test_a_process_that_dies_is_told():
 def test_a_peer_that_is_not_installed_is_told():
     with pytest.raises(InputError, match=r"needs the package easyfsl.nothing: pip install 'fewshot\[peers\]'"):
         peers.imported("easyfsl.nothing")
+
+
+@pytest.mark.training
+def test_time_to_an_accuracy_of_every_contender(real_data, monkeypatch):
+    monkeypatch.setattr(targets, "_VALIDATION", Validation(way=5, shot=1, query=5, episodes=40))
+    for contender in targets.contenders("prototypical"):
+        found = targets.time_to(contender, "prototypical", str(real_data), 1, LITTLE)
+        ((images, seconds, accuracy),) = found["history"]
+        assert found["counted"] == f"1 steps of {images:,} images"
+        assert 0 < seconds <= found["samples"][0]
+        assert 20 < accuracy < 100  # above guessing after one step already
+
+
+def test_a_target_is_told_by_the_first_validation_that_reaches_it():
+    history = [[100, 1.0, 96.0], [200, 2.0, 98.2], [300, 3.4, 97.9], [400, 4.0, 98.6]]
+    rows = [
+        {
+            "part": "target",
+            "task": "npair",
+            "contender": "fewshot",
+            "median": 4.0,
+            "counted": "4 steps",
+            "details": history,
+        },
+        {"part": "target", "task": "npair", "contender": "other", "median": math.nan, "hindered": "no data"},
+    ]
+    for row in rows:
+        row["details"] = json.dumps({"history": row.get("details", [])})
+    told = summary._target(pd.DataFrame(rows, columns=summary.COLUMNS))
+    ours, other = (line.split("|")[3:9] for line in told.splitlines()[-2:])
+    assert [one.strip() for one in ours[:4]] == ["2 (200)", "2 (200)", "4 (400)", "–"]
+    assert ours[4].strip() == "98.60"
+    assert {one.strip() for one in other[:5]} == {"–"}
+    assert "not measured: no data" in told
 
 
 def test_everything_that_the_suite_measures_has_a_name_of_its_own():

@@ -66,6 +66,23 @@ def test_the_query_its_camera_and_junk_are_left_out_as_by_a_plain_loop():
     assert not len(found.accuracies)
 
 
+def test_turned_copies_of_the_querys_class_are_as_if_they_were_not_there():
+    data = given()
+    every = np.arange(len(data.bank))
+    unknown = np.full(len(every), -1)
+    turned = Given(data.embeddings, data.bank.sizes.tolist(), turns=2)
+    found = match(PIXELS, turned, Gallery(every, every, unknown, unknown, unknown > 0), None, 0)
+    for character in range(4):
+        own = data.bank.labels.numpy() // 2 == character
+        for turn in (0, 1):
+            asked = every[data.bank.labels.numpy() == 2 * character + turn]
+            kept = np.concatenate([every[~own], asked])
+            alone = Gallery(asked, kept, unknown[asked], unknown[kept], unknown[kept] > 0)
+            expected = match(PIXELS, data, alone, None, 0)
+            assert found.first[asked].tolist() == expected.first.tolist()
+            assert np.array_equal(found.precisions["map"][asked], expected.precisions["map"])
+
+
 def test_the_intervals_are_over_the_classes_of_queries_and_over_folds():
     data = given()
     gallery, pairs = gallery_of(data.bank, 2, 0), pairs_of(data.bank, 4, 20, 0)

@@ -118,3 +118,26 @@ def test_a_learner_without_a_whole_trail_trains_itself(settings, toy_banks, alon
     assert rows["shares"].tolist() == ["", ""]
     own = alone[alone["model"] == "simpleshot-cl2n-seed0"].reset_index(drop=True)
     pd.testing.assert_frame_equal(rows[1:].reset_index(drop=True), own)
+
+
+@pytest.fixture(scope="module")
+def of_pairs(tmp_path_factory) -> str:
+    """Settings for learners that train on batches of classes; the head `tip-adapter` has a smaller common space."""
+    path = tmp_path_factory.mktemp("presets") / "pairs.toml"
+    text = SETTINGS.replace("{size = 20}", "{classes = 10, images = 2}")
+    path.write_text(text + "[learner.tip-adapter]\noptions = {size = 16}\n")
+    return str(path)
+
+
+def test_heads_on_image_text_features_share_the_training_of_clip(of_pairs, toy_banks):
+    models = plan(load_config(of_pairs, ["clip", "clip:mixed", "lp++", "coop", "npair"]), toy_banks)
+    followers = [model.spec.name for model in models if model.spec.learner != "npair"][1:]
+    assert leaders_of(models) == dict.fromkeys(followers, models[0].spec.name)
+
+
+def test_a_head_of_another_size_has_other_weights_and_trains_itself(of_pairs, toy_banks, tmp_path):
+    rows = run(of_pairs, toy_banks, tmp_path, ["clip", "tip-adapter", "coop"])
+    assert dict(zip(rows["learner"], rows["shares"])) == {"clip": "", "tip-adapter": "", "coop": "clip-few-shot-seed0"}
+    apart = run(of_pairs, toy_banks, tmp_path / "alone", ["coop"])
+    together = rows[rows["learner"] == "coop"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(together.drop(columns="shares"), apart.drop(columns="shares"))

@@ -249,6 +249,8 @@ ELSEWHERE = {
     "clip": "test_clip.py: it works on names",
     "openclip": "test_openclip.py: it works on names",
     "clip-words": "test_clip_words.py: it works on names",
+    "am3": "test_am3.py: it works on names",
+    "coop": "test_coop.py: it works on names",
     **dict.fromkeys(["tip-adapter", "clip-adapter", "lp++", "clap"], "test_image_text_heads.py: they work on names"),
     **dict.fromkeys(["dn4", "frn", "deepemd"], "test_maps.py: they compare feature maps"),
     "aligned": "test_aligned.py: it compares feature maps",

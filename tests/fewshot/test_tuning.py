@@ -231,7 +231,7 @@ def test_several_processes_share_a_search(call_plain, preset, tmp_path):
         for number in range(8):
             pixels = np.clip(random.normal(12 * label, 20, (16, 16)), 0, 255).astype(np.uint8)
             (tmp_path / "pictures" / f"kind {label:02d}" / f"{number}.png").write_bytes(encoded(pixels))
-    given = arguments(preset, tmp_path / "search", "--jobs", 2, "--size", 16, learner="prototypical,npair")
+    given = arguments(preset, tmp_path / "search", "--workers", 2, "--size", 16, learner="prototypical,npair")
     given[given.index("omniglot")] = tmp_path / "pictures"
     said = call_plain(*given)
     assert said.code == 0, said.err
