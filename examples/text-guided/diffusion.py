@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from episodes import class_texts, load_dataset
 
-STEPS, BATCH, RATE = 3500, 256, 1e-3  # of the training: about four minutes of one core
+STEPS, BATCH, RATE = 2150, 256, 1e-3  # of the training: about four minutes of one core
 _DROPPED = 0.1  # share of training icons without their text
 _CONTRAST = 1.6  # about mid-grey: few components make soft edges
 _NOISE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}

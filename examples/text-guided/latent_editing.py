@@ -51,7 +51,7 @@ def edited(
 
     with the target point P = E(target) + w_image E(I) - w_source E(source), D the decoder, d the perceptual distance by
     the first two blocks of the guide's networks, and |z|_{2,1} the sum over places of the length of a place's numbers,
-    so that few places change. E(D(z)) is the mean over the image and four random patches, as in the authors' code.
+    so that few places change. E(D(z)) is the mean over the image and four random patches; the authors' code has eight.
     """
     torch.manual_seed(0)
     with torch.no_grad():

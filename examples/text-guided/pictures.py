@@ -93,7 +93,7 @@ def main(folder: Path, path: Path) -> None:
         "Texts to icons: names never seen": generated(painter, UNKNOWN),
         "Style of one icon by a text: before, after": restyles,
         "Latents moved to another text: before, after (outline, solid)": edits,
-    }).save(path, optimize=True)  # fmt: skip
+    }).quantize(16).save(path, optimize=True)  # fmt: skip
 
 
 if __name__ == "__main__":
