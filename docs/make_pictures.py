@@ -1,10 +1,13 @@
-"""Draws the pictures of docs/protocols.md: `python docs/make_pictures.py`, in the environment of the suite.
+"""Draws the pictures of the documentation: `python docs/make_pictures.py`, in the environment of the suite.
 
 Every picture comes from committed results, from the embedded data set, or from simulated episodes of the suite's own
 sampler, so that a second call draws the same pictures again.
 """
 
 import itertools
+import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -12,10 +15,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from episodes import EpisodeSampler, load_dataset
 from fewshot.records import LEARNER, labels
+from fewshot.report import write_report
 from fewshot.report.figures import accuracy_by_session, drawn, learner_styles
 from fewshot.report.sessions import MEASURES, by_session
 from fewshot.run_folder import read_protocols
@@ -204,6 +209,69 @@ def over_test_sets() -> None:
     save(figure, "interval-open")
 
 
+def coverage() -> None:
+    """How often 95 % intervals hold what they are read as: the usual mistakes, and the interval for each question."""
+    random, repeats = np.random.default_rng(0), 2000
+    trainings = random.normal(0, 0.5, size=(repeats, 3))  # the means of three seeds, in points around the truth
+    measured = trainings + random.normal(0, 10 / 100, size=trainings.shape)  # each over 10,000 episodes of spread 10
+    means = measured.mean(axis=1)
+    by_t = [over_seeds(one) for one in measured]
+    closed, opened = np.array([_holds_other_classes(test_set, random) for test_set in range(200)]).T
+    bars = {
+        "another training\n(three seeds)": {
+            "seeds times episodes as independent": abs(means) < 1.96 * np.hypot(measured.std(axis=1), 10) / 30000**0.5,
+            "1.96 standard errors of three means": abs(means) < 1.96 * measured.std(axis=1) / 3**0.5,
+            "Student's t over seeds": [abs(one.mean) < one.ci95 for one in by_t],
+        },
+        "other test classes\n(40 classes)": {"over episodes": closed, "open interval": opened},
+    }
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    place, ticks = 0, []
+    for question, kinds in bars.items():
+        for number, (name, holds) in enumerate(kinds.items()):
+            share, right = 100 * np.mean(holds), number == len(kinds) - 1
+            axis.barh(place, share, color=BLUE if right else GREY)
+            axis.text(share - 1, place, f"{share:.0f} %", color="white", ha="right", va="center", fontsize=9)
+            ticks.append(name)
+            place += 1
+        axis.text(101, place - len(kinds) / 2 - 0.5, question, va="center", fontsize=9)
+    axis.axvline(95, color="black", linestyle="--", linewidth=0.8)
+    axis.set(
+        yticks=range(place), yticklabels=ticks, xlim=(0, 100), xlabel="simulated intervals that hold the truth (%)"
+    )
+    axis.invert_yaxis()
+    save(figure, "coverage")
+
+
+def _holds_other_classes(test_set: int, random: np.random.Generator) -> tuple[bool, bool]:
+    """Whether the interval over episodes and the open one hold the mean of all possible classes, which is 0."""
+    classes = EpisodeSampler([2] * 40, way=5, shot=1, query=1, seed=test_set).episodes(0, 2000).classes.numpy()
+    accuracies = random.normal(0, 8, size=40)[classes].mean(axis=1) + random.normal(0, 6, size=len(classes))
+    mean, half = over_episodes(accuracies)
+    return abs(mean) < half, abs(mean) < over_classes(accuracies, classes, np.arange(40)).ci95
+
+
+def report_page() -> None:
+    """The first table of the report of the committed run of the preset quick, as a browser shows it."""
+    browser = os.environ.get("FEWSHOT_CHROMIUM")
+    if not browser:
+        print("report.png is left as it is: FEWSHOT_CHROMIUM names no browser")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        page, shot = write_report(REFERENCE / "quick-omniglot", output=Path(folder)), Path(folder) / "shot.png"
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}/profile",
+        ]
+        options += ["--force-device-scale-factor=1.5", "--window-size=1060,1020", f"--screenshot={shot}"]
+        subprocess.run([browser, *options, page.as_uri()], check=True, stderr=subprocess.DEVNULL, timeout=300)
+        table = Image.open(shot).convert("RGB").crop((0, 570, 1590, 1530))  # below the head of the page
+        table.quantize(64).save(FOLDER / "report.png", optimize=True)
+
+
 def of_a_challenge() -> None:
     """The error rates of the 400 trials of Omniglot's challenge with their exact intervals, beside published ones."""
     rows = pd.read_csv(REFERENCE / "paper-omniglot-lake-oneshot" / "results.csv").set_index("learner")
@@ -225,7 +293,7 @@ if __name__ == "__main__":
     matplotlib.use("Agg")
     protocols, intervals = (
         (verification, retrieval, generalised, sessions),
-        (over_the_episodes, over_the_seeds, over_pairs, over_test_sets),
+        (over_the_episodes, over_the_seeds, over_pairs, over_test_sets, coverage),
     )
-    for draw in (*protocols, *intervals, of_a_challenge):
+    for draw in (*protocols, *intervals, of_a_challenge, report_page):
         draw()

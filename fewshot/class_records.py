@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import pandas as pd
 from episodes import ImageBank
 from fewshot.confusion import Counts
 from fewshot.files import in_utf8, no_formula
-from fewshot.record_files import Damaged
+from fewshot.record_files import Damaged, read_cells
 from fewshot.records import CELL, MODEL, array_name, model_names
 from fewshot.statistics import proportions
 
 FILE = "confusion.npz"
 _SHARED = ("class_names", "class_sizes", "turns")  # arrays of the test images, which all models share
 _OWN = ("asked", "wrong", "pairs", "hardest")  # arrays of one model, way and shot: NAME/5way1shot/asked
+_NUMBERS = ("number", "queries", "accuracy", "low", "high", "times")  # columns of class_table
+_NAMES = ("class", "taken_for", "hardest")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,6 +175,17 @@ def class_table(found: ClassAnswers) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).sort_values("accuracy", kind="stable").reset_index(drop=True)
+
+
+def read_class_tables(path: Path) -> pd.DataFrame:
+    """The rows of classes.csv, as class_tables wrote them; Damaged or OSError if the file holds others."""
+    table = pd.DataFrame(read_cells(path))
+    if set(table) != {*MODEL, *CELL, *_NUMBERS, *_NAMES}:
+        raise Damaged(f"{path.name} has other columns: {', '.join(map(str, table))}")
+    numbers = table[["seed", *CELL, *_NUMBERS]].apply(pd.to_numeric, errors="coerce")
+    if table.empty or not np.isfinite(numbers).all(axis=None):
+        raise Damaged(f"{path.name} holds no numbers where they belong")
+    return table.assign(**numbers)
 
 
 def class_tables(

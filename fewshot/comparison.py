@@ -35,6 +35,13 @@ _NOTE = (
     f" state how many, and {ASSUMED:,} are assumed"
 )
 _OTHER_NOTE = "A cell is ours minus the published accuracy, in points, for orientation only"
+_EACH_NOTE = (
+    "The difference is ours minus the best published accuracy that compares, in points: 'above' or 'below' if the"
+    " difference is more than both 95 % intervals and the rounding leave open, else 'within'; differences that are not"
+    " 'below' are bold. The last columns count the comparable published numbers above ours, within the intervals, and"
+    " below ours"
+)
+_SIDES = {"above ours": "below", "within": "within", "below ours": "above"}  # the verdict says where ours lies
 _WIDE = 5  # learners beside each other in a table
 _MOST = 8  # rows of each way and shot that are not comparable, if only the nearest are shown
 
@@ -103,10 +110,10 @@ def printed(comparison: pd.DataFrame) -> pd.DataFrame:
 def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     """For each run, way and shot a table of the comparable published numbers, the best first; ours are its columns.
 
-    Other tables hold the numbers that are not comparable, with the reasons. With `every` they hold all such numbers,
-    those of another split in a table of their own; else only the nearest numbers, and only if none is comparable. If
-    there are more of our learners than a table has columns for, several tables share the learners, the best first;
-    without `every` only the first of these tables is made.
+    If none is comparable, the table holds the nearest numbers with the reasons. If there are more of our learners than
+    a table has columns for, the learners are the rows of one table, each beside the best published number that it
+    compares with. With `every` all numbers are there, those that are not comparable with the reasons and those of
+    another split in tables of their own, and several tables share the learners, the best first.
     """
     made = []
     for (run, kind, way, shot), rows in comparison.groupby(["run", "kind", *CELL], sort=False):
@@ -118,6 +125,9 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
             made += _beside(rows, ours, name, every)
             continue
         ours = ours.sort_values("accuracy", ascending=False, kind="stable")
+        if not every and (rows["verdict"] != "not comparable").any():
+            made.append(_best_of_each(rows, ours, name))
+            continue
         for start in range(0, len(ours) if every else 1, _WIDE):
             group = ours[start : start + _WIDE]
             ranks = f"our learners {start + 1} to {start + len(group)} of {len(ours)}"
@@ -144,6 +154,30 @@ def summary(comparison: pd.DataFrame) -> str:
         f" {within:,} and above {below:,}; each is beside the best of our results that it compares with, and"
         f" {every - len(best):,} others are not comparable."
     )
+
+
+def _best_of_each(rows: pd.DataFrame, ours: pd.DataFrame, name: str) -> Sheet:
+    """A table with a row for each of our labels: our result from `ours` (accuracy and ci95 by label), the best
+    published one that it compares with, the difference, and how many of the comparable ones lie on each side."""
+    made = {}
+    for label, own in ours.iterrows():
+        same = rows[(rows["label"] == label) & (rows["verdict"] != "not comparable")]
+        made[label] = {
+            "best comparable": "–",
+            "accuracy": f"{own['accuracy']:.2f} ± {own['ci95']:.2f}",
+            "difference": "–",
+            **{side: str((same["verdict"] == verdict).sum()) for side, verdict in _SIDES.items()},
+        }
+        if len(same):
+            best = same.sort_values("published", kind="stable").iloc[-1]
+            variant = f" ({best['published_variant']})" if best["published_variant"] else ""
+            printed = f"{best['published']:.{best['decimals']}f}"
+            made[label]["best comparable"] = f"{best['method']}{variant}, {best['source']}: {printed}"
+            made[label]["difference"] = f"{best['difference']:+.2f} {best['verdict']}".replace("-", "−")
+    cells = pd.DataFrame.from_dict(made, orient="index").rename_axis("learner")
+    bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    bold["difference"] = cells["difference"].str.contains("above|within")
+    return Sheet("", f"{name}, the best comparable number for each learner", cells, bold, _EACH_NOTE, words=1)
 
 
 def _beside(rows: pd.DataFrame, ours: pd.DataFrame, name: str, every: bool) -> list[Sheet]:

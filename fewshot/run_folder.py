@@ -230,7 +230,8 @@ class RunFolder:
         kind = PROTOCOLS[protocol]
         with writing(self.path):
             for name, part in kind.archives(self._arrays[protocol]).items():
-                write_arrays(self.path / name, part)
+                if part or name == kind.arrays:
+                    write_arrays(self.path / name, part)
             replace_text(self.path / kind.table, self._rows[protocol].to_csv(index=False))
         self._behind.add(protocol)
         if time.monotonic() >= self._due:

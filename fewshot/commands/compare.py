@@ -39,7 +39,7 @@ def declare(commands: arguments.Commands) -> None:
         "--output",
         type=arguments.path,
         metavar="FILE",
-        help="write all of it to FILE.csv, FILE.md or FILE.tex instead of printing it",
+        help="write the tables to FILE.md or FILE.tex, or every number to FILE.csv, instead of printing them",
     )
     outputs.add_overwrite(parser)
     parser.set_defaults(command=run)
@@ -60,8 +60,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         return
     writers = {
         ".csv": lambda: comparison.printed(found).to_csv(index=False),
-        ".md": lambda: f"{tables.markdown(comparison.sheets(found, every=True))}\n{comparison.summary(found)}\n",
-        ".tex": lambda: latex.page(comparison.sheets(found, every=True), options.output.stem),
+        ".md": lambda: f"{tables.markdown(comparison.sheets(found, options.all))}\n{comparison.summary(found)}\n",
+        ".tex": lambda: latex.page(comparison.sheets(found, options.all), options.output.stem),
     }
     if options.output.suffix not in writers:
         raise InputError(f"a comparison is written as {', '.join(writers)}, not as '{options.output.name}'")

@@ -4,6 +4,7 @@ import argparse
 
 from rich.console import Console
 
+from episodes import InputError
 from fewshot.commands import arguments, outputs
 
 
@@ -25,6 +26,13 @@ def declare(commands: arguments.Commands) -> None:
         metavar="DIR",
         help="the folder to write to (default: the run's, in which the page is made again each time)",
     )
+    parser.add_argument(
+        "--learner",
+        type=arguments.names_of("learner"),
+        default=[],
+        metavar="FILE.py:CLASS[,...]",
+        help="trust the files of these learners and run their code, for a run that kept nothing of its models",
+    )
     outputs.add_overwrite(parser)
     parser.set_defaults(command=run)
 
@@ -36,8 +44,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
         outputs.check_new_in(options.output, ["board.html" if several else "report.html"], options.overwrite)
     from fewshot.report import write_board, write_report  # their libraries take a second to load
 
+    if several and options.learner:
+        raise InputError(f"{options.run} is a folder of runs, whose board runs no models: leave out --learner")
     if several:
         print(f"Written to {write_board(options.run, options.output)}")
         return
-    path = write_report(options.run, options.data, options.output)
+    path = write_report(options.run, options.data, options.output, options.learner)
     print(f"Written to {path}; its figures, for papers, to {path.parent / 'figures'}")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from episodes import EpisodeSampler, ImageBank
 from episodes.sampler import sampler_of
-from fewshot import class_records, tables
+from fewshot import class_records, shown, tables
 from fewshot.comparison import compare
 from fewshot.comparison import sheets as comparison_sheets
 from fewshot.config import Evaluation
@@ -25,7 +25,10 @@ log = logging.getLogger("fewshot")
 
 
 class EpisodeProtocol(Protocol):
-    """Every way with every shot; episodes.npz keeps the accuracies of all episodes, confusion.npz counts of answers."""
+    """Every way with every shot.
+
+    episodes.npz keeps the accuracies of all episodes, confusion.npz counts of answers, shown.npz what a report shows.
+    """
 
     name = "episodes"
     columns = tuple(COLUMNS)
@@ -42,12 +45,15 @@ class EpisodeProtocol(Protocol):
 
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
         data, rows, arrays = task.data["test"], [], {}
+        every = [(one.way, one.shot) for one in _samplers(task.wanted, data.bank, task.wanted.shots)]
         for sampler in _samplers(task.wanted, data.bank, task.shots):
             result = run_episodes(task.learner, data, sampler, task.wanted.episodes)
             log.info("%s: %d-way %d-shot %.2f ± %.2f", task.label, sampler.way, sampler.shot, *result.percent)
             cell = task.columns["model"], sampler.way, sampler.shot
             arrays[array_name(*cell)] = result.values
             arrays |= class_records.to_arrays(*cell, count_answers(sampler, result.answers), data.bank)
+            if cell[1:] == shown.cell_of(every):
+                arrays |= shown.to_arrays(cell, task.learner, data, result.answers)
             row = {
                 "way": sampler.way,
                 "shot": sampler.shot,
@@ -66,14 +72,13 @@ class EpisodeProtocol(Protocol):
 
     def unlike(self, rows: pd.DataFrame, arrays: Arrays) -> list[str]:
         found = unlike_episodes(rows, dict(arrays))
-        return [why or _unlike_counts(row, arrays) for why, (_, row) in zip(found, rows.iterrows())]
+        return [why or _unlike_kept(row, arrays) for why, (_, row) in zip(found, rows.iterrows())]
 
     def archives(self, arrays: Arrays) -> dict[str, Arrays]:
         counts = {name: array for name, array in arrays.items() if class_records.is_count(name)}
-        return {
-            self.arrays: {name: array for name, array in arrays.items() if name not in counts},
-            class_records.FILE: counts,
-        }
+        kept = {name: array for name, array in arrays.items() if name not in counts and shown.is_shown(name)}
+        own = {name: array for name, array in arrays.items() if name not in counts and name not in kept}
+        return {self.arrays: own, class_records.FILE: counts, shown.FILE: kept}
 
     def files(self, rows: pd.DataFrame, arrays: Arrays, run: str, made: dict[Any, str]) -> dict[str, str]:
         pairs = tables.differences(rows, arrays)
@@ -99,10 +104,11 @@ def open_interval(result: Accuracies, test: ImageBank) -> Estimate:
     return over_classes(100 * result.values, result.classes, np.arange(test.classes) // test.turns)
 
 
-def _unlike_counts(row: pd.Series, arrays: Arrays) -> str:
-    """Why the counts of its answers contradict a row, '' if they do not or were not kept."""
+def _unlike_kept(row: pd.Series, arrays: Arrays) -> str:
+    """Why what was kept of its answers contradicts a row, '' if it does not or nothing was kept."""
     try:
         class_records.answers_of(row, arrays)
+        shown.kept_of(row, arrays)
     except Damaged as error:
         return str(error)
     return ""

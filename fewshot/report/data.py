@@ -5,6 +5,7 @@ import dataclasses
 import re
 import shlex
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,23 @@ import torch
 
 from episodes import Episodes, ImageBank, InputError, load_dataset
 from episodes.sampler import sampler_of
-from fewshot import checkpoints
+from fewshot import checkpoints, shown
+from fewshot.class_records import read_class_tables
 from fewshot.config import Config, read_config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank
 from fewshot.files import read_text
 from fewshot.learners import Learner, find_learner
 from fewshot.learners.base import scores_of_episodes
+from fewshot.loading import open_checkpoint
 from fewshot.models import ModelSpec
 from fewshot.record_files import Damaged, read_environment, read_history
 from fewshot.records import LEARNER, UNPAIRED, array_name, labels, model_names
 from fewshot.report.figures import Style, learner_styles
 from fewshot.run_folder import read_protocols, read_results
 
-MAP_CLASSES, MAP_IMAGES = 12, 20  # of an embedding map
 _SHOWN, _FAMILY, _NEAREST = 15, 5, 8  # published results in a panel: the best, more of our families, or none comparable
+_NO_MODEL = "there is no checkpoint of it that can be read"
 
 
 class LeftOut(Exception):
@@ -43,6 +46,7 @@ class Run:
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
     protocols   the rows by test protocol, of each one that was run except episodes
+    classes     the rows of classes.csv, None if there is none
     """
 
     folder: Path
@@ -52,6 +56,7 @@ class Run:
     accuracies: dict[str, np.ndarray]
     protocols: dict[str, pd.DataFrame]
     environment: dict[str, Any]
+    classes: pd.DataFrame | None
 
     @property
     def config(self) -> Config:
@@ -63,26 +68,31 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained learner, how it looks in figures, and the name of its folder and arrays."""
+    """A trained model, how it looks in figures, and the name of its folder and arrays.
+
+    The model answers by what its run kept of it, or else by the learner of its checkpoint: one of the two is there.
+    """
 
     style: Style
     name: str
-    learner: Learner
+    kept: shown.Kept | None = None
+    learner: Learner | None = None
 
 
 def read_run(folder: Path) -> Run:
     """The run that `folder` holds; InputError if it holds none, or a damaged one."""
     results, accuracies = read_results(folder)
-    path = folder / "environment.json"
+    path, by_class = folder / "environment.json", folder / "classes.csv"
     try:
         environment = read_environment(path) if path.exists() else {}
+        classes = read_class_tables(by_class) if by_class.exists() else None
     except (OSError, Damaged) as error:
         raise InputError(f"the run in {folder} is damaged ({error}): copy it again, or run it again") from error
     learners = results[LEARNER].itertuples(index=False, name=None)
     styles = learner_styles(dict(zip(learners, labels(results, seeds=False))))
     settings = None if (results["imported"] == UNPAIRED).all() else read_config(folder / "config.toml")
     protocols = read_protocols(folder)
-    return Run(folder, results, settings, styles, accuracies, protocols, environment)
+    return Run(folder, results, settings, styles, accuracies, protocols, environment, classes)
 
 
 def read_about(run: Run) -> dict[str, str]:
@@ -123,56 +133,72 @@ def read_histories(run: Run) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     return list(histories.values())
 
 
-def load_models(run: Run, way: int, shot: int) -> tuple[list[Model], list[str]]:
-    """For each learner the trained model of its first seed that was tested with this way and shot.
+def find_models(run: Run, way: int, shot: int, trusted: Sequence[str] = ()) -> tuple[list[Model], list[str]]:
+    """For each learner the model of its first seed that was tested with this way and shot: what the run kept of it, or
+    else its checkpoint.
 
-    Also a few words for each learner that has no such model. The report does not run the file of a learner from outside
-    the suite. LeftOut if no learner has a model.
+    Also a few words for each learner that has no such model. trusted: FILE.py:CLASS of learners from outside the suite,
+    whose files run; the files of others do not. InputError if such a file cannot be loaded or is of no learner of the
+    run. LeftOut if no learner has a model.
     """
-    models: dict[tuple[str, ...], Model] = {}
-    problems = dict.fromkeys(run.styles, "there is no checkpoint of it that can be read")
-    for path, spec, content in _checkpoints(run):
+    classes = {cls.name: asked for asked in trusted for cls in [find_learner(asked)[0]]}
+    for name in classes.keys() - {learner for learner, *_ in run.styles}:
+        raise InputError(f"the run in {run.folder} has no learner {name}: leave out --learner {classes[name]}")
+    models = _kept_models(run, way, shot)
+    problems = {key: _NO_MODEL for key in run.styles if key not in models}
+    for path, spec in _checkpoints(run) if problems else []:
         name, key = path.parent.name, spec.row[:3]
         if key in models or array_name(name, way, shot) not in run.accuracies:
             continue
-        if ".py:" in spec.asked:
-            problems[key] = "it comes from a file, and a report runs no files"
+        from_file = ".py:" in spec.asked
+        if from_file and spec.learner not in classes:
+            problems[key] = f"its code is in {spec.asked}: if you trust that file, name it with --learner"
             continue
         try:
-            cls, _ = find_learner(spec.asked)
-            spec.check_fits(cls, path)
-            learner = spec.build(cls)
-            checkpoints.restore(learner, content, path)
+            _, learner = open_checkpoint(path, classes[spec.learner] if from_file else "")
         except InputError as error:
             problems[key] = str(error)
             continue
-        models[key] = Model(run.styles[key], name, learner.eval())
+        models[key] = Model(run.styles[key], name, learner=learner.eval())
         del problems[key]
     told = [f"{run.styles[key].label} ({reason})" for key, reason in problems.items()]
     if not models:
-        raise LeftOut(f"there is no model that can be used, of {'; '.join(told)}")
+        whole = all(reason == _NO_MODEL for reason in problems.values())
+        raise LeftOut(f"the run's folder has neither {shown.FILE} nor checkpoints" if whole else "; ".join(told))
     return [models[key] for key in run.styles if key in models], told
 
 
-def _checkpoints(run: Run) -> list[tuple[Path, ModelSpec, dict[str, Any]]]:
-    """The best checkpoint of each model, in the order of the tables and of the seeds; LeftOut if there is none."""
+def _kept_models(run: Run, way: int, shot: int) -> dict[tuple[str, ...], Model]:
+    """The models of which the run kept what a report shows, of the first such seed, by their values of LEARNER."""
+    rows = run.results[(run.results["way"] == way) & (run.results["shot"] == shot)]
+    models: dict[tuple[str, ...], Model] = {}
+    for _, row in rows.sort_values("seed", kind="stable").iterrows():
+        key = tuple(row[LEARNER])
+        if key not in models and (kept := shown.kept_of(row, run.accuracies)) is not None:
+            models[key] = Model(run.styles[key], file_name(model_names(row)[0]), kept)
+    return models
+
+
+def file_name(model: str) -> str:
+    """The name of a model as a part of the name of a file: a stranger's run must not choose a path."""
+    return re.sub(r"[^\w.-]", "-", model)
+
+
+def _checkpoints(run: Run) -> list[tuple[Path, ModelSpec]]:
+    """The best checkpoint of each model, in the order of the tables and of the seeds."""
     found = []
     for path in sorted(run.folder.glob("checkpoints/*/best.pt")):
         with contextlib.suppress(InputError):  # of a damaged one
-            content = checkpoints.load(path)
-            spec = ModelSpec.from_checkpoint(content, path)
+            spec = ModelSpec.from_checkpoint(checkpoints.load(path), path)
             if spec.row[:3] in run.styles:
-                found.append((path, spec, content))
-    if not found:
-        raise LeftOut("the run's folder holds no checkpoints")
+                found.append((path, spec))
     order = list(run.styles)
     return sorted(found, key=lambda one: (order.index(one[1].row[:3]), one[1].seed))
 
 
 def chosen_cell(run: Run) -> tuple[int, int]:
-    """The way and shot of the episodes that the report shows: 5-way 1-shot if the run has it, else its first ones."""
-    cells = sorted(set(zip(run.results["way"].tolist(), run.results["shot"].tolist())))
-    return (5, 1) if (5, 1) in cells else cells[0]
+    """The way and shot of the episodes that the report shows: see shown.cell_of."""
+    return shown.cell_of(zip(run.results["way"].tolist(), run.results["shot"].tolist()))
 
 
 def load_test_images(run: Run, data: str | None) -> ImageBank:
@@ -192,9 +218,11 @@ def load_test_images(run: Run, data: str | None) -> ImageBank:
 def choose_episodes(run: Run, way: int, shot: int) -> dict[str, int]:
     """The numbers of an easy, a typical and a hard episode, by the mean accuracy of all models in each.
 
-    The highest, the median and the lowest mean; of equal ones the first. Fewer than three episodes give fewer.
+    The highest, the median and the lowest mean of the first shown.EPISODES episodes, whose answers runs keep; of equal
+    ones the first. Fewer than three episodes give fewer.
     """
-    values = [array for name, array in run.accuracies.items() if name.endswith(array_name("", way, shot))]
+    cell = array_name("", way, shot)
+    values = [array[: shown.EPISODES] for name, array in run.accuracies.items() if name.endswith(cell)]
     means = np.round(np.array(values).mean(axis=0), 9)  # equal shares are equal, whatever the order of the sum
     wanted = {"easy": means.max(), "typical": np.sort(means)[(len(means) - 1) // 2], "hard": means.min()}
     chosen: dict[str, int] = {}
@@ -210,13 +238,21 @@ def episode_of(run: Run, bank: ImageBank, way: int, shot: int, number: int) -> E
     return sampler_of(bank, way, shot, run.config.evaluation.query, run.config.evaluation.seed).episodes(number, 1)
 
 
-@torch.no_grad()
-def predict(learner: Learner, bank: ImageBank, episode: Episodes, seed: int) -> np.ndarray:
-    """The predicted class of each query, as a position in the episode: (way, query).
+def predict(model: Model, bank: ImageBank, episode: Episodes, number: int, seed: int) -> np.ndarray:
+    """The predicted class of each query of episode `number`, as a position in the episode: (way, query).
 
-    Only the images of the episode are embedded. seed: that of the tests, for a learner that draws numbers.
+    seed: that of the tests, for a learner that draws numbers.
     """
-    part, images, classes = cut_out(bank, torch.cat([episode.support.flatten(), episode.query.flatten()]))
+    if model.kept is not None:
+        return model.kept.answers[number].reshape(episode.query.shape[1:])
+    assert model.learner is not None
+    return _predicted(model.learner, bank, episode, seed)
+
+
+@torch.no_grad()
+def _predicted(learner: Learner, bank: ImageBank, episode: Episodes, seed: int) -> np.ndarray:
+    """What the learner predicts, (way, query); only the images of the episode are embedded."""
+    part, images, classes = shown.cut_out(bank, torch.cat([episode.support.flatten(), episode.query.flatten()]))
     device = choose_device("auto")
     own = dataclasses.replace(
         episode,
@@ -226,53 +262,50 @@ def predict(learner: Learner, bank: ImageBank, episode: Episodes, seed: int) -> 
     ).to(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        scores = scores_of_episodes(learner, _embedded(learner, part, device), own)
+        prepare(device)
+        scores = scores_of_episodes(learner, EmbeddedBank(learner.to(device), placed(part, device)), own)
     return scores.argmax(2).view(episode.query.shape[1:]).cpu().numpy()
 
 
-def map_images(bank: ImageBank) -> torch.Tensor:
-    """The images of an embedding map: MAP_CLASSES classes at equal distances, the first MAP_IMAGES of each.
+def map_shown(models: Sequence[Model], bank: ImageBank | None) -> shown.Map:
+    """The images of the embedding maps: those that the run kept, else some of `bank`; one of the two is there."""
+    kept = next((model.kept.map for model in models if model.kept is not None), None)
+    if kept is None:
+        assert bank is not None
+        return shown.map_of(bank)
+    if bank is not None and kept.images.max() >= len(bank):
+        raise LeftOut(f"{shown.FILE} is of other test images than those that are here now")
+    return kept
 
-    (classes, images), or as many as all of them have.
-    """
-    count = min(MAP_CLASSES, bank.classes)
-    classes = torch.arange(count) * bank.classes // count
-    images = min(MAP_IMAGES, int(bank.sizes[classes].min()))
-    return bank.offsets[classes, None] + torch.arange(images)
+
+def embed_flat(model: Model, bank: ImageBank | None, images: np.ndarray) -> np.ndarray | None:
+    """The model's embeddings of `images` (classes, images) in two dimensions by t-SNE: (M, 2); None if the run kept
+    none and the model cannot embed here."""
+    embeddings = None
+    if model.kept is not None:
+        embeddings = model.kept.embeddings
+    elif bank is not None and model.learner is not None:
+        device = choose_device("auto")
+        prepare(device)
+        found = shown.embeddings_of(model.learner, bank, torch.from_numpy(images.ravel()), device)
+        embeddings = shown.reduced(found)
+    return None if embeddings is None else _flat(embeddings.astype(np.float32))
 
 
-def embed_flat(learner: Learner, bank: ImageBank, images: torch.Tensor) -> np.ndarray:
-    """The learner's embeddings of `images` (M,), ascending, in two dimensions by t-SNE: (M, 2)."""
+def _flat(embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings (M, P) in two dimensions by t-SNE, (M, 2)."""
     from sklearn.manifold import TSNE  # slow to import, and few commands need it
 
-    part, _, _ = cut_out(bank, images)
-    embeddings = _embedded(learner, part, choose_device("auto")).embeddings.cpu().numpy()
     start = "pca" if np.ptp(embeddings, axis=0).any() else "random"  # identical embeddings have no principal components
+    start = start if embeddings.shape[1] > 1 else "random"
     # the exact method: the other one sums in an order that depends on the threads
-    settings = {"perplexity": perplexity(len(images)), "method": "exact", "init": start, "random_state": 0}
+    settings = {"perplexity": perplexity(len(embeddings)), "method": "exact", "init": start, "random_state": 0}
     return TSNE(**settings).fit_transform(embeddings)
 
 
 def perplexity(images: int) -> int:
     """The perplexity for a map of `images` images: about as many neighbours as a class has images."""
-    return min(MAP_IMAGES, (images - 1) // 3)
-
-
-def cut_out(bank: ImageBank, images: torch.Tensor) -> tuple[ImageBank, torch.Tensor, torch.Tensor]:
-    """A bank of these images alone, their numbers in `bank`, ascending, and those of their classes."""
-    images = images.unique()
-    classes, sizes = bank.labels[images].unique_consecutive(return_counts=True)
-    names, groups = (tuple(every[number] for number in classes) for every in (bank.class_names, bank.group_names))
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    part = dataclasses.replace(
-        bank, images=bank.images[images], offsets=offsets, class_names=names, group_names=groups, turns=1, listed=False
-    )
-    return part, images, classes
-
-
-def _embedded(learner: Learner, bank: ImageBank, device: torch.device) -> EmbeddedBank:
-    prepare(device)
-    return EmbeddedBank(learner.to(device), placed(bank, device))
+    return min(shown.MAP_IMAGES, (images - 1) // 3)
 
 
 def panel_of(comparison: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -382,15 +382,16 @@ def embedding_map(points: np.ndarray, classes: np.ndarray, title: str) -> Figure
 
 
 @_styled
-def class_legend(images: torch.Tensor, names: Sequence[str]) -> Figure:
-    """An image (C, H, W) of each class with the letter, the mark and the name it has in `embedding_map`."""
-    tile, gap = 36, 9
-    images = _at_most(images[None], (2 * tile) ** 2)[0]
-    figure, axes = _canvas(_NARROW, len(names) * (tile + gap) - gap)
+def class_legend(names: Sequence[str], images: Sequence[torch.Tensor]) -> Figure:
+    """The letter, the mark and the name that each class has in `embedding_map`, with an image (C, H, W) if there are
+    images."""
+    tile, gap = (36, 9) if images else (0, 22)
+    figure, axes = _canvas(_NARROW, len(names) * (tile + gap) - gap + 22 * (not images))
     for number, name in enumerate(names):
-        top = number * (tile + gap)
+        top = number * (tile + gap) + 11 * (not images)
         colour, marker = _class_style(number)
-        _place(axes, images[number], 0, top, tile)
+        if images:
+            _place(axes, _at_most(images[number][None, None], (2 * tile) ** 2)[0, 0], 0, top, tile)
         axes.plot(tile + 12, top + tile / 2, marker, color=colour, markersize=6, markeredgewidth=0)
         axes.text(tile + 22, top + tile / 2 + 3.5, _letter(number), fontweight="bold", fontsize=10)
         axes.text(tile + 36, top + tile / 2 + 3.5, _shown(name, 32), fontsize=8.5)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from episodes import FeatureBank, ImageBank
 from episodes.errors import counted
-from fewshot import records, tables
+from fewshot import records, shown, tables
 from fewshot.comparison import compare
 from fewshot.files import read_text, replacing, writing
 from fewshot.protocols.registry import protocol_sheets
@@ -27,9 +27,9 @@ from fewshot.report.data import (
     chosen_cell,
     embed_flat,
     episode_of,
-    load_models,
+    find_models,
     load_test_images,
-    map_images,
+    map_shown,
     panel_of,
     perplexity,
     predict,
@@ -77,15 +77,18 @@ class Section(NamedTuple):
     published: Sequence[dict[str, Any]] = ()
 
 
-def write_report(folder: Path, data: str | None = None, output: Path | None = None) -> Path:
+def write_report(
+    folder: Path, data: str | None = None, output: Path | None = None, trusted: Sequence[str] = ()
+) -> Path:
     """Write report.html and figures/*.png and *.svg of the run in `folder`, there or in `output`; the page's path.
 
-    data: the folder of the data sets, from which the pictures come. The page leaves out what the run does not hold, and
-    says so. Raises InputError if `folder` holds no run, or if `output` cannot be written.
+    data: the folder of the data sets, from which the pictures come. trusted: FILE.py:CLASS of learners from files,
+    whose code may run. The page leaves out what the run does not hold, and says so. Raises InputError if `folder` holds
+    no run, if `output` cannot be written, or if a trusted file has no learner of the run.
     """
     run, output = read_run(folder), output or folder
     comparison = compare(run.results)
-    sections, missing = _sections(run, data, comparison)
+    sections, missing = _sections(run, data, comparison, trusted)
     with writing(output):
         (output / "figures").mkdir(parents=True, exist_ok=True)
         for section in sections:
@@ -106,7 +109,9 @@ def _pictures(section: Section) -> list[Picture]:
     return [*([section.key] if section.key else []), *section.pictures]
 
 
-def _sections(run: Run, data: str | None, comparison: pd.DataFrame) -> tuple[list[Section], list[str]]:
+def _sections(
+    run: Run, data: str | None, comparison: pd.DataFrame, trusted: Sequence[str]
+) -> tuple[list[Section], list[str]]:
     """The sections that can be made, and a sentence for each reason why others are left out."""
     makers = {
         ("differences",): lambda: [_differences(run)],
@@ -115,7 +120,7 @@ def _sections(run: Run, data: str | None, comparison: pd.DataFrame) -> tuple[lis
         ("figures of difficulty",): lambda: [_difficulty(run)] if "kinds" in run.protocols else [],
         ("figures of sessions",): lambda: [_sessions(run)] if "sessions" in run.protocols else [],
         ("training curves",): lambda: [_training(run)],
-        ("pictures of episodes", "embeddings"): lambda: _inside(run, data),
+        ("pictures of episodes", "embeddings"): lambda: _inside(run, data, trusted),
     }
     sections = [_accuracy(run)]
     reasons: dict[str, list[str]] = {}
@@ -193,7 +198,7 @@ def _galleries(one: classes.Answered, bank: ImageBank) -> list[Picture]:
     pictures = []
     for what, make in {"confused": classes.confused_lines, "hardest": classes.hardest_lines}.items():
         if lines := make(one, bank):
-            title = f"{one.style.label}: {'confused classes' if what == 'confused' else 'hardest images'}"
+            title = f"{'Confused classes' if what == 'confused' else 'Hardest images'}: {one.style.label}"
             said = "; ".join(f"{line.first}, {line.second}: {line.said}" for line in lines)
             pictures.append(Picture(f"{what}-{one.name}", figures.gallery(lines, title), f"{title}. {said}"))
     return pictures
@@ -279,12 +284,16 @@ def _training(run: Run) -> Section:
     return Section("training", "Training", [told], pictures)
 
 
-def _inside(run: Run, data: str | None) -> list[Section]:
-    """The trained models on single images: three episodes, and the embedding of some classes."""
-    way, shot = chosen_cell(run)
-    models, problems = load_models(run, way, shot)
-    bank = load_test_images(run, data)
+def _inside(run: Run, data: str | None, trusted: Sequence[str]) -> list[Section]:
+    """The models on single images: three episodes, and the embedding of some classes; without images, that alone."""
+    models, problems = find_models(run, *chosen_cell(run), trusted)
     absent = [f"Not shown: {'; '.join(problems)}."] if problems else []
+    try:
+        bank = load_test_images(run, data)
+    except LeftOut as reason:
+        if not any(model.kept for model in models):
+            raise
+        return [_embeddings(models, None, [f"Pictures of episodes are left out: {reason}.", *absent])]
     if isinstance(bank, FeatureBank):
         told = "The data set holds features and not images, so the page shows no episodes and no maps."
         return [Section("episodes", "Episodes", [told, *absent], [])]
@@ -299,9 +308,9 @@ def _episodes(run: Run, models: list[Model], bank: ImageBank, absent: list[str])
         episode = episode_of(run, bank, way, shot, number)
         answers = []
         for model in models:
-            predicted = predict(model.learner, bank, episode, run.config.evaluation.seed)
+            predicted = predict(model, bank, episode, number, run.config.evaluation.seed)
             share = (predicted == np.arange(way)[:, None]).mean()
-            if abs(share - run.accuracies[records.array_name(model.name, way, shot)][number]) > 1e-9:
+            if model.kept is None and _differs(share, run, records.array_name(model.name, way, shot), number):
                 changed.add(model.style.label)
             answers.append(figures.Answers(model.style, predicted, 100 * share))
         names = [bank.class_names[index] for index in episode.classes[0, :_WAYS]]
@@ -311,45 +320,52 @@ def _episodes(run: Run, models: list[Model], bank: ImageBank, absent: list[str])
         figure = figures.episode_picture(support, query, names, answers, title)
         said = ", ".join(f"{answer.style.label} {answer.percent:.1f} % right" for answer in answers)
         pictures.append(Picture(f"episode-{kind}", figure, f"{title}, classes {', '.join(names)}; {said}"))
+    if changed:
+        absent = [*absent, f"Here {_listed(sorted(changed))} gave other answers than in the run."]
+    return Section("episodes", "Episodes", [_about_episodes(run, way, shot), *absent], pictures, width=300)
+
+
+def _differs(share: float, run: Run, array: str, number: int) -> bool:
+    """Whether the share of right answers in an episode is another one than in the run."""
+    return abs(share - run.accuracies[array][number]) > 1e-9
+
+
+def _about_episodes(run: Run, way: int, shot: int) -> str:
     told = (
         f"In a {way}-way {shot}-shot episode a learner sees the framed support images and predicts the class of each"
         " query. Below each query every learner has a mark of its colour: a dot if it is right, or a cross and the"
         " letter of the predicted class if it is wrong. These episodes have the highest, the median and the lowest"
-        " accuracy of all, averaged over the learners."
+        f" accuracy of the first {min(shown.EPISODES, run.results['episodes'].min()):,}, averaged over the learners."
     )
     queries = run.config.evaluation.query
-    if queries > _QUERIES or way > _WAYS:
-        shown = min(queries, _QUERIES) * min(way, _WAYS)
-        told += f" Percentages count all {way * queries} queries, of which {shown} are shown."
-    if changed:
-        absent = [*absent, f"Here {_listed(sorted(changed))} gave other answers than in the run."]
-    return Section("episodes", "Episodes", [told, *absent], pictures, width=300)
+    if queries <= _QUERIES and way <= _WAYS:
+        return told
+    drawn = min(queries, _QUERIES) * min(way, _WAYS)
+    return f"{told} Percentages count all {way * queries} queries, of which {drawn} are shown."
 
 
-def _embeddings(models: list[Model], bank: ImageBank, absent: list[str]) -> Section:
-    """Some test classes in two dimensions, as each learner embeds them."""
-    images = map_images(bank)
-    classes, count = images.shape
+def _embeddings(models: list[Model], bank: ImageBank | None, absent: list[str]) -> Section:
+    """Some test classes in two dimensions, as each learner embeds them; `bank` has their images, if they are there."""
+    chosen = map_shown(models, bank)
+    classes, count = chosen.images.shape
     labels = np.repeat(np.arange(classes), count)
-    names = [bank.class_names[number] for number in bank.labels[images[:, 0]]]
-    key = Picture(
-        "embedding-classes",
-        figures.class_legend(bank.images[images[:, 0]], names),
-        f"An image of each class: {', '.join(names)}",
-    )
-    pictures = [
-        Picture(
-            f"embedding-{model.name}",
-            figures.embedding_map(embed_flat(model.learner, bank, images.flatten()), labels, model.style.label),
-            f"Embeddings of {classes} classes by {model.style.label}",
-        )
-        for model in models
-    ]
+    pictures = []
+    for model in models:
+        points = embed_flat(model, bank, chosen.images)
+        if points is None:
+            absent = [*absent, f"There are no embeddings of {model.style.label}."]
+            continue
+        figure = figures.embedding_map(points, labels, model.style.label)
+        alt = f"Embeddings of {classes} classes by {model.style.label}"
+        pictures.append(Picture(f"embedding-{model.name}", figure, alt))
+    firsts = [] if bank is None else [bank.images[number] for number in chosen.images[:, 0]]
+    alt = f"{'An image of each class' if firsts else 'The classes'}: {', '.join(chosen.names)}"
+    key = Picture("embedding-classes", figures.class_legend(chosen.names, firsts), alt)
     told = (
         f"The first {count} images of {classes} test classes, as each learner embeds them, in two dimensions by t-SNE"
-        " (van der Maaten and Hinton 2008; scikit-learn, started from principal components,"
-        f" perplexity {perplexity(images.numel())}, seed 0). Images near each other in a map are near each other in the"
-        " embedding; distances between clusters, and their sizes, mean little."
+        " (van der Maaten and Hinton 2008; scikit-learn, on 30 principal components at most and started from the first"
+        f" two, perplexity {perplexity(len(labels))}, seed 0). Images near each other in a map are near each other in"
+        " the embedding; distances between clusters, and their sizes, mean little."
     )
     return Section("embeddings", "Embeddings", [told, *absent], pictures, width=300, key=key)
 

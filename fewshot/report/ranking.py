@@ -7,6 +7,7 @@ import pandas as pd
 
 from fewshot import tables
 from fewshot.records import LEARNER, labels, summarised
+from fewshot.report import classes
 from fewshot.report.data import LeftOut, Run
 from fewshot.tables import Sheet
 
@@ -26,7 +27,8 @@ def ranked_learners(run: Run) -> dict[tuple[str, ...], float]:
 
 
 def at_a_glance(run: Run, comparison: pd.DataFrame) -> Sheet:
-    """For each way and shot the best learner, the second and their difference, and the best published result.
+    """For each way and shot the best learner, the second and their difference, the best published result, and the
+    hardest class.
 
     comparison: the rows of fewshot.comparison.compare of this run
     """
@@ -43,15 +45,20 @@ def at_a_glance(run: Run, comparison: pd.DataFrame) -> Sheet:
             "second": f"{second['label']}: {second['accuracy']:.2f}" if second else "–",
             "told apart": _apart(pairs[_of(pairs, way, shot)], first["label"], second["label"]) if second else "–",
             **_beside(theirs),
+            "hardest class": classes.hardest_class(run, tuple(first[name] for name in LEARNER), way, shot) or "–",
         }
     cells = pd.DataFrame.from_dict(found, orient="index").rename_axis("task")
+    hardest = "The hardest class is the one with the lowest accuracy of the best learner"
+    if (cells["hardest class"] == "–").all():
+        cells = cells.drop(columns="hardest class")
+        hardest = "The run kept no answers by class, so the hardest class is not known"
     note = (
         "Told apart: a paired t test on the same episodes, corrected for all pairs (Holm) at 5 %. The best published"
         " result is the highest that compares with one of our learners, and the difference is that of our best learner"
-        " which it compares with"
+        f" which it compares with. {hardest}"
     )
     best = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    return Sheet("At a glance", tables.caption(run.results), cells, best, note, words=5)
+    return Sheet("At a glance", tables.caption(run.results), cells, best, note, words=cells.shape[1])
 
 
 def paired_tests(run: Run) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import urllib.parse
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from fewshot.report import figures
 
@@ -28,7 +29,7 @@ def rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(address=_address, outline=figures.outline, text_file=_text_file)
+    environment.filters.update(address=_address, breakable=_breakable, outline=figures.outline, text_file=_text_file)
     return environment.get_template(template).render(scheme=SCHEME, **values)
 
 
@@ -50,6 +51,11 @@ def _address(drawing: bytes) -> str:
     style = f"svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}@media print{{svg{{{light}}}}}"
     svg = svg.replace("'DejaVu Sans'", "system-ui,'DejaVu Sans',sans-serif").replace(">", f"><style>{style}</style>", 1)
     return "data:image/svg+xml," + urllib.parse.quote(re.sub(r"\s+", " ", svg), safe=" /:;=,+()'")
+
+
+def _breakable(text: str) -> Markup:
+    """Text that may go on in a new line after each slash, as names of classes need."""
+    return escape(text).replace("/", Markup("/<wbr>"))
 
 
 def _text_file(text: str) -> str:

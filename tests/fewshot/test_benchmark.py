@@ -103,6 +103,7 @@ def test_a_run_writes_the_files_it_promises(finished):
         "episodes.npz",
         "classes.csv",
         "confusion.npz",
+        "shown.npz",
         "config.toml",
         "environment.json",
         "keys.json",

@@ -379,7 +379,30 @@ def test_more_learners_than_stand_beside_each_other_have_tables_of_five_the_best
     assert list(first.cells.columns[-5:]) == ["at-97", "at-96", "at-95", "at-93", "at-92"]
     assert list(second.cells.columns[-2:]) == ["at-91", "at-90"]
     assert "our learners 6 to 7 of 7" in second.caption
-    assert [sheet.caption for sheet in sheets(many)] == [first.caption]
+
+
+def test_many_learners_stand_in_one_table_beside_the_best_published_number_of_each():
+    accuracies = [90.0, 97.0, 92.0, 96.0, 91.0, 95.0, 93.0]
+    learners = [ours(each, learner=f"at-{each:.0f}") for each in accuracies]
+    # an approximate copy of the best, which sees all queries of an episode at once and compares with its like alone
+    papers = literature(paper(94.0), paper(95.5, method="Best"), paper(99.0, method="Other", league="transductive"))
+    many = compare(results(*learners), papers)
+    (sheet,) = sheets(many)
+    assert list(sheet.cells.index) == [f"at-{each:.0f}" for each in sorted(accuracies, reverse=True)]
+    assert sheet.cells["best comparable"].str.startswith("Best, ").all()
+    assert sheet.cells.loc["at-97", "difference"] == "+1.50 above"
+    assert sheet.cells.loc["at-90", "difference"] == "−5.50 below"
+    sides = sheet.cells[["above ours", "within", "below ours"]]
+    assert sides.loc["at-97"].tolist() == ["0", "0", "2"]
+    assert sides.loc["at-90"].tolist() == ["2", "0", "0"]
+    assert sheet.best["difference"].tolist() == [not cell.endswith("below") for cell in sheet.cells["difference"]]
+
+
+def test_of_many_learners_without_a_comparable_number_the_nearest_are_shown():
+    learners = [ours(90.0 + number, learner=f"number-{number}") for number in range(7)]
+    (sheet,) = sheets(compare(results(*learners), literature(paper(league="transductive"))))
+    assert "nothing is comparable; nearest" in sheet.caption
+    assert sheet.cells.columns[-1] == "number-2"
 
 
 def test_every_row_of_every_table_names_its_source(reference):
@@ -534,17 +557,25 @@ def test_a_csv_has_every_row_with_its_verdict_and_its_source(call, run, tmp_path
 
 
 def test_a_markdown_page_has_what_is_not_comparable_too(call, run, tmp_path, few):
-    call("compare", run, "--output", tmp_path / "c.md")
+    call("compare", run, "--output", tmp_path / "c.md", "--all")
     page = (tmp_path / "c.md").read_text()
     for name in ("High (tuned)", "Elsewhere", "another split: lake", "| **+", "Some et al."):
         assert name in page
 
 
 def test_a_latex_page_has_what_is_not_comparable_too(call, run, tmp_path, few):
-    assert call("compare", run, "--output", tmp_path / "c.tex").code == 0
+    assert call("compare", run, "--output", tmp_path / "c.tex", "--all").code == 0
     page = (tmp_path / "c.tex").read_text()
     assert page.count(r"\toprule") == page.count(r"\bottomrule") == 6  # two share the learners of each of three
     assert "Elsewhere" in page
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex"])
+def test_a_page_has_what_is_comparable_alone_unless_all_of_it_is_asked_for(call, run, tmp_path, few, suffix):
+    path = tmp_path / f"c.{suffix}"
+    assert call("compare", run, "--output", path).code == 0
+    assert "High (tuned)" in path.read_text()
+    assert "Elsewhere" not in path.read_text()
 
 
 def test_another_suffix_is_refused_in_one_sentence(call, run, tmp_path, few):

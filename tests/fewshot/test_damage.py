@@ -71,7 +71,7 @@ def run(toy_run, tmp_path) -> Path:
 def survives(call, toy_banks, monkeypatch):
     """Calls the command line, and checks that it ends soon, in a result or in one sentence."""
     monkeypatch.setattr("fewshot.report.data.load_dataset", lambda name, split, **_: toy_banks[split])
-    monkeypatch.setattr("fewshot.report.data.MAP_CLASSES", 2)
+    monkeypatch.setattr("fewshot.shown.MAP_CLASSES", 2)
     monkeypatch.setattr("fewshot.report.figures.drawn", lambda *_: b'<svg xmlns="http://www.w3.org/2000/svg"></svg>')
 
     def briefly(learner, train_bank, validation_bank, settings, **more):
@@ -221,6 +221,8 @@ PLACES = [
     "checkpoints/npair-seed0/best.pt",
     "checkpoints/npair-seed0/last.pt",
     "checkpoints/npair-seed0/training.csv",
+    "classes.csv",
+    "shown.npz",
 ]
 
 

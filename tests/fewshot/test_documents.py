@@ -31,6 +31,7 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
+TUTORIALS = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "docs/tutorials").glob("*.md"))}
 BLOCKS = {text for page in PAGES.values() for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL)}
 # Each block of code is run by a test below, which finds it by this word.
 RUN = (
@@ -218,7 +219,11 @@ def test_the_number_of_published_numbers_is_that_of_the_file():
 
 @pytest.mark.parametrize(
     ("page", "target"),
-    [(page, target) for page, text in PAGES.items() for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text)],
+    [
+        (page, target)
+        for page, text in (PAGES | TUTORIALS).items()
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+    ],
 )
 def test_its_links_lead_somewhere(page, target):
     path = (ROOT / page).parent / target

@@ -68,6 +68,13 @@ def test_comparisons_fit_with_their_verdicts(faults, name):
     assert faults(page.replace("\n\n", "\n\\clearpage\n")) == []
 
 
+def test_the_comparison_of_many_learners_is_short_and_fits(faults):
+    found = comparison.compare(read_results(REFERENCE / "quick-omniglot-all")[0], run="all")
+    made = comparison.sheets(found)
+    assert [len(one.cells) for one in made] == [22] * 4
+    assert faults(latex.page(made, "cmp").replace("\n\n", "\n\\clearpage\n")) == []
+
+
 def test_many_columns_and_rows_become_several_tables_that_fit(faults):
     wide = sheet(
         [f"learner_{i} (variant, long)" for i in range(80)], [f"{i} measures" for i in range(15)], "97.12 ± 0.13"

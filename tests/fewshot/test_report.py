@@ -18,7 +18,7 @@ from conftest import refusal
 
 from baselines import published
 from episodes import InputError
-from fewshot import checkpoints
+from fewshot import checkpoints, shown
 from fewshot.benchmark import run_benchmark
 from fewshot.comparison import compare
 from fewshot.config import load_config
@@ -55,21 +55,21 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def run(preset, toy_banks, tmp_path_factory) -> Path:
-    """The folder of a small run."""
-    path = tmp_path_factory.mktemp("runs") / "toy <run> & co"
-    run_benchmark(load_config(preset), toy_banks, path, device="cpu", progress=False)
-    return path
-
-
-@pytest.fixture(scope="module")
 def quick(toy_banks):
     """Every data set is the toy one, and maps are small; the patch can be extended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fewshot.report.data.load_dataset", lambda name, split, **_: toy_banks[split])
-        patch.setattr("fewshot.report.data.MAP_CLASSES", 3)
-        patch.setattr("fewshot.report.data.MAP_IMAGES", 5)
+        patch.setattr("fewshot.shown.MAP_CLASSES", 3)
+        patch.setattr("fewshot.shown.MAP_IMAGES", 5)
         yield patch
+
+
+@pytest.fixture(scope="module")
+def run(preset, toy_banks, quick, tmp_path_factory) -> Path:
+    """The folder of a small run."""
+    path = tmp_path_factory.mktemp("runs") / "toy <run> & co"
+    run_benchmark(load_config(preset), toy_banks, path, device="cpu", progress=False)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -182,20 +182,44 @@ def test_names_are_text_and_never_code(run, quick, toy_banks, tmp_path):
     assert any("<script>alert(" in text for text in texts)
 
 
-def test_predictions_are_those_of_the_run(run, quick, toy_banks):
-    read = report_data.read_run(run)
-    models, problems = report_data.load_models(read, 5, 1)
+@pytest.mark.parametrize("kept", [True, False])
+def test_predictions_are_those_of_the_run(copy, toy_banks, kept):
+    if not kept:
+        (copy / "shown.npz").unlink()
+    read = report_data.read_run(copy)
+    models, problems = report_data.find_models(read, 5, 1)
     assert not problems
     assert [model.name for model in models] == ["prototypical-euclidean-seed0", "npair-seed0"]
+    assert all((model.learner is None, model.kept is None) == (kept, not kept) for model in models)
     for model in models:
         for number in range(6):
             episode = report_data.episode_of(read, toy_banks["test"], 5, 1, number)
-            predicted = report_data.predict(model.learner, toy_banks["test"], episode, seed=0)
+            predicted = report_data.predict(model, toy_banks["test"], episode, number, seed=0)
             share = (predicted == np.arange(5)[:, None]).mean()
             assert share == pytest.approx(read.accuracies[f"{model.name}/5way1shot"][number])
 
 
+def test_what_a_run_keeps_is_what_its_models_answer(copy, toy_banks):
+    """The answers to every query and the distances in the map, without a model and with it."""
+    bank = toy_banks["test"]
+    read = report_data.read_run(copy)
+    kept, _ = report_data.find_models(read, 5, 1)
+    (copy / "shown.npz").unlink()
+    trained, _ = report_data.find_models(report_data.read_run(copy), 5, 1)
+    for one, other in zip(kept, trained, strict=True):
+        for number in range(6):
+            episode = report_data.episode_of(read, bank, 5, 1, number)
+            answers = [report_data.predict(model, bank, episode, number, seed=0) for model in (one, other)]
+            assert (answers[0] == answers[1]).all()
+        images = torch.from_numpy(one.kept.map.images.ravel())
+        found = shown.embeddings_of(other.learner, bank, images, torch.device("cpu")).double()
+        away = torch.cdist(*[torch.from_numpy(one.kept.embeddings).double()] * 2)
+        expected = torch.cdist(found, found)
+        assert (away / away.max() - expected / expected.max()).abs().max() < 0.01
+
+
 def test_the_page_says_where_a_checkpoint_answers_otherwise(copy):
+    (copy / "shown.npz").unlink()
     path = copy / "checkpoints" / "npair-seed0" / "best.pt"
     content = checkpoints.load(path)
     weights = {name: torch.zeros_like(value) for name, value in content["learner"].items()}
@@ -206,29 +230,133 @@ def test_the_page_says_where_a_checkpoint_answers_otherwise(copy):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda run: shutil.rmtree(run / "checkpoints"), "are left out: the run's folder holds no checkpoints."),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "the run's folder has neither shown.npz nor checkpoints."),
         (lambda run: (run / "checkpoints/npair-seed0/best.pt").write_bytes(b"no"), "Not shown: npair (there is no"),
         (
             lambda run: _renamed_learner(run, "mine.py:Mine"),
-            "npair (it comes from a file, and a report runs no files).",
+            "npair (its code is in mine.py:Mine: if you trust that file, name it with --learner).",
         ),
         (lambda run: _other_checksum(run), "the test images that are here now are not those of the run"),
     ],
 )
 def test_what_is_missing_is_left_out_with_a_sentence(copy, damage, sentence):
+    (copy / "shown.npz").unlink()
     damage(copy)
     page = report(copy)
     assert page.text.count(sentence) >= 1
     assert "± " in page.text
 
 
-def test_a_run_without_checkpoints_has_its_other_sections(copy):
+def names_of_figures(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "figures").iterdir()}
+
+
+def test_a_run_without_checkpoints_shows_what_it_kept(copy):
+    before = report(copy).alts
     shutil.rmtree(copy / "checkpoints")
     page = report(copy)
-    assert "Training curves, pictures of episodes and embeddings are left out" in page.text
-    names = {path.stem for path in (copy / "figures").iterdir()}
+    assert page.alts == [alt for alt in before if not alt.startswith(("Training", "Accuracy on validation"))]
+    assert "Training curves are left out: the run's folder holds no checkpoints." in page.text
+    assert "ictures" not in "".join(re.findall(r"([^.]*) (?:is|are) left out", page.text))
+
+
+def test_a_run_without_checkpoints_that_kept_nothing_has_its_other_sections(copy):
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "shown.npz").unlink()
+    page = report(copy)
+    assert "Pictures of episodes and embeddings are left out: the run's folder has neither" in page.text
+    names = names_of_figures(copy)
     assert {"accuracy-3way-1shot", "accuracy-5way-1shot", "confused-npair-seed0"} <= names
     assert not {name for name in names if name.startswith(("training", "episode", "embedding"))}
+
+
+def test_maps_need_neither_images_nor_weights(copy, quick):
+    def missing(*_, **__):
+        raise InputError("no images")
+
+    shutil.rmtree(copy / "checkpoints")
+    with quick.context() as patch:
+        patch.setattr("fewshot.report.data.load_dataset", missing)
+        page = report(copy)
+    assert "Pictures of episodes are left out: the test images cannot be opened (no images)." in page.text
+    names = names_of_figures(copy)
+    assert {"embedding-classes", "embedding-npair-seed0", "embedding-prototypical-euclidean-seed0"} <= names
+    assert any(alt.startswith("The classes: class 0") for alt in page.alts)
+
+
+SOURCE = """
+import torch
+from fewshot import Learner
+
+class Mine(Learner):
+    def loss(self, images, labels):
+        embeddings = self.embed(images)
+        return torch.nn.functional.mse_loss(embeddings, torch.ones_like(embeddings))
+
+    def scores(self, support, query):
+        return -torch.cdist(query, support.mean(2))
+"""
+
+
+@pytest.fixture
+def own(preset, toy_banks, quick, tmp_path) -> tuple[Path, str]:
+    """A run of a learner from a file, and the name of that learner."""
+    source = tmp_path / "mine.py"
+    source.write_text(SOURCE)
+    run = tmp_path / "own"
+    run_benchmark(load_config(preset, [f"{source}:Mine"]), toy_banks, run, device="cpu", progress=False)
+    return run, f"{source}:Mine"
+
+
+def test_a_learner_from_a_file_is_shown_although_its_file_is_gone(own):
+    run, name = own
+    Path(name.partition(":")[0]).unlink()
+    report(run)
+    assert {"episode-hard", "embedding-Mine-seed0"} <= names_of_figures(run)
+
+
+def test_a_file_runs_only_if_it_is_trusted(own):
+    run, name = own
+    (run / "shown.npz").unlink()
+    assert "if you trust that file, name it with --learner" in report(run).text
+    assert "episode-hard" not in names_of_figures(run)
+    page = Page(write_report(run, trusted=[name]))
+    assert {"episode-hard", "embedding-Mine-seed0"} <= names_of_figures(run)
+    assert "--learner" not in page.text
+
+
+def test_a_trusted_learner_that_the_run_has_not_is_refused(copy, tmp_path):
+    (tmp_path / "mine.py").write_text(SOURCE)
+    said = refusal(lambda: write_report(copy, trusted=[f"{tmp_path}/mine.py:Mine"]))
+    assert "has no learner Mine" in said
+
+
+def test_the_command_trusts_the_files_that_it_is_given(call, own):
+    run, name = own
+    (run / "shown.npz").unlink()
+    assert call("report", run, "--learner", name).code == 0
+    assert "embedding-Mine-seed0" in names_of_figures(run)
+    said = call("report", run.parent, "--learner", name)
+    assert (said.code, "leave out --learner" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("npair-seed0/5way1shot/answers", lambda answers: (answers + 1) % 5),
+        ("npair-seed0/5way1shot/answers", lambda answers: answers[1:]),
+        ("npair-seed0/5way1shot/answers", lambda answers: answers.astype(float)),
+        ("npair-seed0/5way1shot/embeddings", lambda embeddings: embeddings[1:]),
+        ("npair-seed0/5way1shot/embeddings", lambda embeddings: embeddings * np.nan),
+        ("shown_images", lambda images: images[:, ::-1]),
+        ("shown_classes", lambda names: names[1:]),
+    ],
+)
+def test_what_contradicts_the_run_is_refused(copy, name, change):
+    with np.load(copy / "shown.npz") as archive:
+        arrays = dict(archive)
+    np.savez(copy / "shown.npz", **{**arrays, name: change(arrays[name])})
+    assert "shown.npz holds" in refusal(lambda: write_report(copy))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -296,7 +424,7 @@ def test_episodes_are_the_best_the_median_and_the_worst_and_of_equal_ones_the_fi
 def test_a_bank_of_some_images_holds_these_and_their_classes(toy_banks):
     bank = toy_banks["test"]
     images = torch.tensor([100, 3, 101, 3])
-    part, numbers, classes = report_data.cut_out(bank, images)
+    part, numbers, classes = shown.cut_out(bank, images)
     assert numbers.tolist() == [3, 100, 101]
     assert torch.equal(part.images, bank.images[numbers])
     assert part.class_names == tuple(bank.class_names[number] for number in classes)
@@ -304,12 +432,11 @@ def test_a_bank_of_some_images_holds_these_and_their_classes(toy_banks):
 
 
 def test_embeddings_that_are_all_the_same_have_a_map_too(run, quick, toy_banks):
-    (model, _), _ = report_data.load_models(report_data.read_run(run), 5, 1)
-    images = report_data.map_images(toy_banks["test"]).flatten()
-    for parameter in model.learner.parameters():
-        parameter.data.zero_()
-    points = report_data.embed_flat(model.learner, toy_banks["test"], images)
-    assert points.shape == (len(images), 2)
+    (model, _), _ = report_data.find_models(report_data.read_run(run), 5, 1)
+    images = shown.map_of(toy_banks["test"]).images
+    same = shown.reduced(torch.ones(images.size, 8))
+    points = report_data.embed_flat(dataclasses.replace(model, kept=model.kept._replace(embeddings=same)), None, images)
+    assert points.shape == (images.size, 2)
     assert np.isfinite(points).all()
 
 
@@ -373,9 +500,59 @@ def test_the_name_of_a_model_chooses_no_path(copy):
     assert not [path for path in copy.parent.rglob("*confused*") if path.parent != copy / "figures"]
 
 
-def test_a_run_without_answers_by_class_says_so(copy):
+def without_answers(run: Path, checkpoints: bool = True) -> None:
+    (run / "confusion.npz").unlink()
+    (run / "classes.csv").unlink()
+    if not checkpoints:
+        shutil.rmtree(run / "checkpoints")
+
+
+@pytest.mark.parametrize(("there", "advice"), [(True, "; 'fewshot evaluate' counts them again"), (False, ".")])
+def test_a_run_without_answers_by_class_says_so(copy, there, advice):
+    without_answers(copy, there)
+    text = report(copy).text
+    assert f"are left out: the run did not keep them, since an older version wrote it{advice}" in text
+    assert "so the hardest class is not known" in text
+
+
+def test_the_page_begins_with_the_hardest_class_of_the_best_learner(copy):
+    rows = pd.read_csv(copy / "classes.csv", keep_default_na=False)
+    results = pd.read_csv(copy / "results.csv", keep_default_na=False)
+    top = report(copy).text.partition("Told apart")[0]
+    for cell, own in results.groupby(["way", "shot"]):
+        best = own.sort_values("accuracy").iloc[-1]
+        of_best = rows[(rows["way"] == cell[0]) & (rows["shot"] == cell[1]) & (rows["learner"] == best["learner"])]
+        worst = of_best.sort_values("accuracy", kind="stable").iloc[0]
+        assert f"{worst['class']}: {worst['accuracy']:.2f}" in top
+
+
+def test_the_table_of_classes_is_enough_for_the_tables(copy):
+    """Committed runs have classes.csv without the counts behind it."""
+    tables = [report(copy).source]
     (copy / "confusion.npz").unlink()
-    assert "Answers by class are left out: the run did not keep them" in report(copy).text
+    tables.append(report(copy).source)
+    found = [re.findall(r"<td[^>]*>\d+\.\d\d to \d+\.\d\d</td>", source) for source in tables]
+    assert len(found[0]) > 10
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda rows: rows.drop(columns="low"), "classes.csv has other columns"),
+        (lambda rows: rows.assign(accuracy="much"), "classes.csv holds no numbers"),
+    ],
+)
+def test_a_damaged_table_of_classes_is_told(copy, damage, words):
+    damage(pd.read_csv(copy / "classes.csv", keep_default_na=False)).to_csv(copy / "classes.csv", index=False)
+    assert words in refusal(lambda: write_report(copy))
+
+
+def test_a_table_of_classes_that_contradicts_the_results_is_not_shown(copy):
+    rows = pd.read_csv(copy / "classes.csv", keep_default_na=False)
+    rows.assign(accuracy=rows["accuracy"] / 2).to_csv(copy / "classes.csv", index=False)
+    (copy / "confusion.npz").unlink()
+    assert "Answers by class are left out" in report(copy).text
 
 
 def test_tables_of_classes_need_no_images(copy, quick):

@@ -60,7 +60,7 @@ def check_same_run(folder: Path, other: Path) -> None:
     pd.testing.assert_frame_equal(rows(folder), rows(other))
     for name in ("differences.csv", "config.toml", "results.md"):
         assert (folder / name).read_text() == (other / name).read_text(), name
-    for name in ("episodes.npz", "confusion.npz"):
+    for name in ("episodes.npz", "confusion.npz", "shown.npz"):
         with np.load(folder / name) as ours, np.load(other / name) as theirs:
             assert ours.files
             assert set(ours.files) == set(theirs.files)
