@@ -57,6 +57,12 @@ def reference_runs() -> str:
     return _table(pd.DataFrame(rows, columns=["run", "command", "machine", "time"]))
 
 
+def across_data_sets() -> str:
+    """The models of a reference run on several data sets, in the first way and shot."""
+    sheets = read_sheets(REFERENCE / "gpu-mini_imagenet-quick")
+    return _lines(markdown([next(sheet for sheet in sheets if sheet.title.startswith("Across data sets"))]))
+
+
 def best_published() -> str:
     """The best published number of each data set, split, league and family of backbones."""
     rows = best()
@@ -108,6 +114,7 @@ def settings() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "reference-runs": reference_runs,
+    "across-data-sets": across_data_sets,
     "best-published": best_published,
     "presets": presets,
     "settings": settings,

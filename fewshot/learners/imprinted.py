@@ -31,6 +31,7 @@ class Imprinted(CosineClassifier):
 
     variants: ClassVar = {"imprint": Traits(paper=_PAPER), "finetune": Traits(fits_episodes=True, paper=_PAPER)}
     batches = ShuffledBatches(size=256)
+    search: ClassVar = {"learning_rate": (5e-3, 0.5, "log")}  # the weights of thousands of classes need a high one
 
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", finetune_steps: int = 100, finetune_rate: float = 0.1
