@@ -354,6 +354,13 @@ def test_the_choices_of_a_board_show_one_panel_and_the_filter_its_rows(browser, 
     assert all("snell" in text for text in texts)
 
 
+def test_the_published_results_fit_a_screen_and_what_follows_is_near(browser, pages):
+    browser.open(pages["quick-omniglot-all"], 1400)
+    assert browser.run("(one => one.scrollWidth - one.clientWidth)(document.querySelector('.long .scroll'))") == 0
+    assert browser.run("document.querySelector('.long').offsetHeight") < 900
+    assert browser.run("Math.max(...[...document.querySelectorAll('.long tr')].map(one => one.offsetHeight))") < 120
+
+
 def test_print_opens_folds_and_shows_the_last_column(browser, pages):
     browser.open(pages["quick-omniglot-all"], 688)  # A4 without margins
     browser.call("Emulation.setEmulatedMedia", media="print")
