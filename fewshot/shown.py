@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from episodes import FeatureBank, ImageBank
-from fewshot.devices import placed
+from fewshot.devices import exact, placed
 from fewshot.embedding import EmbeddedBank
 from fewshot.files import in_utf8
 from fewshot.learners.base import Learner
@@ -68,7 +68,7 @@ def reduced(embeddings: torch.Tensor) -> np.ndarray | None:
     Van der Maaten and Hinton 2008 reduce to as many before t-SNE, which a scale of all numbers does not change. None
     if an embedding is not finite.
     """
-    values = embeddings.cpu().double().numpy()
+    values = exact(embeddings).cpu().numpy()
     if not np.isfinite(values).all():
         return None
     values = values / max(np.abs(values).max(initial=0), np.finfo(float).tiny)

@@ -21,6 +21,7 @@ from episodes.errors import counted
 from episodes.texts import class_text
 from fewshot.adaptation import lads, poda
 from fewshot.config import Domain, Evaluation
+from fewshot.devices import exact
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.base import Learner
 from fewshot.learners.clip import CLIP
@@ -206,8 +207,8 @@ def _share_right(train: Tensor, test: Tensor) -> np.ndarray:
 
     classes, count = train.shape[:2]
     probe = LogisticRegression(C=_COST, max_iter=1000)
-    probe.fit(train.flatten(0, 1).double().cpu().numpy(), np.arange(classes).repeat(count))
-    answers = probe.predict(test.flatten(0, 2).double().cpu().numpy()).reshape(test.shape[:3])
+    probe.fit(exact(train.flatten(0, 1)).cpu().numpy(), np.arange(classes).repeat(count))
+    answers = probe.predict(exact(test.flatten(0, 2)).cpu().numpy()).reshape(test.shape[:3])
     return (answers == np.arange(classes)[:, None]).mean(2)
 
 
@@ -227,7 +228,7 @@ def _cosines(data: EmbeddedBank, transfer: Transfer, texts: Texts) -> np.ndarray
         return torch.stack([data.embeddings[ends[one] : ends[one + 1]].mean(0) for one in classes.tolist()])
 
     images = means(transfer.target) - means(transfer.source)
-    return functional.cosine_similarity(images, texts.directions).double().cpu().numpy()
+    return exact(functional.cosine_similarity(images, texts.directions)).cpu().numpy()
 
 
 def _over(values: np.ndarray) -> Estimate:

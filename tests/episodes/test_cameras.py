@@ -44,6 +44,7 @@ def test_a_drawn_gallery_has_the_cameras_of_its_images():
     assert numbers[every.argsort()].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow  # renders the icons
 def test_the_camera_of_an_icon_is_the_author_of_its_set():
     folder = os.environ.get("FEWSHOT_DATA")
     if not folder or not (package := find([Path(folder)])):

@@ -31,12 +31,14 @@ ROOT = Path(fewshot.__file__).parents[1]
 _LONG = 600  # seconds, on a machine that has other work
 CLOCK = ["train_seconds", "eval_seconds"]
 RUN = """
+import signal
 import sys
 import fewshot.benchmark
 from conftest import toy_bank
 from fewshot.cli import main
 
 if __name__ == "__main__":  # a worker imports this file, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also if the tests run in the background of a shell
     seeds = {"train": 1, "validation": 2, "test": 3}
     fewshot.benchmark.load_dataset = lambda name, split, **_: toy_bank(30, 24, seed=seeds[split], split=split)
     sys.exit(main(sys.argv[1:]))
