@@ -63,6 +63,16 @@ def across_data_sets() -> str:
     return _lines(markdown([next(sheet for sheet in sheets if sheet.title.startswith("Across data sets"))]))
 
 
+def tuned_gains() -> str:
+    """What the reference search gained for each learner, on validation classes."""
+    gains = pd.read_csv(REFERENCE / "tuned-omniglot" / "gains.csv")
+    rows = [
+        [one.learner, f"{one.untuned:.2f}", f"{one.tuned:.2f}", f"{one.gain:+.2f} ± {one.gain_ci95:.2f}"]
+        for one in gains.itertuples()
+    ]
+    return _table(pd.DataFrame(rows, columns=["learner", "untuned", "tuned", "gain"]))
+
+
 def best_published() -> str:
     """The best published number of each data set, split, league and family of backbones."""
     rows = best()
@@ -115,6 +125,7 @@ def settings() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "reference-runs": reference_runs,
     "across-data-sets": across_data_sets,
+    "tuned-gains": tuned_gains,
     "best-published": best_published,
     "presets": presets,
     "settings": settings,
