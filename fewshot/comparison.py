@@ -112,7 +112,7 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
 
     If none is comparable, the table holds the nearest numbers with the reasons. If there are more of our learners than
     a table has columns for, the learners are the rows of one table, each beside the best published number that it
-    compares with. With `every` all numbers are there, those that are not comparable with the reasons and those of
+    compares with. With `every` all numbers are there: numbers that are not comparable come with the reasons, numbers of
     another split in tables of their own, and several tables share the learners, the best first.
     """
     made = []
@@ -156,20 +156,27 @@ def summary(comparison: pd.DataFrame) -> str:
     )
 
 
+def best_comparable(rows: pd.DataFrame) -> pd.Series | None:
+    """Of the rows of `compare` the one with the highest published number that compares; None if none does."""
+    comparable = rows[rows["verdict"] != "not comparable"]
+    if comparable.empty:
+        return None
+    return comparable.sort_values(["published", "difference"], ascending=False, kind="stable").iloc[0]
+
+
 def _best_of_each(rows: pd.DataFrame, ours: pd.DataFrame, name: str) -> Sheet:
     """A table with a row for each of our labels: our result from `ours` (accuracy and ci95 by label), the best
     published one that it compares with, the difference, and how many of the comparable ones lie on each side."""
     made = {}
     for label, own in ours.iterrows():
-        same = rows[(rows["label"] == label) & (rows["verdict"] != "not comparable")]
+        same = rows[rows["label"] == label]
         made[label] = {
             "best comparable": "–",
             "accuracy": f"{own['accuracy']:.2f} ± {own['ci95']:.2f}",
             "difference": "–",
             **{side: str((same["verdict"] == verdict).sum()) for side, verdict in _SIDES.items()},
         }
-        if len(same):
-            best = same.sort_values("published", kind="stable").iloc[-1]
+        if (best := best_comparable(same)) is not None:
             variant = f" ({best['published_variant']})" if best["published_variant"] else ""
             printed = f"{best['published']:.{best['decimals']}f}"
             made[label]["best comparable"] = f"{best['method']}{variant}, {best['source']}: {printed}"

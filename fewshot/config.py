@@ -416,8 +416,7 @@ def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbe
     sessions |= {name: given[f"{name}s"][0] for name in ("way", "shot") if len(given.get(f"{name}s", ())) == 1}
     domain = {name: value for name, value in sessions.items() if name != "way"}
     of_kinds = given | ({"kinds": kinds} if kinds else {})
-    parts = {"generalised": one_way, "sessions": sessions, "kinds": of_kinds, "open_set": one_way}
-    parts |= {"domain": domain}
+    parts = {"generalised": one_way, "sessions": sessions, "kinds": of_kinds, "open_set": one_way, "domain": domain}
     tests = given | ({"protocols": protocols} if protocols is not None else {})
     tests |= {name: table for name, table in parts.items() if table}
     _checked(Evaluation, tests, "the arguments")

@@ -69,7 +69,12 @@ _MODULES_OF_PROTOCOL = {  # the other modules that measure by a test protocol
     "kinds": ("episodes/kinds/*.py", "fewshot/difficulty.py"),
     "open_set": ("episodes/kinds/composition.py", "episodes/kinds/open_set.py"),
     "domains": ("fewshot/clamping.py", "fewshot/protocols/episodes.py"),
-    "query_gallery": ("episodes/datasets/galleries.py", "episodes/galleries.py", "fewshot/matching.py"),
+    "query_gallery": (
+        "episodes/cameras.py",
+        "episodes/datasets/galleries.py",
+        "episodes/galleries.py",
+        "fewshot/matching.py",
+    ),
     "domain": ("fewshot/adaptation/*.py",),
 }
 _OF_BACKBONE = {

@@ -25,13 +25,7 @@ MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
 DATA = ["dataset", "protocol"]  # what tells data sets apart
 UNIFORM = "uniform"  # the kind of episodes of all test protocols but `kinds`
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
-ROW = [
-    *CELL,
-    "session",
-    "kind",
-    "transfer",
-    "adaptation",
-]  # and in all test protocols, as far as they have these columns
+ROW = [*CELL, "session", "kind", "transfer", "adaptation"]  # and in all test protocols, as far as they have them
 LEAGUE = {"transductive": "transductive", "text": "class names", "external": "external data"}  # columns, and marks
 # the columns that the trainings of one learner share; the column `protocol` is the split protocol of the data set
 ALIKE = ["dataset", "protocol", *LEARNER, "image_size", *LEAGUE]

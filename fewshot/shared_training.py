@@ -10,7 +10,14 @@ from fewshot.provenance import key_of
 
 # methods in which learners of one training may differ
 _AT_TEST = {
-    *("__init__", "embed", "embed_texts", "scores", "episode_scores", "similarity", "base_logits", "begin_validation")
+    "__init__",
+    "embed",
+    "embed_texts",
+    "scores",
+    "episode_scores",
+    "similarity",
+    "base_logits",
+    "begin_validation",
 }
 _OWN = {"asked", "learner", "variant", "source", "packages", "settings"}  # fields of a ModelSpec that may differ
 

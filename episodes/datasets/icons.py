@@ -44,11 +44,8 @@ CREDITS = "credits.csv"  # beside the images of a prepared bank
 _COMPARED = 64  # pixels at which drawings are compared, whatever the size of the bank
 _VERSION = 1  # of the rules above
 # shares of the splits, and the fewest drawings of a class of the split protocols 'sets' and 'styles'
-_SHARES = {
-    "names": {"train": 0.64, "validation": 0.16, "test": 0.20},
-    "styles": {"train": 0.64, "validation": 0.16, "test": 0.20},
-    "sets": {"train": 0.50, "validation": 0.20, "test": 0.30},
-}
+_OF_NAMES = {"train": 0.64, "validation": 0.16, "test": 0.20}
+_SHARES = {"names": _OF_NAMES, "styles": _OF_NAMES, "sets": {"train": 0.50, "validation": 0.20, "test": 0.30}}
 _FEWEST_OF_SETS = {"train": 6, "validation": 4, "test": 6}
 _FEWEST_OF_STYLES = {"train": 4, "validation": 10, "test": 10}
 
@@ -67,10 +64,9 @@ def load(split: str, protocol: str, size: int, folders: list[Path]) -> ImageBank
 
     def part() -> Contents:
         whole, sets = _whole(package, size), package.free_sets
+        chosen = _chosen(whole, split, protocol, sets)
         if protocol == "styles":
-            chosen = _in_styles(_chosen(whole, split, protocol, sets), split, _whole(package, SIZE))
-        else:
-            chosen = _chosen(whole, split, protocol, sets)
+            chosen = _in_styles(chosen, split, _whole(package, SIZE))
         about = {"dataset": "icons", "protocol": protocol, "split": split, "source": str(package.path)}
         return _contents(whole.images.numpy(), whole.files, chosen, about, sets)
 

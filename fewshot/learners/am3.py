@@ -23,7 +23,7 @@ class AM3(Prototypical):
 
     p'_c = lambda_c p_c + (1 - lambda_c) w_c, with w_c = g(e_c) and lambda_c = sigmoid(h(w_c))   (equations 5 to 7)
 
-    e_c is the static embedding of the name by the package wordllama, where the paper has GloVe's; the networks g and h
+    e_c is the static embedding of the name by the package wordllama (the paper takes GloVe's); the networks g and h
     have one hidden layer each and learn with the backbone, by the loss of prototypical networks. So the names alone
     decide how much an image of their class counts. Rows are marked, because nobody says which names the texts behind
     the vectors held. Verification and retrieval compare images alone, as prototypical networks do.

@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from episodes import ImageBank, InputError
+from episodes.batches import Batches
 from fewshot.backbones import Backbone
 from fewshot.backbones.conv4 import ConvBlock
 from fewshot.performance.generated import Shape
@@ -109,6 +110,12 @@ def learn2learn_tasks(dataset: Pictures, way: int, shot: int, query: int, load: 
         transforms += [data.transforms.ConsecutiveLabels(meta)]
     tasks = data.Taskset(meta, transforms)
     return tasks.sample if load else tasks.sample_task_description
+
+
+def loader_of(bank: ImageBank, batches: Batches) -> DataLoader:
+    """The images and labels of the batches of `bank`, without end, loaded image by image as the peers do."""
+    listed = (indices.tolist() for indices in batches.following(bank, 0, 0))
+    return DataLoader(Pictures.of(bank), batch_sampler=listed)
 
 
 def plain_network(backbone: Backbone, channels: int) -> nn.Sequential:

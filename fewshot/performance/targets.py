@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader
 
 from episodes import ClassBatches, ImageBank, load_dataset
 from episodes.batches import batches_from
@@ -82,8 +81,6 @@ def _plainly(name: str, base: ImageBank, held_out: ImageBank, settings: Training
     """The loop of the papers' repositories with the same settings; the suite measures the accuracy for it."""
     batches = batches_from(settings.batches)
     assert isinstance(batches, ClassBatches), "the plain loss takes class after class"
-    listed = (indices.tolist() for indices in batches.following(base, 0, 0))
-    loader = DataLoader(peers.Pictures.of(base), batch_sampler=listed)
     cls, variant = find_learner(name)
     torch.manual_seed(0)
     backbone = ModelSpec.of(cls, base, settings, variant=variant).build(cls).backbone
@@ -91,7 +88,7 @@ def _plainly(name: str, base: ImageBank, held_out: ImageBank, settings: Training
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1)
     history, began = [], time.perf_counter()
-    for step, (images, _) in enumerate(itertools.islice(loader, settings.steps), start=1):
+    for step, (images, _) in enumerate(itertools.islice(peers.loader_of(base, batches), settings.steps), start=1):
         loss = peers.plain_loss(network, images, batches.classes)
         optimizer.zero_grad()
         loss.backward()

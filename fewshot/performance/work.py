@@ -282,8 +282,6 @@ def _peer_training(
     """A peer's losses of the same steps on the same batches; the peer gets the indices and loads the images its way."""
     batches, channels = batches_from(settings.batches), bank.images.shape[1]
     assert isinstance(batches, ClassBatches), "the losses of the peers take class after class"
-    listed = (indices.tolist() for indices in batches.following(bank, 0, 0))
-    loader = DataLoader(peers.Pictures.of(bank), batch_sampler=listed)
     network = peers.plain_network(learner.backbone, channels)
     if contender == "easyfsl":
         network = peers.imported("easyfsl.methods").PrototypicalNetworks(network)
@@ -293,7 +291,7 @@ def _peer_training(
     network.to(device).train()
     loss_of = peers.easyfsl_loss if contender == "easyfsl" else peers.plain_loss
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    for images, _ in loader:
+    for images, _ in peers.loader_of(bank, batches):
         loss = loss_of(network, images.to(device), batches.classes)
         optimizer.zero_grad()
         loss.backward()

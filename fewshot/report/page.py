@@ -40,7 +40,7 @@ from fewshot.report.data import (
 from fewshot.report.published import VERDICTS, published_rows
 from fewshot.report.rendering import rendered
 
-_TITLES = {"Other classes": "Intervals that cover other test classes"}  # of tables, where the page says more
+_TITLES = {"Other classes": "Intervals that cover other test classes"}  # of tables, in the words of the page
 _RANK = (
     "The rank, 1 the best, is the mean of a learner's places over the columns: in a column, the learners that cannot be"
     " told apart from the best share the mean of their places, then those not told apart from the best of the rest, and"

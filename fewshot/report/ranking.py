@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fewshot import tables
-from fewshot.comparison import ASSUMED
+from fewshot.comparison import ASSUMED, best_comparable
 from fewshot.records import LEARNER, labels, summarised
 from fewshot.report import classes
 from fewshot.report.data import LeftOut, Run, chosen_cell
@@ -128,10 +128,9 @@ def _apart(pairs: pd.DataFrame, first: str, second: str) -> str:
 
 
 def _beside(rows: pd.DataFrame) -> dict[str, str]:
-    comparable = rows[rows["verdict"] != "not comparable"]
-    if comparable.empty:
+    best = best_comparable(rows)
+    if best is None:
         return {THEIRS: "none is comparable", OURS_MINUS: "–"}
-    best = comparable.sort_values(["published", "difference"], ascending=False, kind="stable").iloc[0]
     difference = f"{best['difference']:+.2f} ± {best['difference_ci95']:.2f}: {best['verdict']}"
     return {
         THEIRS: f"{best['method']} ({best['source']}): {best['published']:.{best['decimals']}f}",
