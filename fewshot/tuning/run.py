@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -22,6 +21,7 @@ from fewshot.devices import choose_device, placed, prepare
 from fewshot.frozen import one_thread
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import find_learner, lacks_weights, traits_of
+from fewshot.scheduling.children import deaf_children, end_with_parent
 from fewshot.tuning.output import write_results
 from fewshot.tuning.space import Space
 from fewshot.tuning.study import Search, SearchFolder, code_of, open_search, read_search
@@ -110,7 +110,6 @@ def work(
     prepare(chosen)
     banks = {split: placed(bank, chosen) for split, bank in banks.items()}
     spaces = _spaces(folder.search.config, banks, folder.search.budget)
-    parent = multiprocessing.parent_process()
     with one_thread(), folder.working() as worker:
         for asked in learners:
             while (trial := folder.claim(asked, spaces[asked], worker)) is not None:
@@ -118,8 +117,6 @@ def work(
                 after()
                 if chosen.type == "cuda":
                     torch.cuda.empty_cache()  # for the other processes on this GPU
-                if parent is not None and not parent.is_alive():
-                    return
 
 
 class _Watch:
@@ -183,8 +180,9 @@ def _side_by_side(workers: int, arguments: tuple[Any, ...], watch: _Watch) -> No
     errors = context.SimpleQueue()
     processes = [context.Process(target=_process, args=(*arguments, errors), daemon=True) for _ in range(workers)]
     try:
-        for process in processes:
-            process.start()
+        with deaf_children():
+            for process in processes:
+                process.start()
         while any(process.is_alive() for process in processes):
             watch()
             _check(processes, errors)
@@ -213,7 +211,7 @@ def _check(processes: Sequence[BaseProcess], errors: Any) -> None:
 
 def _process(path: Path, learners: list[str], device: str, data: str | None, errors: Any) -> None:
     """What each of several processes does; it opens the data again, which are prepared."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    end_with_parent()
     torch.set_num_threads(1)
     try:
         search = read_search(path)
