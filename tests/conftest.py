@@ -41,6 +41,7 @@ class Groups(LoadScopeScheduling):
         return nodeid.rpartition("-")[0] if test.startswith("test_promises[") else file
 
 
+@pytest.hookimpl(optionalhook=True)  # -p no:xdist leaves the plugin out
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
     return Groups(config, log)
 
