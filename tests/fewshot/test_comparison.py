@@ -111,11 +111,11 @@ def test_a_printed_interval_is_taken_as_it_is():
 def test_two_samples_of_one_accuracy_are_seldom_told_apart():
     """The same method measured twice, theirs on 1,000 episodes and printed without an interval."""
     generator, apart = np.random.default_rng(0), 0
-    for _ in range(100):
+    for _ in range(40):
         mine, theirs = (96 + generator.normal(0, 10, count) for count in (10_000, 1000))
         row = compared(ours(mine.mean(), 1.96 * mine.std() / 100), paper(round(theirs.mean(), 2), episodes=1000))
         apart += row["verdict"] != "within"
-    assert apart <= 10
+    assert apart <= 4
 
 
 def test_several_seeds_leave_the_choice_of_episodes_open_too():
