@@ -6,15 +6,18 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from episodes import ImageBank, InputError
+
+if TYPE_CHECKING:
+    from groups import Groups
+    from xdist.remote import Producer
 
 # One thread a process, here and in processes that tests start: pytest-xdist has a process for each core, and more
 # threads on arrays as small as these cost more time than they save.
@@ -26,23 +29,21 @@ if not torch.accelerator.is_available():
 
 
 # the files whose groups take longest: they come first, so that the processes end at about the same time
-LONGEST = ("test_omniglot", "test_damage", "test_statistics", "test_full_disks", "test_report", "test_benchmark")
-
-
-class Groups(LoadScopeScheduling):
-    """The tests of one group run in one process of pytest-xdist, and groups start in the order of the tests.
-
-    The promises of one learner share its training and are one group; the other tests of a file share its fixtures and
-    are one group. This class and not the mark xdist_group says so, since pytest 9.2 ignores that mark.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        return nodeid.rpartition("-")[0] if test.startswith("test_promises[") else file
+LONGEST = (
+    "test_tutorials",
+    "test_workers",
+    "test_tuning",
+    "test_omniglot",
+    "test_same_answers",
+    "test_board",
+    "test_report",
+)
 
 
 @pytest.hookimpl(optionalhook=True)  # -p no:xdist leaves the plugin out
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Groups":
+    from groups import Groups  # not in processes that tests start and that import this file
+
     return Groups(config, log)
 
 

@@ -11,9 +11,7 @@ from episodes import ClassBatches, EpisodeSampler
 from fewshot import Learner, evaluate
 from fewshot.backbones import make_backbone
 from fewshot.embedding import EmbeddedBank
-from fewshot.learners import text_probes
 from fewshot.learners.base import scores_of
-from fewshot.learners.image_text_heads import minimised
 from fewshot.learners.registry import LEARNERS, suite_learners
 from fewshot.testing import parametrize_with_checks
 
@@ -25,14 +23,6 @@ FORMS = [
     if cls.episode_scores is Learner.episode_scores
 ]
 every_learner = pytest.mark.parametrize(("name", "variant"), FORMS)
-
-
-@pytest.fixture
-def short_fits(monkeypatch):
-    """No head is fitted in more than 100 steps: clap has 300, and is scored 60 times."""
-    monkeypatch.setattr(
-        text_probes, "minimised", lambda loss, start, make, steps: minimised(loss, start, make, min(steps, 100))
-    )
 
 
 @parametrize_with_checks(suite_learners())
