@@ -192,6 +192,20 @@ def image_text(images: Tensor, texts: Tensor, numbers: Tensor, scale: Tensor | f
     return (functional.cross_entropy(logits, numbers) + of_texts.mean()) / 2
 
 
+def ranking_hinge(images: Tensor, texts: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Frome et al. 2013, equation 1: sum over j != label of max(0, margin - t_label M v + t_j M v); the batch's mean.
+
+    images M v (B, D), texts t (T, D) of length one, labels (B,): which text is that of each image
+
+    >>> ranking_hinge(torch.tensor([[1.0, 0.0]]), torch.eye(2), torch.tensor([0]), margin=1.5)
+    tensor(0.5000)
+    """
+    similarities = images @ texts.T
+    own = similarities.gather(1, labels[:, None])
+    others = functional.one_hot(labels, len(texts)) == 0
+    return (functional.relu(margin - own + similarities) * others).sum(1).mean()
+
+
 def _mean(terms: Tensor, chosen: Tensor) -> Tensor:
     """Mean of the chosen terms, 0 if none is chosen; the CPU reads no value, so it does not wait for a GPU."""
     return (terms * chosen).sum() / chosen.sum().clamp_min(1)

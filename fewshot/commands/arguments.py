@@ -31,6 +31,17 @@ def data_folder() -> argparse.ArgumentParser:
     return data
 
 
+def add_ray(parser: argparse.ArgumentParser, what: str) -> None:
+    """The argument for a Ray cluster that runs `what`."""
+    parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS|auto",
+        help=f"run {what} on a Ray cluster: HOST:PORT of its head node, or auto for the cluster that this machine is"
+        " part of",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The argument of every command that computes with a network."""
     parser.add_argument(

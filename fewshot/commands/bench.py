@@ -89,13 +89,7 @@ def _declare_running(parser: argparse.ArgumentParser) -> None:
         help="with --resume: keep and mark the rows that other versions of the code or of packages wrote, instead of"
         " computing them again",
     )
-    parser.add_argument(
-        "--ray",
-        default="",
-        metavar="ADDRESS|auto",
-        help="run the models on a Ray cluster: HOST:PORT of its head node, or auto for the cluster that this machine is"
-        " part of",
-    )
+    arguments.add_ray(parser, "the models")
     parser.add_argument(
         "--log",
         choices=KINDS,

@@ -27,7 +27,7 @@ from fewshot.protocols.episodes import open_interval
 from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, protocol_sheets
 from fewshot.records import row_of
 
-_USUAL = {"way": 5, "query": 15, "seed": 0}  # of a checkpoint's test
+_USUAL = {"way": 5, "shot": 1, "query": 15}  # of a checkpoint's episodes
 _SEVERAL_SHOTS = ("generalised", "open_set")  # the test protocols that test with several shots
 _BESIDE_BASE = ("generalised", "sessions")  # the test protocols that put test classes beside base classes
 
@@ -58,9 +58,12 @@ def declare(commands: arguments.Commands) -> None:
         "--shot",
         type=int,
         metavar="K",
-        help="support images per class (default: 1; sessions: 5; generalised and open_set: several; of a run, its own)",
+        help="support images per class (default: 1; sessions and domain: 5; generalised and open_set: several; of a"
+        " run, its own)",
     )
-    parser.add_argument("--query", type=int, metavar="Q", help="queries per class (default: 15; of a run, its own)")
+    parser.add_argument(
+        "--query", type=int, metavar="Q", help="queries per class (default: 15; domain: 5; of a run, its own)"
+    )
     parser.add_argument(
         "--episodes",
         type=int,
@@ -98,9 +101,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         return
     if options.protocol == "domains":
         raise InputError("domains tests a whole run: name the run's folder, or one data set with --dataset alone")
-    for name, usual in _USUAL.items():
-        if getattr(options, name) is None:
-            setattr(options, name, usual)
+    options.seed = options.seed or 0
     if options.output and not PROTOCOLS[options.protocol].by_shot:
         raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
     if options.output:
@@ -116,10 +117,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
-    settings = {"ways": [options.way], "query": options.query, "seed": options.seed}
-    settings |= {"shots": [1 if options.shot is None else options.shot]}
-    settings |= {} if options.episodes is None else {"episodes": options.episodes}
-    wanted = evaluation_from(settings)
+    way, shot, query = (_given(options).get(name, usual) for name, usual in _USUAL.items())
+    episodes = {} if options.episodes is None else {"episodes": options.episodes}
+    wanted = evaluation_from({"ways": [way], "shots": [shot], "query": query, "seed": options.seed, **episodes})
     (way,), (shot,), query = wanted.ways, wanted.shots, wanted.query
     accuracies = evaluate(learner, bank, way, shot, query, wanted.episodes, wanted.seed, options.device)
     if bank.listed:
@@ -177,22 +177,24 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
 
 
 def _wanted(options: argparse.Namespace) -> Evaluation:
-    """The settings of a test protocol other than episodes, from the arguments."""
-    settings: dict[str, Any] = {"query": options.query}
-    settings |= {} if options.episodes is None else {"episodes": options.episodes}
-    settings |= {} if options.shot is None else {"shots": [options.shot]}
-    tests = {"protocols": [options.protocol], "seed": options.seed}
+    """The settings of a test protocol other than episodes, from the arguments; InputError for one that it lacks."""
+    field = Evaluation.model_fields.get(options.protocol)
+    known = getattr(field.annotation, "model_fields", {}) if field else {}
+    settings: dict[str, Any] = {}
+    for name, value in _given(options).items():
+        if not {name, f"{name}s"} & set(known):
+            raise InputError(f"{options.protocol} has no {name}: leave out --{name}")
+        settings |= {name: value} if name in known else {f"{name}s": [value]}
     if options.protocol == "kinds":
-        kinds = {} if options.kind is None else {"kinds": options.kind}
-        tests["kinds"] = {"shots": [1], **settings, "ways": [options.way], **kinds}
-    elif options.protocol in _SEVERAL_SHOTS:
-        tests[options.protocol] = {**settings, "way": options.way}
-    elif options.protocol == "sessions":
-        shot = {} if options.shot is None else {"shot": options.shot}
-        tests["sessions"] = {"way": options.way, "query": options.query, **shot}
-    elif options.protocol == "domain" and options.shot is not None:
-        tests["domain"] = {"shot": options.shot}
-    return evaluation_from(tests)
+        settings = {"shots": [1], **settings} | ({} if options.kind is None else {"kinds": options.kind})
+    own = {options.protocol: settings} if field else {}
+    return evaluation_from({"protocols": [options.protocol], "seed": options.seed, **own})
+
+
+def _given(options: argparse.Namespace) -> dict[str, int]:
+    """The arguments that say how episodes are drawn, as far as they were given."""
+    values = {name: getattr(options, name) for name in (*_USUAL, "episodes")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _load(options: argparse.Namespace, spec: ModelSpec, split: str, dataset: str | None = None) -> ImageBank:

@@ -41,6 +41,7 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--workers", type=arguments.positive, default=1, metavar="N", help="processes of one thread each (default: 1)"
     )
+    arguments.add_ray(parser, "the trials")
     parser.set_defaults(command=run)
 
 
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         trials=options.trials,
         budget=options.budget,
         workers=options.workers,
+        ray=options.ray,
         device=options.device,
         data=options.data,
         resume=options.resume,

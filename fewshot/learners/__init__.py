@@ -11,6 +11,7 @@ from fewshot.learners import (  # noqa: F401  registers them
     closed_form,
     coop,
     deepemd,
+    devise,
     dn4,
     dynamic,
     exemplar,

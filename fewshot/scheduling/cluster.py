@@ -57,23 +57,13 @@ class RayWorkers:
     """
 
     def __init__(self, conditions: Conditions, address: str) -> None:
-        self._ray = _ray()
         banks = {split: dataclasses.replace(bank, files=tuple(bank.files)) for split, bank in conditions.banks.items()}
         self._conditions, self._address = dataclasses.replace(conditions, banks=banks, progress=False), address
         self._tasks: dict[Any, _Task] = {}
 
     def __enter__(self) -> Self:
-        try:
-            _reach(self._address)
-            self._ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError) as error:
-            said = " ".join(str(error).split())
-            raise InputError(
-                f"no Ray cluster was found at {self._address} ({said:.200}): start one with 'ray start --head', or"
-                " leave out --ray"
-            ) from error
-        gpus = int(self._resources("GPU") > 0 and self._conditions.device.partition(":")[0] in ("auto", "cuda"))
-        device = "cuda" if gpus else "cpu"
+        self._ray = connect(self._address)
+        gpus, device = share_of_a_task(self._ray, self._conditions.device)
         self._data = self._ray.put(pack_apart(dataclasses.replace(self._conditions, device=device)))
         remote = self._ray.remote(_run)
         self._remote = remote.options(num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming")
@@ -85,7 +75,7 @@ class RayWorkers:
     @property
     def free(self) -> bool:
         # one task more than there are cores tells a cluster that can grow to do so
-        return len(self._tasks) <= self._resources("CPU")
+        return len(self._tasks) <= resources(self._ray, "CPU")
 
     def start(self, job: Job) -> None:
         self._submit(_Task(job))
@@ -129,18 +119,50 @@ class RayWorkers:
         again = "the same command with --resume continues the run"
         if task.lost == _TRIES:
             raise InputError(f"{label} has lost its node {_TRIES} times, as happens if memory runs out: {again}")
-        if not self._resources("CPU"):
+        if not resources(self._ray, "CPU"):
             raise InputError(f"{label} has lost its node, and no node of the cluster is left: {again}")
         log.warning("%s: its node was lost, it goes on from its last checkpoint on another one", label)
         self._submit(task)
-
-    def _resources(self, kind: str) -> float:
-        return float(self._ray.cluster_resources().get(kind, 0))
 
 
 def check_ray() -> None:
     """InputError if Ray is not installed."""
     _ray()
+
+
+def connect(address: str) -> Any:
+    """The module of Ray, connected to the cluster at HOST:PORT or, for 'auto', to that of this machine.
+
+    InputError if Ray is not installed, or if nothing answers.
+    """
+    ray = _ray()
+    try:
+        _reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"no Ray cluster was found at {address} ({said:.200}): start one with 'ray start --head', or leave out"
+            " --ray"
+        ) from error
+    return ray
+
+
+def share_of_a_task(ray: Any, device: str) -> tuple[int, str]:
+    """How many GPUs a task gets, one if the cluster has any and `device` allows it, and the device that computes."""
+    gpus = int(resources(ray, "GPU") > 0 and device.partition(":")[0] in ("auto", "cuda"))
+    return gpus, "cuda" if gpus else "cpu"
+
+
+def resources(ray: Any, kind: str) -> float:
+    """How many of 'CPU' or 'GPU' the cluster has now."""
+    return float(ray.cluster_resources().get(kind, 0))
+
+
+def check_version(code: str) -> None:
+    """InputError on a node whose suite is not that of the machine that started the work, whose digest is `code`."""
+    if provenance.suite_code() != code:
+        raise InputError("a node of the cluster has another version of the suite than this machine: update it")
 
 
 def _ray() -> Any:
@@ -200,8 +222,7 @@ def _work(data: Apart, job: Job, resume: bool, level: int, send: Callable[[Any],
     """Run a job in this thread."""
     with log_to(send, {"fewshot": level, "episodes": level}):
         try:
-            if provenance.suite_code() != job.model.spec.code:
-                raise InputError("a node of the cluster has another version of the suite than this machine: update it")
+            check_version(job.model.spec.code)
             conditions: Conditions = dataclasses.replace(unpack_apart(data), resume=resume)
             with threads_of(Share(1, conditions.device == "cpu")):
                 device: torch.device = choose_device(conditions.device)

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
-import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -19,6 +17,7 @@ from episodes import InputError
 from fewshot.devices import choose_device
 from fewshot.model_runs import Conditions, Measured, Runner
 from fewshot.scheduling.base import Finished, Job
+from fewshot.scheduling.children import deaf_children, end_with_parent
 from fewshot.scheduling.messages import Failed, Send, failure, log_to
 from fewshot.scheduling.packing import pack, unpack
 from fewshot.scheduling.share import Share, devices_of, threads_of
@@ -57,7 +56,7 @@ class LocalWorkers:
 
     def __enter__(self) -> Self:
         try:
-            with _deaf():
+            with deaf_children():
                 for number in range(len(self._devices)):
                     self._workers.append(self._started(number))
             for worker, device in zip(self._workers, self._devices):  # all have begun to load their libraries
@@ -125,19 +124,6 @@ class LocalWorkers:
         return _Worker(process, ours, line)
 
 
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that are started inside ignore Ctrl-C, from their first moment on: the process of the run ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _send(connection: Connection, message: object) -> None:
     with contextlib.suppress(ConnectionError):  # `results` tells of a worker that has ended
         connection.send(message)
@@ -157,7 +143,7 @@ def _serve(connection: Connection, share: Share, shown: bool, levels: Mapping[st
 
     The first message is the conditions of all jobs, packed.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     tqdm.set_lock(threading.RLock())  # its lock for several processes would be left behind by one that is ended
     send = _locked(connection.send)
     if shown:
@@ -172,14 +158,6 @@ def _serve(connection: Connection, share: Share, shown: bool, levels: Mapping[st
                 send(Finished(job.model.spec.name))
             except Exception as error:
                 send(failure(error))
-
-
-def _end_with_parent() -> None:
-    """End this process at once when the process that started it has ended; files are written whole or not at all."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _locked(send: Send) -> Send:

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -22,6 +21,8 @@ from fewshot.devices import choose_device, placed, prepare
 from fewshot.frozen import one_thread
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import find_learner, lacks_weights, traits_of
+from fewshot.scheduling.children import deaf_children, end_with_parent
+from fewshot.tuning.cluster import RemoteStudy, on_cluster
 from fewshot.tuning.output import write_results
 from fewshot.tuning.space import Space
 from fewshot.tuning.study import Search, SearchFolder, code_of, open_search, read_search
@@ -61,6 +62,7 @@ def tune(
     trials: int = 30,
     budget: int = 60_000,
     workers: int = 1,
+    ray: str = "",
     device: str = "auto",
     data: str | None = None,
     resume: bool = False,
@@ -72,6 +74,7 @@ def tune(
     trials   trainings of each learner, the untuned one among them; budget: images of a training
     workers  processes, of one thread each. One process repeats its search exactly if the seed is the same; of several,
              the order in which trials end matters too. data: the folder of the data sets, for these processes
+    ray      the address of a Ray cluster that runs the trials instead (see tuning.cluster), '' for none
     resume   go on with the search in `path`. It may then have more trials and more learners
 
     Raises InputError if a learner cannot train at all, or if `path` holds another search.
@@ -88,7 +91,9 @@ def tune(
     with tqdm(total=total, desc="tune", unit="trial", disable=None) as bar:
         watch = _Watch(folder, list(asked_for), bar)
         watch()
-        if workers == 1:
+        if ray:
+            on_cluster(ray, folder, banks, list(asked_for), device, work, watch)
+        elif workers == 1:
             work(folder, banks, list(asked_for), device, watch)
         else:
             _side_by_side(workers, (path, list(asked_for), device, data), watch)
@@ -99,7 +104,7 @@ def tune(
 
 
 def work(
-    folder: SearchFolder,
+    folder: SearchFolder | RemoteStudy,
     banks: Mapping[str, ImageBank],
     learners: list[str],
     device: str,
@@ -110,16 +115,13 @@ def work(
     prepare(chosen)
     banks = {split: placed(bank, chosen) for split, bank in banks.items()}
     spaces = _spaces(folder.search.config, banks, folder.search.budget)
-    parent = multiprocessing.parent_process()
     with one_thread(), folder.working() as worker:
         for asked in learners:
-            while (trial := folder.claim(asked, spaces[asked], worker)) is not None:
+            while (trial := folder.claim(asked, worker, spaces[asked].in_optuna)) is not None:
                 run_trial(folder, asked, trial, spaces[asked], banks, str(chosen))
                 after()
                 if chosen.type == "cuda":
                     torch.cuda.empty_cache()  # for the other processes on this GPU
-                if parent is not None and not parent.is_alive():
-                    return
 
 
 class _Watch:
@@ -183,8 +185,9 @@ def _side_by_side(workers: int, arguments: tuple[Any, ...], watch: _Watch) -> No
     errors = context.SimpleQueue()
     processes = [context.Process(target=_process, args=(*arguments, errors), daemon=True) for _ in range(workers)]
     try:
-        for process in processes:
-            process.start()
+        with deaf_children():
+            for process in processes:
+                process.start()
         while any(process.is_alive() for process in processes):
             watch()
             _check(processes, errors)
@@ -213,7 +216,7 @@ def _check(processes: Sequence[BaseProcess], errors: Any) -> None:
 
 def _process(path: Path, learners: list[str], device: str, data: str | None, errors: Any) -> None:
     """What each of several processes does; it opens the data again, which are prepared."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    end_with_parent()
     torch.set_num_threads(1)
     try:
         search = read_search(path)

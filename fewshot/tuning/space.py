@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -28,6 +28,13 @@ _SETTINGS: dict[str, Range] = {
 _BATCHES: dict[str, Range] = {"batch": (64, 512, "log"), "images": (2, 12)}
 
 
+class Ranges(NamedTuple):
+    """What Optuna chooses from: the distribution of each value, and the values of the first trial."""
+
+    distributions: dict[str, BaseDistribution]
+    start: dict[str, Any]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Space:
     """The settings that a search chooses for one learner, and what it leaves as `start` has it.
@@ -51,9 +58,11 @@ class Space:
         return cls(start, budget, bank, _fitted(_ranges(learner, start), start, budget, bank))
 
     @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The ranges as Optuna's distributions."""
-        return {name: _distribution(one) for name, one in self.ranges.items()}
+    def in_optuna(self) -> Ranges:
+        """The ranges as Optuna has them, and in each the value that is nearest to the start."""
+        own = values_of(self.start)
+        start = {name: _nearest(one, own[name]) for name, one in self.ranges.items()}
+        return Ranges({name: _distribution(one) for name, one in self.ranges.items()}, start)
 
     def settings(self, values: Mapping[str, Any]) -> Training:
         """The settings of a trial from the value of each range; numbers have three significant digits."""
@@ -62,11 +71,6 @@ class Space:
         options = {name: one for name, one in values.items() if name not in {**_SETTINGS, **_BATCHES}}
         chosen |= {"options": {**self.start.options, **options}, "batches": self._batches(values)}
         return _at_budget(self.start.model_copy(update=chosen), self.budget, self.bank)
-
-    def start_values(self) -> dict[str, Any]:
-        """The values of the ranges that are nearest to the start, which may lie outside of them."""
-        own = values_of(self.start)
-        return {name: _nearest(one, own[name]) for name, one in self.ranges.items()}
 
     def _batches(self, values: Mapping[str, Any]) -> dict[str, int]:
         if "images" in values:

@@ -22,7 +22,7 @@ from fewshot.config import Config
 from fewshot.files import check_regular, read_text, replace_text, writing
 from fewshot.learners.registry import find_learner
 from fewshot.provenance import learner_code, suite_code
-from fewshot.tuning.space import Space
+from fewshot.tuning.space import Ranges
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it logs every trial otherwise
 
@@ -79,29 +79,31 @@ class SearchFolder:
         """The trials that are over."""
         return [one for one in self.trials(learner) if one.state.is_finished()]
 
-    def claim(self, learner: str, space: Space, worker: str) -> Trial | None:
+    def claim(self, learner: str, worker: str, ranges: Ranges) -> Trial | None:
         """The next trial of a learner, for a process that is `working`; None if there are enough.
 
-        The first trial is the untuned start. The values of a trial depend on the seed, on its number among those that
+        The first trial is the untuned start. The values of a trial depend on the seed, on its place among those that
         count, and on the trials that are over: so a search of one process that was interrupted goes on as if it had not
         been.
         """
         with locked(self.path / ".claims"):
             study = self._study(learner)
             self._drop_lost(study)
-            number = len(self.trials(learner))
-            if number >= self.search.trials:
+            taken = {one.user_attrs["place"] for one in self.trials(learner)}
+            free = [place for place in range(self.search.trials) if place not in taken]
+            if not free:
                 return None
+            place = free[0]  # that of a lost trial, if there is one: the start is not lost with its process
             study.sampler = TPESampler(
-                seed=(self.search.seed * 1_000_003 + number) % 2**32,
+                seed=(self.search.seed * 1_000_003 + place) % 2**32,
                 multivariate=True,
                 n_startup_trials=min(_RANDOM, self.search.trials // 3),
             )
             waiting = any(one.state == TrialState.WAITING for one in study.get_trials(deepcopy=False))
-            if number == 0 and not waiting:
-                study.enqueue_trial(space.start_values())
-            trial = study.ask(space.distributions)
-            trial.set_user_attr("place", number)
+            if place == 0 and not waiting:
+                study.enqueue_trial(ranges.start)
+            trial = study.ask(ranges.distributions)
+            trial.set_user_attr("place", place)
             trial.set_user_attr("worker", worker)
             return trial
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from optuna.trial import Trial
 
 from episodes import ImageBank, InputError
 from episodes.batches import batches_from
@@ -18,6 +17,7 @@ from fewshot.learners.base import Learner
 from fewshot.models import ModelSpec
 from fewshot.plan import Planned, plan
 from fewshot.training import train
+from fewshot.tuning.cluster import RemoteStudy
 from fewshot.tuning.space import VALIDATIONS, Space
 from fewshot.tuning.study import SearchFolder, code_of
 
@@ -39,7 +39,12 @@ def model_of(config: Config, asked: str, settings: Training, banks: Mapping[str,
 
 
 def run_trial(
-    folder: SearchFolder, asked: str, trial: Trial, space: Space, banks: Mapping[str, ImageBank], device: str
+    folder: SearchFolder | RemoteStudy,
+    asked: str,
+    trial: Any,  # optuna.Trial, or a RemoteTrial
+    space: Space,
+    banks: Mapping[str, ImageBank],
+    device: str,
 ) -> None:
     """Train the learner `asked` as `trial` proposes, and tell the study how that ended.
 

@@ -1,5 +1,6 @@
 """The command line: what each command writes and prints, and one line for everything that can be wrong."""
 
+import argparse
 import re
 import shutil
 from dataclasses import replace
@@ -17,6 +18,7 @@ from episodes import InputError, MissingData, load_dataset
 from episodes.datasets import SOURCES
 from fewshot import Traits, checkpoints
 from fewshot.cli import main
+from fewshot.commands import evaluate
 from fewshot.learners.npair import NPair
 from fewshot.learners.registry import LEARNERS
 from fewshot.learners.siamese import Siamese
@@ -485,6 +487,21 @@ def test_data_prepare_says_what_it_made(call, toy_banks, monkeypatch):
     assert said.code == 0
     assert "toy (random) test: 30 classes, 720 images of 16x16" in said.out
     assert "unknown data set 'glyfs': did you mean 'glyphs'" in refused(call("data", "prepare", "glyfs"))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [("retrieval", "way"), ("verification", "episodes"), ("sessions", "episodes"), ("query_gallery", "query")],
+)
+def test_evaluate_refuses_a_setting_that_the_test_protocol_lacks(call, checkpoint, protocol, name):
+    said = refused(call("evaluate", checkpoint, "--protocol", protocol, f"--{name}", 3))
+    assert f"{protocol} has no {name}: leave out --{name}" in said
+
+
+def test_evaluate_passes_the_queries_on_to_every_test_protocol_that_has_them():
+    for protocol in ("generalised", "sessions", "kinds", "open_set", "domain"):
+        given = argparse.Namespace(protocol=protocol, way=None, shot=None, query=3, episodes=None, seed=0, kind=None)
+        assert getattr(evaluate._wanted(given), protocol).query == 3
 
 
 def test_a_checkpoint_is_not_evaluated_as_something_else(call, checkpoint, toy_banks, monkeypatch):

@@ -135,3 +135,33 @@ def test_a_cluster_that_is_not_there_is_told_in_one_sentence(preset, toy_banks, 
     pytest.importorskip("ray")
     with pytest.raises(InputError, match=r"no Ray cluster was found at 127\.0\.0\.1:1 "):
         run_benchmark(load_config(preset), toy_banks, tmp_path / "run", device="cpu", ray="127.0.0.1:1")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_on_a_cluster_that_loses_a_node_has_all_its_trials(
+    preset, toy_banks, tmp_path, three_nodes, monkeypatch, caplog
+):
+    pytest.importorskip("optuna")
+    from fewshot.tuning import run
+
+    config, lost = load_config(preset, ["npair", "prototypical"]), next(iter(three_nodes.worker_nodes))
+    watch = run._Watch.__call__
+
+    def watch_and_lose(self):
+        """Kill a node once a trial has ended, when the others are at work."""
+        watch(self)
+        if any(map(self.folder.finished, self.learners)) and lost in three_nodes.worker_nodes:
+            three_nodes.remove_node(lost, allow_graceful=False)
+
+    monkeypatch.setattr(run._Watch, "__call__", watch_and_lose)
+    caplog.set_level("WARNING", "fewshot")
+    run.tune(config, toy_banks, tmp_path / "search", trials=4, budget=20_000, ray=three_nodes.address, device="cpu")
+    trials = pd.read_csv(tmp_path / "search" / "trials.csv")
+    assert trials["learner"].value_counts().to_dict() == {"npair": 4, "prototypical": 4}
+    assert trials["state"].ne("failed").all()
+    assert "a node of the cluster was lost" in caplog.text
+    alone = run.tune(config, toy_banks, tmp_path / "alone", trials=1, budget=20_000, device="cpu")
+    together = pd.read_csv(tmp_path / "search" / "gains.csv")
+    untuned = [frame.set_index("learner")["untuned"].round(3).to_dict() for frame in (alone, together)]
+    assert untuned[0] == untuned[1]

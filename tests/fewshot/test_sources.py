@@ -249,6 +249,7 @@ ELSEWHERE = {
     "clip": "test_clip.py: it works on names",
     "openclip": "test_openclip.py: it works on names",
     "clip-words": "test_clip_words.py: it works on names",
+    "devise": "test_devise.py: it works on names",
     "am3": "test_am3.py: it works on names",
     "coop": "test_coop.py: it works on names",
     **dict.fromkeys(["tip-adapter", "clip-adapter", "lp++", "clap"], "test_image_text_heads.py: they work on names"),

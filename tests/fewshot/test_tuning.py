@@ -245,16 +245,17 @@ def test_processes_never_claim_the_same_trial_and_give_up_those_of_the_dead(sear
     search = read_search(searched).model_copy(update={"trials": 4})
     space = Space.of(Prototypical, search.config.learner["prototypical"], BUDGET, toy_bank(30, 24))
     one, other = SearchFolder(tmp_path, search), SearchFolder(tmp_path, search)
-    with one.working() as first, contextlib.ExitStack() as alive:
-        second = alive.enter_context(other.working())
+    with other.working() as second, contextlib.ExitStack() as alive:
+        first = alive.enter_context(one.working())
         claims = [(one, first), (other, second), (one, first), (other, second), (one, first)]
-        trials = [folder.claim("prototypical", space, worker) for folder, worker in claims]
+        trials = [folder.claim("prototypical", worker, space.in_optuna) for folder, worker in claims]
         assert trials.pop() is None
         assert [trial.user_attrs["place"] for trial in trials] == [0, 1, 2, 3]
-        alive.close()  # the second process ends, and its two trials are lost
-        again = [one.claim("prototypical", space, first) for _ in range(3)]
+        alive.close()  # the first process ends, and its two trials are lost, the untuned start among them
+        again = [other.claim("prototypical", second, space.in_optuna) for _ in range(3)]
         assert again.pop() is None
-        assert {trial.number for trial in again} == {4, 5}
+        assert [(trial.number, trial.user_attrs["place"]) for trial in again] == [(4, 0), (5, 2)]
+        assert again[0].params == trials[0].params == space.in_optuna.start
 
 
 @pytest.mark.parametrize(
@@ -297,10 +298,10 @@ def test_every_learner_of_the_suite_trains_anywhere_in_its_space(dataset):
     for asked, untuned in config.learner.items():
         cls, variant = find_learner(asked)
         space = Space.of(cls, untuned, 2000, bank)
-        near, values = space.settings(space.start_values()), space.start_values()
+        (distributions, values), near = space.in_optuna, space.settings(space.in_optuna.start)
         random = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        assert all(one._contains(one.to_internal_repr(values[name])) for name, one in space.distributions.items())
-        for settings in (near, *(space.settings(random.ask(space.distributions).params) for _ in range(4))):
+        assert all(one._contains(one.to_internal_repr(values[name])) for name, one in distributions.items())
+        for settings in (near, *(space.settings(random.ask(distributions).params) for _ in range(4))):
             assert 2000 - 512 < settings.steps * len(batches_from(settings.batches)) <= 2000
             learner = ModelSpec.of(cls, bank, settings, variant=variant).build(cls)
             learner.check_batches(batches_from(settings.batches))

@@ -314,3 +314,33 @@ def contents(bank):
         array[:] = bank.images.numpy()
 
     return Contents(bank.images.shape[1:], bank.sizes.tolist(), bank.class_names, bank.group_names, fill, {})
+
+
+PARENT = """
+import multiprocessing, time
+from fewshot.scheduling.children import end_with_parent
+
+def child(connection):
+    end_with_parent()
+    connection.send(True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=child, args=(theirs,), daemon=True)
+    process.start()
+    ours.recv()
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_ends_with_the_one_that_started_it(how, tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, env=environment) as parent:
+        parent.stdout.readline()
+        parent.send_signal(how)
+        parent.communicate(timeout=30)  # until the child, too, has closed the output that both have
