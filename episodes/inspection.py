@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from episodes.bank import ImageBank
 from episodes.errors import InputError
@@ -28,6 +27,8 @@ def draw_episode(
 
     path: the suffix decides the format, .png .pdf .svg ... Raises InputError if the file cannot be written.
     """
+    from matplotlib.figure import Figure  # slow to import, and few commands need it
+
     if isinstance(bank, FeatureBank):
         raise InputError(f"{bank.name} holds features, which make no picture: name a data set of images")
     if query < 1:

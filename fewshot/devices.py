@@ -57,7 +57,7 @@ def prepare(device: torch.device) -> None:
     """Set the whole process to deterministic kernels, to this GPU if there are several and, on the CPU, to keep freed
     memory."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be repeatable
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports the compiler: two seconds
     # the filling finds faults in kernels, and takes a tenth of the time; PyTorch's types leave the setting out
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cuda" and device.index is not None:

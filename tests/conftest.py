@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ import torch
 from PIL import Image
 
 from episodes import ImageBank, InputError
+
+if TYPE_CHECKING:
+    from groups import Groups
+    from xdist.remote import Producer
 
 # One thread a process, here and in processes that tests start: pytest-xdist has a process for each core, and more
 # threads on arrays as small as these cost more time than they save.
@@ -24,21 +29,29 @@ if not torch.accelerator.is_available():
 
 
 # the files whose groups take longest: they come first, so that the processes end at about the same time
-LONGEST = ("test_omniglot", "test_damage", "test_statistics", "test_full_disks", "test_report", "test_benchmark")
+LONGEST = (
+    "test_tutorials",
+    "test_workers",
+    "test_tuning",
+    "test_omniglot",
+    "test_same_answers",
+    "test_board",
+    "test_report",
+)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)  # -p no:xdist leaves the plugin out
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Groups":
+    from groups import Groups  # not in processes that tests start and that import this file
+
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups the tests for pytest-xdist and marks those that train.
-
-    The tests of one learner by fewshot.testing share its training and are one group; the other tests of a file share
-    its fixtures and are one group. Groups start in the order of the tests.
-    """
+    """Marks the tests that train, and puts the files that take longest first."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         examined = {"learner", "check"} <= parameters.keys()
-        group = f"{item.path.stem}-{parameters['learner']}" if examined else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
         if examined or "preset" in item.fixturenames:  # the preset of small runs
             item.add_marker(pytest.mark.training)
     items.sort(key=lambda item: item.path.stem not in LONGEST)

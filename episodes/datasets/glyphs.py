@@ -18,7 +18,6 @@ styles   a class is a letter in one style, such as 'sans LATIN SMALL LETTER A' o
 import unicodedata
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageFont, ImageOps
@@ -146,6 +145,8 @@ class _Font:
     """One font file, and whether it has a letter (a font draws a missing letter as an empty box)."""
 
     def __init__(self, name: str) -> None:
+        import matplotlib  # slow to import, and few commands need it
+
         path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
         self._face = ImageFont.truetype(path, 64, layout_engine=ImageFont.Layout.BASIC)
         self._missing = bytes(self._face.getmask("\U0010fffd"))

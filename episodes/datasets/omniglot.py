@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 from tqdm import tqdm
 
 from episodes.archives import ImageFiles
@@ -149,8 +149,7 @@ def _prepare_to(size: int) -> Callable[[Image.Image], Image.Image]:
 
 def _prepare(image: Image.Image, size: int) -> Image.Image:
     """Turn the image grey before resizing it: Pillow resizes palette and 1-bit images without smoothing."""
-    grey = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
-    return grey.point(lambda level: 255 - level)
+    return ImageChops.invert(image.convert("L").resize((size, size), Image.Resampling.BILINEAR))
 
 
 def where(folders: list[Path]) -> str:

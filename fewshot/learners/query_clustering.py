@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+import scipy  # its submodules load when first used, so that commands that need none start faster
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
@@ -90,5 +90,6 @@ def _first_centres(images: Tensor, way: int, keys: Tensor, start: int) -> Tensor
 def _named(centres: Tensor, means: Tensor) -> Tensor:
     """The centres (E, N, D) in the order of the class means (E, N, D) that they are paired with."""
     costs = squared_distances(means, centres).cpu().numpy()
-    places = torch.tensor([linear_sum_assignment(cost)[1].tolist() for cost in costs], device=centres.device)
+    pairs = [scipy.optimize.linear_sum_assignment(cost)[1].tolist() for cost in costs]
+    places = torch.tensor(pairs, device=centres.device)
     return centres.gather(1, places[..., None].expand_as(centres))

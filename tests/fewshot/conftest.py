@@ -10,6 +10,8 @@ from conftest import toy_splits
 
 import fewshot.model_runs
 from fewshot.cli import main
+from fewshot.learners import pt_map, text_probes
+from fewshot.learners.image_text_heads import minimised
 
 PRESET = """
 learners = ["prototypical", "npair"]
@@ -82,6 +84,16 @@ def call_once(toy_banks):
         return Said(code, out.getvalue(), err.getvalue())
 
     return command
+
+
+@pytest.fixture
+def short_fits(monkeypatch) -> None:
+    """Of the slowest learners, clap fits a head in 100 steps instead of 300, and pt-map seeks a plan in 100 rounds
+    instead of 1,000: for tests that score many episodes."""
+    monkeypatch.setattr(pt_map, "_ROUNDS", 100)
+    monkeypatch.setattr(
+        text_probes, "minimised", lambda loss, start, make, steps: minimised(loss, start, make, min(steps, 100))
+    )
 
 
 @pytest.fixture

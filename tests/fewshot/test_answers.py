@@ -17,7 +17,7 @@ from fewshot.testing.specimen import specimens
 
 @pytest.mark.training
 @pytest.mark.parametrize("name", suite_learners())
-def test_the_scores_of_one_episode_are_those_of_an_evaluation(name):
+def test_the_scores_of_one_episode_are_those_of_an_evaluation(name, short_fits):
     specimen = specimens(name)[0]
     if specimen.missing:
         pytest.skip(specimen.missing)

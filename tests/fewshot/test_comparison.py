@@ -111,11 +111,11 @@ def test_a_printed_interval_is_taken_as_it_is():
 def test_two_samples_of_one_accuracy_are_seldom_told_apart():
     """The same method measured twice, theirs on 1,000 episodes and printed without an interval."""
     generator, apart = np.random.default_rng(0), 0
-    for _ in range(100):
+    for _ in range(40):
         mine, theirs = (96 + generator.normal(0, 10, count) for count in (10_000, 1000))
         row = compared(ours(mine.mean(), 1.96 * mine.std() / 100), paper(round(theirs.mean(), 2), episodes=1000))
         apart += row["verdict"] != "within"
-    assert apart <= 10
+    assert apart <= 4
 
 
 def test_several_seeds_leave_the_choice_of_episodes_open_too():
@@ -615,8 +615,10 @@ def test_a_folder_of_runs_is_all_of_them(call, tmp_path):
     assert read(tmp_path / "c.csv")["run"].unique().tolist() == runs
 
 
-def test_the_tables_of_a_folder_of_runs_name_the_run(call):
-    said = call("compare", REFERENCE)
+def test_the_tables_of_a_folder_of_runs_name_the_run(call, tmp_path):
+    for name in ("quick-mini_imagenet", "quick-omniglot"):
+        shutil.copytree(REFERENCE / name, tmp_path / name)
+    said = call("compare", tmp_path)
     assert "quick-mini_imagenet: mini_imagenet (ravi), 5-way 1-shot, nothing is comparable; nearest" in said.out
     assert "quick-omniglot: omniglot (vinyals), 5-way 1-shot, comparable" in said.out
 

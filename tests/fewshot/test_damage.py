@@ -54,10 +54,13 @@ def limited():
 
 @pytest.fixture(scope="module")
 def toy_run(preset, toy_banks, tmp_path_factory) -> Path:
-    """The folder of a small run of two protocols."""
+    """The folder of a small run of two protocols, which keeps few embeddings, since t-SNE of many is slow."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     config = load_config(preset, protocols=["episodes", "retrieval"])
-    run_benchmark(config, toy_banks, folder, device="cpu", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fewshot.shown.MAP_CLASSES", 2)
+        patch.setattr("fewshot.shown.MAP_IMAGES", 5)
+        run_benchmark(config, toy_banks, folder, device="cpu", progress=False)
     return folder
 
 
@@ -72,6 +75,7 @@ def survives(call, toy_banks, monkeypatch):
     """Calls the command line, and checks that it ends soon, in a result or in one sentence."""
     monkeypatch.setattr("fewshot.report.data.load_dataset", lambda name, split, **_: toy_banks[split])
     monkeypatch.setattr("fewshot.shown.MAP_CLASSES", 2)
+    monkeypatch.setattr("fewshot.shown.MAP_IMAGES", 5)
     monkeypatch.setattr("fewshot.report.figures.drawn", lambda *_: b'<svg xmlns="http://www.w3.org/2000/svg"></svg>')
 
     def briefly(learner, train_bank, validation_bank, settings, **more):

@@ -121,7 +121,7 @@ def test_accuracies_equal_a_loop_over_single_queries(name):
     hard = type(hard)(noisy, hard.offsets, hard.class_names, hard.group_names)
     learner = taught(name)
     values = accuracies(learner, hard, episodes=20, seed=7)
-    first = 2 if name in FITTING else 5  # episodes of 15 queries each
+    first = 1 if name in FITTING else 5  # episodes of 15 queries each
     assert values[:first].tolist() == naive(learner, hard, 5, 2, 3, first, 7)
     assert 0.22 < values.mean() < 1  # hard enough that a slip would show
 

@@ -26,7 +26,7 @@ every_learner = pytest.mark.parametrize(("name", "variant"), FORMS)
 
 
 @parametrize_with_checks(suite_learners())
-def test_promises(learner, check):
+def test_promises(learner, check, short_fits):
     check(learner)
 
 

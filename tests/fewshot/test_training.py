@@ -32,9 +32,13 @@ def make(name: str = "prototypical", variant: str = ""):
     return LEARNERS[name](make_backbone("conv4-32", 1, 16), classes, variant)
 
 
-def run(learner, banks, *, seed: int = 0, steps: int = 6, folder=None, resume: bool = False, spec=None, **more):
+def run(
+    learner, banks, *, seed: int = 0, steps: int = 6, episodes: int = 10, folder=None, resume=False, spec=None, **more
+):
+    """A training of `steps` steps; a validation has `episodes` episodes."""
     settings = LearnerSettings(**{"steps": steps, "validate_every": 2, "precision": "float32", **more})
-    fixed = {"validation": VALIDATION, "device": "cpu", "progress": False}
+    validation = VALIDATION.model_copy(update={"episodes": episodes})
+    fixed = {"validation": validation, "device": "cpu", "progress": False}
     return train(learner, *banks, settings, seed=seed, folder=folder, resume=resume, spec=spec, **fixed)
 
 
@@ -57,10 +61,10 @@ def declining(monkeypatch, accuracies) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, cls in LEARNERS.items() if traits_of(cls).trains])
-def test_same_seed_same_weights_other_seed_other_weights(name, banks):
+def test_same_seed_same_weights_other_seed_other_weights(name, banks, short_fits):
     learners = [make(name), make(name), make(name)]
     for learner, seed in zip(learners, (0, 0, 1)):
-        run(learner, banks, seed=seed, steps=4)
+        run(learner, banks, seed=seed, steps=4, episodes=2)
     assert torch.equal(weights(learners[0]), weights(learners[1]))
     assert torch.equal(weights(learners[0]), weights(learners[2])) != learners[0].traits.trains
 

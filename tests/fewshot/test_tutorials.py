@@ -15,6 +15,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEWSHOT_DATA", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("fewshot.shown.MAP_CLASSES", 3)  # t-SNE of more takes seconds, and no page tells of it
     yield tmp_path
     logging.getLogger("fewshot").handlers.clear()
 
