@@ -59,8 +59,12 @@ def reference_runs() -> str:
 
 def across_data_sets() -> str:
     """The models of a reference run on several data sets, in the first way and shot."""
-    sheets = read_sheets(REFERENCE / "gpu-mini_imagenet-quick")
-    return _lines(markdown([next(sheet for sheet in sheets if sheet.title.startswith("Across data sets"))]))
+    return _sheet("gpu-mini_imagenet-quick", "Across data sets")
+
+
+def tuned_ranks() -> str:
+    """The learners that were tuned alike, ranked on test classes."""
+    return _sheet("tuned-omniglot", "Which can be told apart")
 
 
 def tuned_gains() -> str:
@@ -126,10 +130,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "reference-runs": reference_runs,
     "across-data-sets": across_data_sets,
     "tuned-gains": tuned_gains,
+    "tuned-ranks": tuned_ranks,
     "best-published": best_published,
     "presets": presets,
     "settings": settings,
 }
+
+
+def _sheet(run: str, title: str) -> str:
+    """The table of a reference run whose title begins with `title`."""
+    return _lines(markdown([next(sheet for sheet in read_sheets(REFERENCE / run) if sheet.title.startswith(title))]))
 
 
 def _table(rows: pd.DataFrame) -> str:
