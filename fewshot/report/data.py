@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import re
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ class Run:
     styles      how each learner looks, by its values of LEARNER, in the order of the tables
     accuracies  of every episode, by 'NAME/5way1shot'
     protocols   the rows by test protocol, of each one that was run except episodes
-    classes     the rows of classes.csv, None if there is none
     """
 
     folder: Path
@@ -56,7 +56,13 @@ class Run:
     accuracies: dict[str, np.ndarray]
     protocols: dict[str, pd.DataFrame]
     environment: dict[str, Any]
-    classes: pd.DataFrame | None
+
+    @functools.cached_property
+    def classes(self) -> pd.DataFrame | None:
+        """The rows of classes.csv, None if there is none; InputError if it is damaged."""
+        path = self.folder / "classes.csv"
+        with _reading(self.folder):
+            return read_class_tables(path) if path.exists() else None
 
     @property
     def config(self) -> Config:
@@ -82,17 +88,23 @@ class Model:
 def read_run(folder: Path) -> Run:
     """The run that `folder` holds; InputError if it holds none, or a damaged one."""
     results, accuracies = read_results(folder)
-    path, by_class = folder / "environment.json", folder / "classes.csv"
-    try:
+    path = folder / "environment.json"
+    with _reading(folder):
         environment = read_environment(path) if path.exists() else {}
-        classes = read_class_tables(by_class) if by_class.exists() else None
-    except (OSError, Damaged) as error:
-        raise InputError(f"the run in {folder} is damaged ({error}): copy it again, or run it again") from error
     learners = results[LEARNER].itertuples(index=False, name=None)
     styles = learner_styles(dict(zip(learners, labels(results, seeds=False))))
     settings = None if (results["imported"] == UNPAIRED).all() else read_config(folder / "config.toml")
     protocols = read_protocols(folder)
-    return Run(folder, results, settings, styles, accuracies, protocols, environment, classes)
+    return Run(folder, results, settings, styles, accuracies, protocols, environment)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Inside, a file of the run that cannot be read is an InputError."""
+    try:
+        yield
+    except (OSError, Damaged) as error:
+        raise InputError(f"the run in {folder} is damaged ({error}): copy it again, or run it again") from error
 
 
 def read_about(run: Run) -> dict[str, str]:
