@@ -74,7 +74,8 @@ def _declare_tests(parser: argparse.ArgumentParser) -> None:
 
 def _declare_running(parser: argparse.ArgumentParser) -> None:
     """How and whether the models of a run are trained and tested."""
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--workers",
         type=arguments.workers,
         default="auto",
@@ -83,13 +84,13 @@ def _declare_running(parser: argparse.ArgumentParser) -> None:
         " each, on several GPUs in turn (default: auto, as many as there are cores if several models train on images on"
         " the CPU, else 1)",
     )
+    arguments.add_ray(where, "the models")
     parser.add_argument(
         "--keep",
         action="store_true",
         help="with --resume: keep and mark the rows that other versions of the code or of packages wrote, instead of"
         " computing them again",
     )
-    arguments.add_ray(parser, "the models")
     parser.add_argument(
         "--log",
         choices=KINDS,

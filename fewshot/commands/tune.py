@@ -38,10 +38,11 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--budget", type=arguments.count, default=60_000, metavar="B", help="images of a training (default: 60000)"
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--workers", type=arguments.positive, default=1, metavar="N", help="processes of one thread each (default: 1)"
     )
-    arguments.add_ray(parser, "the trials")
+    arguments.add_ray(where, "the trials")
     parser.set_defaults(command=run)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from episodes import InputError
 from fewshot.backbones.base import Backbone
 from fewshot.learners.clip import CLIP
 from fewshot.learners.clip_words import WIDTH, StaticEncoder, WordCLIP
@@ -35,7 +36,9 @@ class DeViSE(CLIP):
     def __init__(
         self, backbone: Backbone, classes: int, variant: str = "", margin: float = 0.1, text_weight: float = 0.1
     ) -> None:
-        """margin: of the loss; text_weight: the weight of a name in the variant 'mixed', from 0 to 1."""
+        """margin: of the loss, above 0; text_weight: the weight of a name in the variant 'mixed', from 0 to 1."""
+        if margin <= 0:
+            raise InputError(f"devise needs a margin above 0, not {margin}")
         super().__init__(backbone, classes, variant, WIDTH, text_weight)
         self.margin = margin
         self.text_encoder = StaticEncoder()

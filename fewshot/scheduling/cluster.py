@@ -148,6 +148,16 @@ def connect(address: str) -> Any:
     return ray
 
 
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The module of Ray, connected inside as by `connect`; the end of the connection ends its tasks and actors."""
+    ray = connect(address)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
 def share_of_a_task(ray: Any, device: str) -> tuple[int, str]:
     """How many GPUs a task gets, one if the cluster has any and `device` allows it, and the device that computes."""
     gpus = int(resources(ray, "GPU") > 0 and device.partition(":")[0] in ("auto", "cuda"))

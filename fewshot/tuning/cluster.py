@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from episodes import ImageBank, InputError
 from fewshot.provenance import suite_code
-from fewshot.scheduling.cluster import check_version, connect, resources, share_of_a_task
+from fewshot.scheduling.cluster import check_version, resources, share_of_a_task
 from fewshot.scheduling.messages import Failed, failure
 from fewshot.scheduling.packing import Apart, pack_apart, unpack_apart
 from fewshot.tuning.space import Ranges
@@ -115,7 +115,7 @@ class RemoteStudy:
 
 
 def on_cluster(
-    address: str,
+    ray: Any,
     folder: SearchFolder,
     banks: Mapping[str, ImageBank],
     learners: list[str],
@@ -125,47 +125,58 @@ def on_cluster(
 ) -> None:
     """Run `work` in a task for each core of the cluster, or for each GPU, until there are trials enough.
 
-    watch: called again and again meanwhile. InputError if there is no cluster, and with what a task raised
+    ray: the module, connected to the cluster (see scheduling.cluster.connected). watch: called again and again
+    meanwhile. InputError if no task can run, or if a task has lost too many nodes; and what a task raised
     """
-    ray = connect(address)
-    try:
-        gpus, device = share_of_a_task(ray, device)
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
+    gpus, device = share_of_a_task(ray, device)
+    count = int(resources(ray, "GPU" if gpus else "CPU"))
+    if not count:
+        raise InputError(
+            "no node of the Ray cluster has a core for trials: start one with 'ray start', or leave out --ray"
         )
-        desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote(folder.path.resolve())
-        whole = {split: dataclasses.replace(bank, files=tuple(bank.files)) for split, bank in banks.items()}
-        data, remote = ray.put(pack_apart(whole)), ray.remote(_task).options(num_cpus=1, num_gpus=gpus, max_retries=0)
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote(folder.path.resolve())
+    whole = {split: dataclasses.replace(bank, files=tuple(bank.files)) for split, bank in banks.items()}
+    data, remote = ray.put(pack_apart(whole)), ray.remote(_task).options(num_cpus=1, num_gpus=gpus, max_retries=0)
+    tasks: dict[Any, tuple[str, int]] = {}  # the worker of each, and how many nodes it has lost
 
-        def start() -> tuple[Any, str]:
-            name = ray.get(desk.enter.remote())
-            return remote.remote(data, folder.search, learners, desk, name, device, work, suite_code()), name
+    def start(lost: int = 0) -> None:
+        name = ray.get(desk.enter.remote())
+        tasks[remote.remote(data, folder.search, learners, desk, name, device, work, suite_code())] = name, lost
 
-        tasks, lost = dict(start() for _ in range(int(resources(ray, "GPU" if gpus else "CPU")))), 0
-        while tasks:
-            ready, _ = ray.wait(list(tasks), timeout=_POLL)
-            watch()
-            for one in ready:
-                ray.get(desk.leave.remote(tasks.pop(one)))
-                try:
-                    failed: Failed | None = ray.get(one)
-                except ray.exceptions.RayTaskError:
-                    raise
-                except ray.exceptions.RayError:
-                    lost += 1
-                    if lost == _TRIES or not resources(ray, "CPU"):
-                        raise InputError(
-                            f"{lost} tasks of the search have lost their nodes, as happens if memory runs out: the same"
-                            " command with --resume goes on"
-                        ) from None
-                    log.warning("a node of the cluster was lost: its trial runs again on another one")
-                    tasks.update([start()])
-                else:
-                    if failed is not None:
-                        raise failed.error()
+    for _ in range(count):
+        start()
+    while tasks:
+        ready, _ = ray.wait(list(tasks), timeout=_POLL)
         watch()
-    finally:
-        ray.shutdown()  # ends the tasks and the desk
+        for one in ready:
+            name, lost = tasks.pop(one)
+            ray.get(desk.leave.remote(name))
+            try:
+                failed: Failed | None = ray.get(one)
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError:
+                _check_lost(lost + 1, resources(ray, "CPU"))
+                start(lost + 1)
+            else:
+                if failed is not None:
+                    raise failed.error()
+    watch()
+
+
+def _check_lost(lost: int, cores: float) -> None:
+    """InputError if a task that has lost so many nodes cannot run again."""
+    again = "the same command with --resume goes on"
+    if lost == _TRIES:
+        raise InputError(
+            f"a task of the search has lost its node {_TRIES} times, as happens if memory runs out: {again}"
+        )
+    if not cores:
+        raise InputError(f"a task of the search has lost its node, and no node of the cluster is left: {again}")
+    log.warning("a node of the cluster was lost: its trial runs again on another one")
 
 
 def _task(

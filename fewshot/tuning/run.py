@@ -1,5 +1,6 @@
 """A search: the trials of every learner, by one process or several, and what they found."""
 
+import contextlib
 import logging
 import multiprocessing
 import time
@@ -22,6 +23,7 @@ from fewshot.frozen import one_thread
 from fewshot.learners.faults import fault_of
 from fewshot.learners.registry import find_learner, lacks_weights, traits_of
 from fewshot.scheduling.children import deaf_children, end_with_parent
+from fewshot.scheduling.cluster import connected
 from fewshot.tuning.cluster import RemoteStudy, on_cluster
 from fewshot.tuning.output import write_results
 from fewshot.tuning.space import Space
@@ -77,26 +79,27 @@ def tune(
     ray      the address of a Ray cluster that runs the trials instead (see tuning.cluster), '' for none
     resume   go on with the search in `path`. It may then have more trials and more learners
 
-    Raises InputError if a learner cannot train at all, or if `path` holds another search.
+    Raises InputError if a learner cannot train at all, if `path` holds another search, or if there is no such cluster.
     """
     banks = with_held_out(banks, config.data.held_out)
     banks = {split: banks[split] for split in SPLITS}
     spaces = _spaces(config, banks, budget)
     for asked, space in spaces.items():
         model_of(config, asked, space.start, banks)  # an impossible training fails before all others
-    folder = open_search(path, Search.of(config, banks, trials, budget), resume)
-    _tell_other_code(folder)
-    asked_for = {asked: folder.search.config.learner[asked] for asked in config.learner}
-    total = len(asked_for) * trials
-    with tqdm(total=total, desc="tune", unit="trial", disable=None) as bar:
-        watch = _Watch(folder, list(asked_for), bar)
-        watch()
-        if ray:
-            on_cluster(ray, folder, banks, list(asked_for), device, work, watch)
-        elif workers == 1:
-            work(folder, banks, list(asked_for), device, watch)
-        else:
-            _side_by_side(workers, (path, list(asked_for), device, data), watch)
+    with connected(ray) if ray else contextlib.nullcontext() as cluster:  # a cluster that is missing leaves no folder
+        folder = open_search(path, Search.of(config, banks, trials, budget), resume)
+        _tell_other_code(folder)
+        asked_for = {asked: folder.search.config.learner[asked] for asked in config.learner}
+        total = len(asked_for) * trials
+        with tqdm(total=total, desc="tune", unit="trial", disable=None) as bar:
+            watch = _Watch(folder, list(asked_for), bar)
+            watch()
+            if cluster is not None:
+                on_cluster(cluster, folder, banks, list(asked_for), device, work, watch)
+            elif workers == 1:
+                work(folder, banks, list(asked_for), device, watch)
+            else:
+                _side_by_side(workers, (path, list(asked_for), device, data), watch)
     gains = write_results(folder)
     if gains["chosen"].isna().all():
         raise InputError(f"no training of this search came to its end: {path / 'trials.csv'} says why")

@@ -504,6 +504,13 @@ def test_evaluate_passes_the_queries_on_to_every_test_protocol_that_has_them():
         assert getattr(evaluate._wanted(given), protocol).query == 3
 
 
+@pytest.mark.parametrize("command", ["bench", "tune"])
+def test_a_cluster_and_processes_of_this_machine_exclude_each_other(call, command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call(command, "--ray", "auto", "--workers", 2)
+    assert "argument --workers: not allowed with argument --ray" in capsys.readouterr().err
+
+
 def test_a_checkpoint_is_not_evaluated_as_something_else(call, checkpoint, toy_banks, monkeypatch):
     assert "is of the learner npair, not of siamese" in refused(call("evaluate", checkpoint, "--learner", "siamese"))
     coloured = replace(toy_banks["test"], images=toy_banks["test"].images.repeat(1, 3, 1, 1))

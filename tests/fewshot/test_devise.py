@@ -7,6 +7,7 @@ import torch
 from conftest import toy_bank
 from torch.nn import functional
 
+from episodes import InputError
 from fewshot import train
 from fewshot.backbones import make_backbone
 from fewshot.config import Training, Validation
@@ -44,3 +45,9 @@ def test_training_brings_images_to_their_words_and_leaves_the_words_alone():
     torch.testing.assert_close(before, functional.normalize(StaticEncoder().numbers(NAMES), dim=1))
     right = EmbeddedBank(learner, base).embeddings.unflatten(0, (6, 8)) @ before.T
     assert (right.argmax(2) == torch.arange(6)[:, None]).float().mean() > 0.5  # chance is 1/6
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1])
+def test_a_margin_that_is_none_is_refused(margin):
+    with pytest.raises(InputError, match="devise needs a margin above 0"):
+        DeViSE(make_backbone("conv4", 1, 16), 6, margin=margin)

@@ -3,6 +3,8 @@
 import os
 import sys
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -165,3 +167,72 @@ def test_a_search_on_a_cluster_that_loses_a_node_has_all_its_trials(
     together = pd.read_csv(tmp_path / "search" / "gains.csv")
     untuned = [frame.set_index("learner")["untuned"].round(3).to_dict() for frame in (alone, together)]
     assert untuned[0] == untuned[1]
+
+
+def search(preset, banks, folder: Path, **more) -> pd.DataFrame:
+    pytest.importorskip("optuna")
+    from fewshot.tuning.run import tune
+
+    return tune(load_config(preset, ["npair"]), banks, folder, trials=1, budget=20_000, device="cpu", **more)
+
+
+def test_a_search_without_its_cluster_makes_no_folder(preset, toy_banks, tmp_path):
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match=r"no Ray cluster was found at 127\.0\.0\.1:1 "):
+        search(preset, toy_banks, tmp_path / "search", ray="127.0.0.1:1")
+    assert not (tmp_path / "search").exists()
+
+
+class Lost(Exception):
+    """What the false Ray raises for a lost node."""
+
+
+class FalseRay:
+    """What a search uses of Ray, in this process: its first tasks lose their nodes, those after them do nothing."""
+
+    def __init__(self, cores: int, lost: int) -> None:
+        self.cores, self.lost, self.started = cores, lost, 0
+        self.util, self.exceptions = MagicMock(), SimpleNamespace(RayError=Lost, RayTaskError=ZeroDivisionError)
+        self.put = self.get_runtime_context = self.shutdown = MagicMock()
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cores}
+
+    def remote(self, what: object) -> MagicMock:
+        made = MagicMock()
+        if isinstance(what, FunctionType):
+            made.options.return_value.remote = self._start
+        return made
+
+    def wait(self, tasks: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, wanted: object) -> None:
+        if isinstance(wanted, int) and wanted <= self.lost:
+            raise Lost
+
+    def _start(self, *_: object) -> int:
+        self.started += 1
+        return self.started
+
+
+def on_false(ray: FalseRay, folder: Path) -> None:
+    pytest.importorskip("optuna")
+    from fewshot.tuning.cluster import on_cluster
+
+    on_cluster(ray, MagicMock(path=folder), {}, ["npair"], "cpu", print, lambda: None)
+
+
+def test_a_search_goes_on_if_a_node_of_many_cores_is_lost(tmp_path):
+    ray = FalseRay(cores=8, lost=6)
+    on_false(ray, tmp_path)
+    assert ray.started == 8 + 6
+
+
+@pytest.mark.parametrize(
+    ("cores", "lost", "said"),
+    [(1, 3, "has lost its node 3 times"), (0, 0, "no node of the Ray cluster has a core for trials")],
+)
+def test_a_search_that_its_cluster_cannot_run_ends_in_one_sentence(cores, lost, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        on_false(FalseRay(cores, lost), tmp_path)
