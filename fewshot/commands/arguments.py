@@ -31,9 +31,9 @@ def data_folder() -> argparse.ArgumentParser:
     return data
 
 
-def add_ray(where: argparse._MutuallyExclusiveGroup, what: str) -> None:
+def add_ray(group: argparse._MutuallyExclusiveGroup, what: str) -> None:
     """The argument for a Ray cluster that runs `what`, in place of processes of this machine."""
-    where.add_argument(
+    group.add_argument(
         "--ray",
         default="",
         metavar="ADDRESS|auto",

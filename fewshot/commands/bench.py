@@ -74,8 +74,8 @@ def _declare_tests(parser: argparse.ArgumentParser) -> None:
 
 def _declare_running(parser: argparse.ArgumentParser) -> None:
     """How and whether the models of a run are trained and tested."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument(
         "--workers",
         type=arguments.workers,
         default="auto",
@@ -84,7 +84,7 @@ def _declare_running(parser: argparse.ArgumentParser) -> None:
         " each, on several GPUs in turn (default: auto, as many as there are cores if several models train on images on"
         " the CPU, else 1)",
     )
-    arguments.add_ray(where, "the models")
+    arguments.add_ray(one_of, "the models")
     parser.add_argument(
         "--keep",
         action="store_true",

@@ -117,9 +117,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
-    way, shot, query = (_given(options).get(name, usual) for name, usual in _USUAL.items())
-    episodes = {} if options.episodes is None else {"episodes": options.episodes}
-    wanted = evaluation_from({"ways": [way], "shots": [shot], "query": query, "seed": options.seed, **episodes})
+    given = {**_USUAL, **_given(options)}
+    ways, shots = [given.pop("way")], [given.pop("shot")]
+    wanted = evaluation_from({"ways": ways, "shots": shots, "seed": options.seed, **given})
     (way,), (shot,), query = wanted.ways, wanted.shots, wanted.query
     accuracies = evaluate(learner, bank, way, shot, query, wanted.episodes, wanted.seed, options.device)
     if bank.listed:

@@ -38,11 +38,11 @@ def declare(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--budget", type=arguments.count, default=60_000, metavar="B", help="images of a training (default: 60000)"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument(
         "--workers", type=arguments.positive, default=1, metavar="N", help="processes of one thread each (default: 1)"
     )
-    arguments.add_ray(where, "the trials")
+    arguments.add_ray(one_of, "the trials")
     parser.set_defaults(command=run)
 
 

@@ -20,7 +20,7 @@ class DeViSE(CLIP):
     """Images mapped to the word vectors of their classes' names; knows unseen classes by name.
 
     M v(image) is a linear projection of the backbone's embedding, and t_j the vector of the name of base class j, of
-    length one: the static embedding of the package wordllama, where the paper has a skip-gram model. Each image's own
+    length one: the static embedding of the package wordllama, in place of the paper's skip-gram model. Each image's own
     name has to be nearer than every other name, by a margin (section 3.3, equation 1; see losses.ranking_hinge). The
     paper trains M alone at first, on the features of a classifier: so does this learner on a file of features.
 

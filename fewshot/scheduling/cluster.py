@@ -11,13 +11,13 @@ import queue
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 
-from episodes import InputError
+from episodes import ImageBank, InputError
 from fewshot import provenance
 from fewshot.devices import choose_device
 from fewshot.files import replacing, writing
@@ -30,7 +30,7 @@ from fewshot.scheduling.share import Share, threads_of
 
 _PAUSE = 10.0  # seconds after which `results` comes back without a message
 _LOOK = 1.0  # seconds between two looks of a task at its checkpoints
-_TRIES = 3  # nodes that a model may lose
+_TRIES = 3  # nodes that a task may lose
 _TRAIL = "trail"  # the folder of a trail, in the folder of a task
 
 log = logging.getLogger("fewshot")
@@ -57,7 +57,7 @@ class RayWorkers:
     """
 
     def __init__(self, conditions: Conditions, address: str) -> None:
-        banks = {split: dataclasses.replace(bank, files=tuple(bank.files)) for split, bank in conditions.banks.items()}
+        banks = with_names(conditions.banks)
         self._conditions, self._address = dataclasses.replace(conditions, banks=banks, progress=False), address
         self._tasks: dict[Any, _Task] = {}
 
@@ -116,11 +116,7 @@ class RayWorkers:
     def _run_again(self, task: _Task) -> None:
         """Run the model of a lost node on another one; InputError if there is none, or if too many were lost."""
         label, task.lost = task.job.model.spec.label, task.lost + 1
-        again = "the same command with --resume continues the run"
-        if task.lost == _TRIES:
-            raise InputError(f"{label} has lost its node {_TRIES} times, as happens if memory runs out: {again}")
-        if not resources(self._ray, "CPU"):
-            raise InputError(f"{label} has lost its node, and no node of the cluster is left: {again}")
+        check_lost(self._ray, label, task.lost, "run")
         log.warning("%s: its node was lost, it goes on from its last checkpoint on another one", label)
         self._submit(task)
 
@@ -167,6 +163,20 @@ def share_of_a_task(ray: Any, device: str) -> tuple[int, str]:
 def resources(ray: Any, kind: str) -> float:
     """How many of 'CPU' or 'GPU' the cluster has now."""
     return float(ray.cluster_resources().get(kind, 0))
+
+
+def check_lost(ray: Any, task: str, lost: int, work: str) -> None:
+    """InputError if a task that has lost `lost` nodes cannot run again; work: what --resume continues."""
+    again = f"the same command with --resume continues the {work}"
+    if lost == _TRIES:
+        raise InputError(f"{task} has lost its node {_TRIES} times, as happens if memory runs out: {again}")
+    if not resources(ray, "CPU"):
+        raise InputError(f"{task} has lost its node, and no node of the cluster is left: {again}")
+
+
+def with_names(banks: Mapping[str, ImageBank]) -> dict[str, ImageBank]:
+    """The banks with the names of their files in memory, for machines that lack the files of the names."""
+    return {split: dataclasses.replace(bank, files=tuple(bank.files)) for split, bank in banks.items()}
 
 
 def check_version(code: str) -> None:

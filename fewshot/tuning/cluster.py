@@ -5,7 +5,6 @@ tell it what their trainings reached. Ray's object store brings the banks to eac
 """
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,14 +14,13 @@ from optuna.trial import FrozenTrial, Trial
 
 from episodes import ImageBank, InputError
 from fewshot.provenance import suite_code
-from fewshot.scheduling.cluster import check_version, resources, share_of_a_task
+from fewshot.scheduling.cluster import check_lost, check_version, resources, share_of_a_task, with_names
 from fewshot.scheduling.messages import Failed, failure
 from fewshot.scheduling.packing import Apart, pack_apart, unpack_apart
 from fewshot.tuning.space import Ranges
 from fewshot.tuning.study import Search, SearchFolder, read_search
 
 _POLL = 1.0  # seconds between two looks at the tasks
-_TRIES = 3  # nodes that a task may lose
 
 log = logging.getLogger("fewshot")
 
@@ -138,8 +136,10 @@ def on_cluster(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote(folder.path.resolve())
-    whole = {split: dataclasses.replace(bank, files=tuple(bank.files)) for split, bank in banks.items()}
-    data, remote = ray.put(pack_apart(whole)), ray.remote(_task).options(num_cpus=1, num_gpus=gpus, max_retries=0)
+    data, remote = (
+        ray.put(pack_apart(with_names(banks))),
+        ray.remote(_task).options(num_cpus=1, num_gpus=gpus, max_retries=0),
+    )
     tasks: dict[Any, tuple[str, int]] = {}  # the worker of each, and how many nodes it has lost
 
     def start(lost: int = 0) -> None:
@@ -159,24 +159,13 @@ def on_cluster(
             except ray.exceptions.RayTaskError:
                 raise
             except ray.exceptions.RayError:
-                _check_lost(lost + 1, resources(ray, "CPU"))
+                check_lost(ray, "a task of the search", lost + 1, "search")
+                log.warning("a node of the cluster was lost: its trial runs again on another one")
                 start(lost + 1)
             else:
                 if failed is not None:
                     raise failed.error()
     watch()
-
-
-def _check_lost(lost: int, cores: float) -> None:
-    """InputError if a task that has lost so many nodes cannot run again."""
-    again = "the same command with --resume goes on"
-    if lost == _TRIES:
-        raise InputError(
-            f"a task of the search has lost its node {_TRIES} times, as happens if memory runs out: {again}"
-        )
-    if not cores:
-        raise InputError(f"a task of the search has lost its node, and no node of the cluster is left: {again}")
-    log.warning("a node of the cluster was lost: its trial runs again on another one")
 
 
 def _task(

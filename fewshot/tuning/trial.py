@@ -89,16 +89,20 @@ def run_trial(
         pass
     except _FAILURES as error:
         accuracy, about = None, {"failure": " ".join(str(error).split())}
-    made = steps[-1] if steps else 0
-    if "failure" in about:  # it failed on the way to the next validation, if there was one to come
-        made = min(made + settings.validate_every, settings.steps)
     about |= {
-        "images": made * len(batches_from(settings.batches)),
+        "images": _images(settings, steps[-1] if steps else 0, "failure" in about),
         "seconds": round(time.perf_counter() - began, 2),
         "code": code_of(asked),
         "settings": settings.model_dump(include=set(Training.model_fields)),
     }
     folder.tell(asked, trial, accuracy, **about)
+
+
+def _images(settings: Training, validated: int, failed: bool) -> int:
+    """The images of a training whose last validation was after `validated` steps; one that failed was on the way to
+    its next validation, if there was one to come."""
+    made = min(validated + settings.validate_every, settings.steps) if failed else validated
+    return made * len(batches_from(settings.batches))
 
 
 def _on_fresh_episodes(learner: Learner, spec: ModelSpec, bank: ImageBank, device: str) -> list[float]:
