@@ -144,6 +144,11 @@ def _recipes() -> dict[str, Recipe]:
             "conv4 of 64, 64, 128 and 128 channels",
             "Gidaris and Komodakis 2018",
         ),
+        "conv4-512": (
+            {"widths": [96, 192, 384, 512]},
+            "conv4 of 96, 192, 384 and 512 channels",
+            "Bertinetto et al. 2019",
+        ),
         "conv4-3pool": ({"poolings": 3}, "conv4 whose last block does not pool, for natural images of 32 to 42 px", ""),
         "conv4-average": (
             {"poolings": 3, "average": True},

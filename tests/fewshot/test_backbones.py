@@ -66,6 +66,7 @@ def test_conv4_has_the_parameters_of_the_papers():
         ("conv4", 84, 113_088),
         ("conv4-32", 84, 28_896),  # 32,901 with MAML's classifier of 800 x 5 + 5 numbers
         ("conv4-128", 84, 260_928),  # two convolutions of 64 channels, two of 128: by hand
+        ("conv4-512", 32, 2_605_056),  # 96, 192, 384 and 512 channels: by hand
         ("conv4-3pool", 42, 113_088),
         ("conv4-strided", 28, 113_088),
         ("resnet12", 84, 12_424_320),  # "12.4 M"
@@ -94,6 +95,7 @@ def test_embedding_sizes(name, channels, size, embedding):
     [
         ("conv4-32", 84, 800),
         ("conv4-128", 84, 3200),
+        ("conv4-512", 32, 2048),
         ("conv4-3pool", 42, 1600),
         ("conv4-3pool-linear", 8, 64),
         ("conv4-strided", 28, 64),
