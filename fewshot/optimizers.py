@@ -9,6 +9,7 @@ from torch.optim import SGD, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 
 from fewshot.config import Training
+from fewshot.devices import training_precision
 
 
 def optimizer_of(module: nn.Module, settings: Training) -> Optimizer:
@@ -60,7 +61,8 @@ class MuonAndAdamW(Optimizer):
         """kernels: none of the weights of `adamw`. Their storage must stay where it is."""
         self._kernels = list(kernels)
         self._matrices = [nn.Parameter(_matrix(kernel, kernel)) for kernel in (one.detach() for one in self._kernels)]
-        self._muon = Muon(self._matrices, rate, weight_decay, momentum=0.9, adjust_lr_fn="original")
+        native = training_precision("auto", self._kernels[0].device) is torch.bfloat16
+        self._muon = (Muon if native else Float32Muon)(self._matrices, rate, weight_decay, momentum=0.9)
         self._adamw = adamw
         # the groups of both, not copies of them: a scheduler changes the rates of both
         super().__init__([*self._muon.param_groups, *adamw.param_groups], {})
@@ -84,6 +86,43 @@ class MuonAndAdamW(Optimizer):
         self._muon.load_state_dict(state_dict["muon"])
         self._adamw.load_state_dict(state_dict["adamw"])
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
+
+
+class Float32Muon(Muon):
+    """PyTorch's Muon with its Newton-Schulz steps in float32.
+
+    PyTorch takes them in bfloat16, for which a CPU that does not compute so natively needs 17 times as long: a fifth of
+    the time of a training in batches of 128 images.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 1 - group["momentum"])
+                update = matrix.grad.lerp(momentum, group["momentum"])  # Nesterov's
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                rows, columns = matrix.shape
+                rate = group["lr"] * max(1, rows / columns) ** 0.5
+                matrix.add_(_orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"]), alpha=-rate)
+
+
+def _orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, least: float) -> Tensor:
+    """`matrix` (A, B) with singular values near one, by Newton-Schulz steps (Jordan et al. 2024).
+
+    least: of the norm that it is divided by.
+    """
+    first, third, fifth = coefficients
+    tall = len(matrix) > matrix.shape[1]
+    found = matrix.mT if tall else matrix  # the product with its own transpose is then the smaller of the two
+    found = found / found.norm().clamp(min=least)
+    for _ in range(steps):
+        gram = found @ found.mT
+        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), found, beta=first)
+    return found.mT if tall else found
 
 
 def _matrix(tensor: Tensor, kernel: Tensor) -> Tensor:
