@@ -1,5 +1,6 @@
 """A run: every learner trained and evaluated on the same episodes."""
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from fewshot.protocols.registry import check_protocols
 from fewshot.run_folder import RunFolder
 from fewshot.scheduling.base import run_models
 from fewshot.scheduling.choice import workers_of
-from fewshot.scheduling.cluster import check_ray
+from fewshot.scheduling.cluster import connected
 from fewshot.scheduling.share import Asked, share_of, threads_of
 from fewshot.shared_training import leaders_of
 
@@ -83,8 +84,6 @@ def run_benchmark(
     of the episodes.
     """
     check_curves(curves)
-    if ray:
-        check_ray()
     chosen = choose_device(device)
     prepare(chosen)
     wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
@@ -92,7 +91,7 @@ def run_benchmark(
     check_protocols(wanted, banks)
     models = plan(config, banks)
     share = share_of(1 if ray else workers, models, banks, chosen)
-    with threads_of(share):
+    with threads_of(share), connected(ray) if ray else contextlib.nullcontext() as cluster:  # which may be missing
         folder = RunFolder(path, config, banks, chosen, resume, [model.spec.row for model in models])
         with folder.running():
             counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]
@@ -100,7 +99,7 @@ def run_benchmark(
             log.info("%s (%s): %s; on %s%s", *named)
             if left := _left(models, folder, banks, wanted.protocols, keep):
                 shared = Conditions(folder.config, banks, device, resume, keep, progress, curves)
-                with workers_of(shared, share, ray) as at_work:
+                with workers_of(shared, share, cluster) as at_work:
                     run_models(left, folder, wanted.protocols, keep, at_work, leaders_of(models))
             else:
                 log.info("All of it was finished earlier: remove %s to run it again", path)

@@ -56,13 +56,13 @@ class RayWorkers:
     A model whose node is lost runs again on another node, from the last checkpoint that came back.
     """
 
-    def __init__(self, conditions: Conditions, address: str) -> None:
+    def __init__(self, conditions: Conditions, ray: Any) -> None:
+        """ray: the module of Ray, connected to the cluster."""
         banks = with_names(conditions.banks)
-        self._conditions, self._address = dataclasses.replace(conditions, banks=banks, progress=False), address
+        self._conditions, self._ray = dataclasses.replace(conditions, banks=banks, progress=False), ray
         self._tasks: dict[Any, _Task] = {}
 
     def __enter__(self) -> Self:
-        self._ray = connect(self._address)
         gpus, device = share_of_a_task(self._ray, self._conditions.device)
         self._data = self._ray.put(pack_apart(dataclasses.replace(self._conditions, device=device)))
         remote = self._ray.remote(_run)
@@ -70,7 +70,7 @@ class RayWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ray.shutdown()  # ends the tasks of this run
+        pass  # the end of the connection ends the tasks
 
     @property
     def free(self) -> bool:
@@ -121,11 +121,6 @@ class RayWorkers:
         self._submit(task)
 
 
-def check_ray() -> None:
-    """InputError if Ray is not installed."""
-    _ray()
-
-
 def connect(address: str) -> Any:
     """The module of Ray, connected to the cluster at HOST:PORT or, for 'auto', to that of this machine.
 
@@ -155,8 +150,14 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def share_of_a_task(ray: Any, device: str) -> tuple[int, str]:
-    """How many GPUs a task gets, one if the cluster has any and `device` allows it, and the device that computes."""
-    gpus = int(resources(ray, "GPU") > 0 and device.partition(":")[0] in ("auto", "cuda"))
+    """How many GPUs a task gets, one if the cluster has any and `device` allows it, and the device that computes.
+
+    InputError if `device` is a GPU and the cluster has none.
+    """
+    kind, has_gpus = device.partition(":")[0], resources(ray, "GPU") > 0
+    if kind == "cuda" and not has_gpus:
+        raise InputError(f"{device} was asked for, but the cluster has no GPU: take --device cpu or auto")
+    gpus = int(has_gpus and kind in ("auto", "cuda"))
     return gpus, "cuda" if gpus else "cpu"
 
 

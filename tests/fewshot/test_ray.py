@@ -137,6 +137,27 @@ def test_a_cluster_that_is_not_there_is_told_in_one_sentence(preset, toy_banks, 
     pytest.importorskip("ray")
     with pytest.raises(InputError, match=r"no Ray cluster was found at 127\.0\.0\.1:1 "):
         run_benchmark(load_config(preset), toy_banks, tmp_path / "run", device="cpu", ray="127.0.0.1:1")
+    assert not (tmp_path / "run").exists()
+
+
+class Resources:
+    """What a cluster says of its resources."""
+
+    def __init__(self, **resources):
+        self.cluster_resources = lambda: resources
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [("auto", 0, (0, "cpu")), ("auto", 2, (1, "cuda")), ("cpu", 2, (0, "cpu")), ("cuda", 2, (1, "cuda"))],
+)
+def test_a_task_gets_a_gpu_if_the_cluster_has_one(device, gpus, expected):
+    assert cluster.share_of_a_task(Resources(CPU=4.0, GPU=float(gpus)), device) == expected
+
+
+def test_a_gpu_that_the_cluster_lacks_is_told():
+    with pytest.raises(InputError, match="cuda was asked for, but the cluster has no GPU"):
+        cluster.share_of_a_task(Resources(CPU=4.0), "cuda")
 
 
 @pytest.mark.slow
