@@ -13,23 +13,25 @@ from episodes import ImageBank
 from episodes.batches import ShuffledBatches
 from fewshot import checkpoints
 
-_KEEP = 0.99  # of the moving average of the weights at each step
 _WARM = 50  # first steps, in which the rate rises
 _SAVE_EVERY = 50  # steps
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def fit(module: nn.Module, loss: Loss, bank: ImageBank, path: Path, steps: int, batch: int, rate: float) -> None:
+def fit(
+    module: nn.Module, loss: Loss, bank: ImageBank, path: Path, steps: int, batch: int, rate: float, keep: float = 0.99
+) -> None:
     """Trains `module` by AdamW, writes it to `path`, and leaves it with the moving average of its weights.
 
     loss   of the images of `bank` with these numbers (B,); it draws random numbers from its generator alone
     steps  of `batch` images in all
+    keep   share of the moving average of the weights that a step leaves as it was
 
     The batches and random numbers of a step depend on its number alone, so that a training that was killed goes on from
     `path` as if nothing had happened, and one that has ended goes on to more steps.
     """
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(_KEEP), use_buffers=True)
+    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(keep), use_buffers=True)
     optimizer = AdamW(module.parameters(), rate, weight_decay=0.01)
     parts = {"module": module, "average": average, "optimizer": optimizer}
     first = _restore(parts, path) if path.exists() else 0
