@@ -1,6 +1,5 @@
 """A run: every learner trained and evaluated on the same episodes."""
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -91,7 +90,7 @@ def run_benchmark(
     check_protocols(wanted, banks)
     models = plan(config, banks)
     share = share_of(1 if ray else workers, models, banks, chosen)
-    with threads_of(share), connected(ray) if ray else contextlib.nullcontext() as cluster:  # which may be missing
+    with threads_of(share), connected(ray) as cluster:  # a cluster that is missing leaves no folder
         folder = RunFolder(path, config, banks, chosen, resume, [model.spec.row for model in models])
         with folder.running():
             counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]

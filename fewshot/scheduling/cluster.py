@@ -141,7 +141,13 @@ def connect(address: str) -> Any:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The module of Ray, connected inside as by `connect`; the end of the connection ends its tasks and actors."""
+    """The module of Ray, connected inside as by `connect`; the end of the connection ends its tasks and actors.
+
+    None for the address '', which stands for no cluster.
+    """
+    if not address:
+        yield None
+        return
     ray = connect(address)
     try:
         yield ray

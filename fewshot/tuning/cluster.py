@@ -136,10 +136,8 @@ def on_cluster(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote(folder.path.resolve())
-    data, remote = (
-        ray.put(pack_apart(with_names(banks))),
-        ray.remote(_task).options(num_cpus=1, num_gpus=gpus, max_retries=0),
-    )
+    data = ray.put(pack_apart(with_names(banks)))
+    remote = ray.remote(_task).options(num_cpus=1, num_gpus=gpus, max_retries=0)
     tasks: dict[Any, tuple[str, int]] = {}  # the worker of each, and how many nodes it has lost
 
     def start(lost: int = 0) -> None:

@@ -1,6 +1,5 @@
 """A search: the trials of every learner, by one process or several, and what they found."""
 
-import contextlib
 import logging
 import multiprocessing
 import time
@@ -86,7 +85,7 @@ def tune(
     spaces = _spaces(config, banks, budget)
     for asked, space in spaces.items():
         model_of(config, asked, space.start, banks)  # an impossible training fails before all others
-    with connected(ray) if ray else contextlib.nullcontext() as cluster:  # a cluster that is missing leaves no folder
+    with connected(ray) as cluster:  # a cluster that is missing leaves no folder
         folder = open_search(path, Search.of(config, banks, trials, budget), resume)
         _tell_other_code(folder)
         asked_for = {asked: folder.search.config.learner[asked] for asked in config.learner}
