@@ -90,7 +90,7 @@ def run_benchmark(
     check_protocols(wanted, banks)
     models = plan(config, banks)
     share = share_of(1 if ray else workers, models, banks, chosen)
-    with threads_of(share), connected(ray) as cluster:  # a cluster that is missing leaves no folder
+    with threads_of(share), connected(ray, device) as cluster:  # leaves no folder if it refuses
         folder = RunFolder(path, config, banks, chosen, resume, [model.spec.row for model in models])
         with folder.running():
             counts = [f"{bank.classes:,} classes for {split}" for split, bank in banks.items() if split != "held_out"]

@@ -106,20 +106,23 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
     if options.output:
         outputs.check_new_in(options.output, (class_records.FILE, "classes.csv"), options.overwrite)
+    by_shot = PROTOCOLS[options.protocol].by_shot
+    _check_split(options)
+    wanted = _episodes(options) if by_shot else _wanted(options)  # a mistake is told before any image is read
     spec, learner = open_checkpoint(options.checkpoint, options.learner or "", options.dataset or "")
     bank = _load(options, spec, options.split, options.dataset)
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
-    if PROTOCOLS[options.protocol].by_shot:
-        tables.show(tables.sheets(_evaluate_episodes(options, spec, learner, bank)), console)
+    if by_shot:
+        tables.show(tables.sheets(_evaluate_episodes(options, wanted, spec, learner, bank)), console)
     else:
-        tables.show(protocol_sheets(options.protocol, _evaluate_protocol(options, spec, learner, bank)), console)
+        rows = _evaluate_protocol(options, wanted, spec, learner, bank)
+        tables.show(protocol_sheets(options.protocol, rows), console)
 
 
-def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
+def _evaluate_episodes(
+    options: argparse.Namespace, wanted: Evaluation, spec: ModelSpec, learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
     """The one row of a checkpoint's accuracy."""
-    given = {**_USUAL, **_given(options)}
-    ways, shots = [given.pop("way")], [given.pop("shot")]
-    wanted = evaluation_from({"ways": ways, "shots": shots, "seed": options.seed, **given})
     (way,), (shot,), query = wanted.ways, wanted.shots, wanted.query
     accuracies = evaluate(learner, bank, way, shot, query, wanted.episodes, wanted.seed, options.device)
     if bank.listed:
@@ -149,14 +152,10 @@ def _evaluate_episodes(options: argparse.Namespace, spec: ModelSpec, learner: Le
     return rows
 
 
-def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Learner, bank: ImageBank) -> pd.DataFrame:
+def _evaluate_protocol(
+    options: argparse.Namespace, wanted: Evaluation, spec: ModelSpec, learner: Learner, bank: ImageBank
+) -> pd.DataFrame:
     """The rows of a checkpoint by a test protocol other than episodes."""
-    if options.protocol == "verification" and options.split == "validation":
-        raise InputError("verification chooses its threshold on validation classes: take --split test")
-    trained = options.split == "train" or (options.split == "all" and not options.dataset)
-    if options.protocol in _BESIDE_BASE and trained:
-        raise InputError(f"{options.protocol} needs classes that are not trained on: take --split test or validation")
-    wanted = _wanted(options)
     # what nobody asked for is as much as there can be; what was asked for is refused
     if options.protocol in ("sessions", "query_gallery") or (
         options.protocol in _SEVERAL_SHOTS and options.shot is None
@@ -174,6 +173,22 @@ def _evaluate_protocol(options: argparse.Namespace, spec: ModelSpec, learner: Le
     data = {split: EmbeddedBank(learner, placed(one, device)) for split, one in banks.items()}
     task = Task(learner, spec, data, wanted, (), row_of(spec, learner, bank))
     return pd.DataFrame(measure(options.protocol, task)[0])
+
+
+def _check_split(options: argparse.Namespace) -> None:
+    """InputError if the test protocol cannot test on the classes of the split."""
+    if options.protocol == "verification" and options.split == "validation":
+        raise InputError("verification chooses its threshold on validation classes: take --split test")
+    trained = options.split == "train" or (options.split == "all" and not options.dataset)
+    if options.protocol in _BESIDE_BASE and trained:
+        raise InputError(f"{options.protocol} needs classes that are not trained on: take --split test or validation")
+
+
+def _episodes(options: argparse.Namespace) -> Evaluation:
+    """The settings of the test protocol episodes, from the arguments."""
+    given = {**_USUAL, **_given(options)}
+    ways, shots = [given.pop("way")], [given.pop("shot")]
+    return evaluation_from({"ways": ways, "shots": shots, "seed": options.seed, **given})
 
 
 def _wanted(options: argparse.Namespace) -> Evaluation:

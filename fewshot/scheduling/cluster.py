@@ -140,16 +140,17 @@ def connect(address: str) -> Any:
 
 
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
+def connected(address: str, device: str) -> Iterator[Any]:
     """The module of Ray, connected inside as by `connect`; the end of the connection ends its tasks and actors.
 
-    None for the address '', which stands for no cluster.
+    None for the address '', which stands for no cluster. InputError if the cluster lacks what `device` asks for.
     """
     if not address:
         yield None
         return
     ray = connect(address)
     try:
+        share_of_a_task(ray, device)
         yield ray
     finally:
         ray.shutdown()

@@ -85,7 +85,7 @@ def tune(
     spaces = _spaces(config, banks, budget)
     for asked, space in spaces.items():
         model_of(config, asked, space.start, banks)  # an impossible training fails before all others
-    with connected(ray) as cluster:  # a cluster that is missing leaves no folder
+    with connected(ray, device) as cluster:  # leaves no folder if it refuses
         folder = open_search(path, Search.of(config, banks, trials, budget), resume)
         _tell_other_code(folder)
         asked_for = {asked: folder.search.config.learner[asked] for asked in config.learner}

@@ -493,7 +493,8 @@ def test_data_prepare_says_what_it_made(call, toy_banks, monkeypatch):
     ("protocol", "name"),
     [("retrieval", "way"), ("verification", "episodes"), ("sessions", "episodes"), ("query_gallery", "query")],
 )
-def test_evaluate_refuses_a_setting_that_the_test_protocol_lacks(call, checkpoint, protocol, name):
+def test_evaluate_refuses_a_setting_that_the_test_protocol_lacks(call, checkpoint, protocol, name, monkeypatch):
+    monkeypatch.setattr("fewshot.commands.evaluate.load_dataset", None)  # no image is read before
     said = refused(call("evaluate", checkpoint, "--protocol", protocol, f"--{name}", 3))
     assert f"{protocol} has no {name}: leave out --{name}" in said
 

@@ -155,9 +155,14 @@ def test_a_task_gets_a_gpu_if_the_cluster_has_one(device, gpus, expected):
     assert cluster.share_of_a_task(Resources(CPU=4.0, GPU=float(gpus)), device) == expected
 
 
-def test_a_gpu_that_the_cluster_lacks_is_told():
+def test_a_gpu_that_the_cluster_lacks_is_told_before_there_is_a_folder(preset, toy_banks, tmp_path, monkeypatch):
+    false = Resources(CPU=4.0)
+    false.shutdown = ended = MagicMock()
+    monkeypatch.setattr(cluster, "connect", lambda _: false)
     with pytest.raises(InputError, match="cuda was asked for, but the cluster has no GPU"):
-        cluster.share_of_a_task(Resources(CPU=4.0), "cuda")
+        search(preset, toy_banks, tmp_path / "search", ray="auto", device="cuda")
+    assert not (tmp_path / "search").exists()
+    ended.assert_called_once_with()
 
 
 @pytest.mark.slow
@@ -194,7 +199,8 @@ def search(preset, banks, folder: Path, **more) -> pd.DataFrame:
     pytest.importorskip("optuna")
     from fewshot.tuning.run import tune
 
-    return tune(load_config(preset, ["npair"]), banks, folder, trials=1, budget=20_000, device="cpu", **more)
+    config = load_config(preset, ["npair"])
+    return tune(config, banks, folder, **{"trials": 1, "budget": 20_000, "device": "cpu", **more})
 
 
 def test_a_search_without_its_cluster_makes_no_folder(preset, toy_banks, tmp_path):
