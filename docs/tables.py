@@ -17,15 +17,17 @@ import baselines
 from baselines import NOT_RUNNABLE, best
 from baselines.published import LEAGUES
 from fewshot import latex
+from fewshot.ablation import RunResults, changes, sheet
 from fewshot.commands.presets import about as about_preset
 from fewshot.config import Data, Evaluation, Training, Validation
 from fewshot.files import replace_text
 from fewshot.records import UNIFORM
-from fewshot.run_folder import read_sheets
-from fewshot.tables import markdown
+from fewshot.run_folder import read_results, read_sheets
+from fewshot.tables import markdown, mean_ranks
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
+REGULAR = "regular-mini_imagenet-"  # how the names of the runs with regularisers begin
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _MARKED = re.compile(r"^<!-- table: ([\w-]+) -->\n\n(?:\|.*\n)*", re.MULTILINE)
 
@@ -75,6 +77,26 @@ def tuned_gains() -> str:
         for one in gains.itertuples()
     ]
     return _table(pd.DataFrame(rows, columns=["learner", "untuned", "tuned", "gain"]))
+
+
+def tuned_across() -> str:
+    """The ranks of the learners that were tuned alike on every data set, among these learners, and their means."""
+    runs = {path.name.removeprefix("tuned-"): read_results(path) for path in sorted(REFERENCE.glob("tuned-*"))}
+    common = set.intersection(*(set(rows["learner"]) for rows, _ in runs.values()))
+    ranks = {
+        name: mean_ranks(rows[rows["learner"].isin(common)], accuracies) for name, (rows, accuracies) in runs.items()
+    }
+    wide = pd.DataFrame(ranks)
+    wide.insert(0, "rank", wide.mean(axis=1))
+    return _table(wide.sort_values("rank").map("{:.2f}".format).rename_axis("learner").reset_index())
+
+
+def regularisers() -> str:
+    """What each regulariser of a classifier gains over none, over training seeds."""
+    runs = {path.name.removeprefix(REGULAR): path for path in sorted(REFERENCE.glob(f"{REGULAR}*"))}
+    base = RunResults.of(runs.pop("plain"), "plain")
+    found = pd.concat([changes(base, RunResults.of(path, name)) for name, path in runs.items()])
+    return _lines(markdown([sheet(found, base)]))
 
 
 def best_published() -> str:
@@ -131,6 +153,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "across-data-sets": across_data_sets,
     "tuned-gains": tuned_gains,
     "tuned-ranks": tuned_ranks,
+    "tuned-across": tuned_across,
+    "regularisers": regularisers,
     "best-published": best_published,
     "presets": presets,
     "settings": settings,

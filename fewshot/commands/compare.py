@@ -2,13 +2,15 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
 
 from episodes import InputError
-from fewshot import comparison, latex, tables
+from fewshot import ablation, comparison, latex, tables
 from fewshot.commands import arguments, outputs
 from fewshot.files import replace_text, writing
 from fewshot.literature import with_own
@@ -20,9 +22,10 @@ def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot compare`."""
     parser = commands.add_parser(
         "compare",
-        help="compare runs with the published numbers of the same data set",
+        help="compare runs with published numbers, or with another run",
         description="Put the accuracies of runs beside the published numbers of the same data set, split protocol, way"
-        " and shot, and say which differences are significant.",
+        " and shot, and say which differences are significant. With --base, put them beside the same learners of"
+        " another run.",
         epilog="Example: fewshot compare results/quick-omniglot --output comparison.tex",
     )
     parser.add_argument(
@@ -35,6 +38,13 @@ def declare(commands: arguments.Commands) -> None:
         help="published numbers of your own, with the columns of baselines/published.csv, beside those of the suite",
     )
     parser.add_argument("--all", action="store_true", help="also show numbers that are not comparable, with the reason")
+    parser.add_argument(
+        "--base",
+        type=arguments.path,
+        metavar="RUN",
+        help="in place of published numbers, show what each learner gains over the same learner of this run, seed by"
+        " seed on the same episodes: what a change of settings is worth",
+    )
     parser.add_argument(
         "--output",
         type=arguments.path,
@@ -52,22 +62,53 @@ def run(options: argparse.Namespace, console: Console) -> None:
     runs = dict.fromkeys(run.resolve() for path in options.runs for run in find_runs(path))
     several = Counter(run.name for run in runs)
     names = {run: run.name if several[run.name] == 1 else str(run) for run in runs}
-    literature = with_own(options.published) if options.published else None
-    parts = [part for run in runs for part in _compared(run, names[run], literature)]
-    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    if not options.output:
-        show_comparison(found, console, options.all)
-        return
+    if options.base:
+        made = _beside_base(options, runs, names)
+    else:
+        literature = with_own(options.published) if options.published else None
+        parts = [part for run in runs for part in _compared(run, names[run], literature)]
+        found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        if not options.output:
+            show_comparison(found, console, options.all)
+            return
+        made = Made(comparison.sheets(found, options.all), comparison.printed(found), comparison.summary(found))
+    if options.output:
+        _write(made, options.output)
+    else:
+        tables.show(made.sheets, console)
+
+
+class Made(NamedTuple):
+    """A comparison: its tables, every number of it, and a sentence that sums it up, or ''."""
+
+    sheets: list[tables.Sheet]
+    numbers: pd.DataFrame
+    summary: str
+
+
+def _write(made: Made, path: Path) -> None:
     writers = {
-        ".csv": lambda: comparison.printed(found).to_csv(index=False),
-        ".md": lambda: f"{tables.markdown(comparison.sheets(found, options.all))}\n{comparison.summary(found)}\n",
-        ".tex": lambda: latex.page(comparison.sheets(found, options.all), options.output.stem),
+        ".csv": lambda: made.numbers.to_csv(index=False),
+        ".md": lambda: f"{tables.markdown(made.sheets)}\n{made.summary}".strip() + "\n",
+        ".tex": lambda: latex.page(made.sheets, path.stem),
     }
-    if options.output.suffix not in writers:
-        raise InputError(f"a comparison is written as {', '.join(writers)}, not as '{options.output.name}'")
-    with writing(options.output.parent):
-        replace_text(options.output, writers[options.output.suffix]())
-    print(f"Written to {options.output}")
+    if path.suffix not in writers:
+        raise InputError(f"a comparison is written as {', '.join(writers)}, not as '{path.name}'")
+    with writing(path.parent):
+        replace_text(path, writers[path.suffix]())
+    print(f"Written to {path}")
+
+
+def _beside_base(options: argparse.Namespace, runs: Iterable[Path], names: Mapping[Path, str]) -> Made:
+    """What the learners of the runs gain over those of the run --base, which itself is left out."""
+    if options.published or options.all:
+        raise InputError("--base compares with a run, not with published numbers: leave out --published and --all")
+    base = ablation.RunResults.of(options.base, options.base.resolve().name)
+    others = [ablation.RunResults.of(run, names[run]) for run in runs if run != options.base.resolve()]
+    if not others:
+        raise InputError(f"{options.base} is compared with itself alone: name other runs before --base")
+    found = pd.concat([ablation.changes(base, other) for other in others], ignore_index=True)
+    return Made([ablation.sheet(found, base)], found.round(4), "")
 
 
 def _compared(run: Path, name: str, literature: pd.DataFrame | None) -> list[pd.DataFrame]:
