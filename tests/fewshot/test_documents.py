@@ -81,10 +81,12 @@ def test_every_command_on_a_page_is_one_that_the_command_line_takes(page, comman
 
 
 def test_the_commands_that_compare_with_a_paper_run(call_plain, tmp_path, monkeypatch):
-    shutil.copytree(REFERENCE / "quick-omniglot", tmp_path / "results" / "quick-omniglot")
+    runs = {"quick-omniglot": "quick-omniglot", "plain": "mining-icons-plain", "changed": "mining-icons-hard"}
+    for name, run in runs.items():
+        shutil.copytree(REFERENCE / run, tmp_path / "results" / name)
     monkeypatch.chdir(tmp_path)
     found = [one for one in commands_of(PAGES["docs/compare.md"]) if one.startswith("fewshot compare")]
-    assert len(found) == 2
+    assert len(found) == 3
     for command in found:
         said = call_plain(*shlex.split(command)[1:])
         assert (said.code, said.err) == (0, "")
