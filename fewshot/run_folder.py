@@ -326,6 +326,14 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         return _read_exactly(_EPISODES, path)
 
 
+def read_test_images(path: Path) -> dict[str, Any]:
+    """How many test classes and images the run in `path` has, and their checksum; nothing if the run does not tell."""
+    told = path / "environment.json"
+    with _at_rest(path), _reading(path, "copy it again, or run it again"):
+        images: dict[str, Any] = read_environment(told)["data"].get("test", {}) if told.is_file() else {}
+        return images
+
+
 def read_protocols(path: Path) -> dict[str, pd.DataFrame]:
     """The rows of each test protocol that was run, except episodes; InputError if damaged."""
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
@@ -357,6 +365,8 @@ def read_sheets(path: Path) -> list[tables.Sheet]:
 def find_runs(path: Path) -> list[Path]:
     """`path` if it is a run's folder, else the runs' folders in `path`; InputError if there are none."""
     found = [path] if (path / "results.csv").is_file() else sorted(one.parent for one in path.glob("*/results.csv"))
+    if not found and (path / "config.toml").is_file():
+        raise InputError(f"{path} holds a run that has tested no episodes: this command takes a run with results.csv")
     if not found:
         raise InputError(f"{path} is no run's folder and holds none: name a folder that 'fewshot bench' has written")
     return found

@@ -38,13 +38,23 @@ def kind_sampler(kind: str, bank: ImageBank, way: int, shot: int, query: int, se
     """
     if bank.listed and kind != "uniform":
         raise InputError(f"the split protocol of {bank.name} lists its episodes: it has no episodes of kind {kind}")
+    return _maker(kind)(bank, way, shot, query, seed)
+
+
+def check_kind(kind: str) -> None:
+    """InputError for a kind of episodes that there is not, whatever the bank."""
+    _maker(kind)
+
+
+def _maker(kind: str) -> Callable[[ImageBank, int, int, int, int], Sampler]:
+    """What makes a sampler of this kind from a bank, way, shot, query and seed."""
     name, colon, option = kind.partition(":")
     if kind in _KINDS:
-        return _KINDS[kind](bank, way, shot, query, seed)
+        return _KINDS[kind]
     if name == "dirichlet" and colon:
-        return DirichletSampler(bank, way, shot, query, seed, alpha=_number(option, kind))
+        return functools.partial(DirichletSampler, alpha=_number(option, kind))
     if name == "listed" and option:
-        return ListedSampler(bank, Path(option), seed)
+        return lambda bank, _way, _shot, _query, seed: ListedSampler(bank, Path(option), seed)
     raise unknown_name("kind of episodes", kind, kind_names())
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from episodes import InputError
 from episodes.datasets import short_name
 from episodes.errors import unknown_name
-from episodes.kinds import kind_names
+from episodes.kinds import check_kind, kind_names
 from fewshot.config import PROTOCOLS
 
 DATASET = (
@@ -178,9 +178,11 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
 
 
 def check_kinds(kinds: list[str] | None, protocols: Sequence[str]) -> None:
-    """InputError if kinds of episodes are named for test protocols without kinds."""
+    """InputError for kinds of episodes that there are not, or that are named for test protocols without kinds."""
     if kinds and "kinds" not in protocols:
         raise InputError("--kind names kinds of episodes for the test protocol kinds: add --protocol kinds")
+    for kind in kinds or []:
+        check_kind(kind)
 
 
 def default_folder(preset: str, dataset: str) -> Path:

@@ -1,6 +1,7 @@
 """fewshot compare: put runs beside the published numbers of their data set and split protocol."""
 
 import argparse
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,10 +13,12 @@ from rich.console import Console
 from episodes import InputError
 from fewshot import ablation, comparison, latex, tables
 from fewshot.commands import arguments, outputs
-from fewshot.files import replace_text, writing
+from fewshot.files import no_formula, replace_text, writing
 from fewshot.literature import with_own
 from fewshot.records import UNIFORM
 from fewshot.run_folder import find_runs, read_protocols, read_results
+
+log = logging.getLogger("fewshot")
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -26,7 +29,8 @@ def declare(commands: arguments.Commands) -> None:
         description="Put the accuracies of runs beside the published numbers of the same data set, split protocol, way"
         " and shot, and say which differences are significant. With --base, put them beside the same learners of"
         " another run.",
-        epilog="Example: fewshot compare results/quick-omniglot --output comparison.tex",
+        epilog="Example: fewshot compare results/quick-omniglot --output comparison.tex, or fewshot compare"
+        " results/changed --base results/plain",
     )
     parser.add_argument(
         "runs", nargs="+", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of such folders"
@@ -42,8 +46,8 @@ def declare(commands: arguments.Commands) -> None:
         "--base",
         type=arguments.path,
         metavar="RUN",
-        help="in place of published numbers, show what each learner gains over the same learner of this run, seed by"
-        " seed on the same episodes: what a change of settings is worth",
+        help="the folder of one run: in place of published numbers, show what each learner gains over the same learner"
+        " of this run, seed by seed on the same episodes; not with --published or --all",
     )
     parser.add_argument(
         "--output",
@@ -60,7 +64,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.output:
         outputs.check_new(options.output, options.overwrite)
     runs = dict.fromkeys(run.resolve() for path in options.runs for run in find_runs(path))
-    several = Counter(run.name for run in runs)
+    several = Counter(run.name for run in {*runs, *([options.base.resolve()] if options.base else [])})
     names = {run: run.name if several[run.name] == 1 else str(run) for run in runs}
     if options.base:
         made = _beside_base(options, runs, names)
@@ -103,12 +107,28 @@ def _beside_base(options: argparse.Namespace, runs: Iterable[Path], names: Mappi
     """What the learners of the runs gain over those of the run --base, which itself is left out."""
     if options.published or options.all:
         raise InputError("--base compares with a run, not with published numbers: leave out --published and --all")
-    base = ablation.RunResults.of(options.base, options.base.resolve().name)
-    others = [ablation.RunResults.of(run, names[run]) for run in runs if run != options.base.resolve()]
+    home = options.base.resolve()
+    base = ablation.RunResults.of(options.base, names.get(home, home.name))
+    others = [run for run in runs if run != home]
     if not others:
         raise InputError(f"{options.base} is compared with itself alone: name other runs before --base")
-    found = pd.concat([ablation.changes(base, other) for other in others], ignore_index=True)
-    return Made([ablation.sheet(found, base)], found.round(4), "")
+    parts, apart = [], []
+    for run in others:
+        try:
+            own = ablation.RunResults.of(run, names[run])
+            parts.append(ablation.changes(base, own))
+        except InputError as error:  # a folder of runs may hold some that do not fit
+            apart.append(error)
+            continue
+        if left := ablation.left_out(parts[-1], base, own):
+            log.warning("%s: %s has no counterpart in %s", own.name, ", ".join(left), base.name)
+    if not parts:
+        raise apart[0]
+    for why in apart:
+        log.warning("left out: %s", why)
+    found = pd.concat(parts, ignore_index=True)
+    names_too = {name: found[name].map(no_formula) for name in ("run", "base", "label", "change")}
+    return Made([ablation.sheet(found, base)], found.round(4).assign(**names_too), "")
 
 
 def _compared(run: Path, name: str, literature: pd.DataFrame | None) -> list[pd.DataFrame]:

@@ -99,16 +99,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.checkpoint.is_dir():
         evaluate_run.run(options, console)
         return
-    if options.protocol == "domains":
-        raise InputError("domains tests a whole run: name the run's folder, or one data set with --dataset alone")
     options.seed = options.seed or 0
-    if options.output and not PROTOCOLS[options.protocol].by_shot:
-        raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
-    if options.output:
-        outputs.check_new_in(options.output, (class_records.FILE, "classes.csv"), options.overwrite)
+    _check(options)
     by_shot = PROTOCOLS[options.protocol].by_shot
-    _check_split(options)
-    wanted = _episodes(options) if by_shot else _wanted(options)  # a mistake is told before any image is read
+    wanted = _episodes(options) if by_shot else _wanted(options)
     spec, learner = open_checkpoint(options.checkpoint, options.learner or "", options.dataset or "")
     bank = _load(options, spec, options.split, options.dataset)
     print(f"{learner.name} trained on {spec.dataset} with seed {spec.seed}")
@@ -175,13 +169,20 @@ def _evaluate_protocol(
     return pd.DataFrame(measure(options.protocol, task)[0])
 
 
-def _check_split(options: argparse.Namespace) -> None:
-    """InputError if the test protocol cannot test on the classes of the split."""
+def _check(options: argparse.Namespace) -> None:
+    """InputError for arguments that do not fit each other or this machine, before anything is read."""
+    if options.protocol == "domains":
+        raise InputError("domains tests a whole run: name the run's folder, or one data set with --dataset alone")
+    if options.output and not PROTOCOLS[options.protocol].by_shot:
+        raise InputError(f"{options.protocol} has no answers by class: leave out --output, or --protocol")
+    if options.output:
+        outputs.check_new_in(options.output, (class_records.FILE, "classes.csv"), options.overwrite)
     if options.protocol == "verification" and options.split == "validation":
         raise InputError("verification chooses its threshold on validation classes: take --split test")
     trained = options.split == "train" or (options.split == "all" and not options.dataset)
     if options.protocol in _BESIDE_BASE and trained:
         raise InputError(f"{options.protocol} needs classes that are not trained on: take --split test or validation")
+    choose_device(options.device)
 
 
 def _episodes(options: argparse.Namespace) -> Evaluation:

@@ -24,6 +24,8 @@ def check_new(path: Path, overwrite: bool) -> None:
 
 def check_new_in(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     """InputError if one of the files `names` is in `folder` already and may not be replaced; the folder may be new."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is there already and is no folder: choose another one with --output")
     for name in names:
         _check_replaceable(folder / name, overwrite)
 

@@ -1,5 +1,6 @@
 """What a change of settings gains: equal seeds beside each other, with the interval over seeds or over episodes."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 from episodes import InputError
-from fewshot.ablation import RunResults, changes, sheet
+from fewshot.ablation import RunResults, changes, left_out, sheet
+from fewshot.config import load_config
+from fewshot.records import LEAGUE
 from fewshot.statistics import over_seeds, paired
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -25,15 +28,19 @@ def run(name: str, *seeds: int, learner: str = "npair", gain: float = 0.0, seed:
         row = {"dataset": "omniglot", "protocol": "vinyals", "split": "test", "learner": learner, "variant": ""}
         row |= {"backbone": "conv4", "way": 5, "shot": 1, "query": 15, "episodes": EPISODES, "seed": number}
         row |= {"accuracy": 100 * values.mean(), "data_version": 1, "episodes_version": 1, "imported": ""}
-        row |= {"image_size": 28, "model": f"{learner}-seed{number}"}
+        row |= {"image_size": 28, "model": f"{learner}-seed{number}", **dict.fromkeys(LEAGUE, False)}
+        row |= {"collapsed": False, "kept": "", "seen": "", "trained_on": ""}
         rows.append(row | more)
-    return RunResults(name, pd.DataFrame(rows), accuracies, seed)
+    config = load_config("quick", [learner], dataset="omniglot")
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"seed": seed})})
+    return RunResults(name, pd.DataFrame(rows), accuracies, config, {"classes": 5, "images": 100, "checksum": "a"})
 
 
 def both(*runs: RunResults, name: str = "run") -> RunResults:
     """Several learners in one run."""
     accuracies = {name: values for one in runs for name, values in one.accuracies.items()}
-    return RunResults(name, pd.concat([one.rows for one in runs], ignore_index=True), accuracies, runs[0].seed)
+    rows = pd.concat([one.rows for one in runs], ignore_index=True)
+    return runs[0]._replace(name=name, rows=rows, accuracies=accuracies)
 
 
 def test_seeds_are_paired_and_the_interval_is_over_them():
@@ -59,31 +66,62 @@ def test_a_run_without_accuracies_of_episodes_has_no_interval_over_them():
     bare = run("bare", 0)._replace(accuracies={})
     (row,) = changes(run("base", 0), bare).to_dict("records")
     assert np.isnan(row["ci95"])
-    assert sheet(changes(run("base", 0), bare), bare).cells.iloc[0, 1].endswith("(+0.00 ± –)")
+    assert sheet(changes(run("base", 0), bare), bare).cells.loc["bare", "5-way 1-shot"].endswith("(+0.00 ± –)")
 
 
 def test_a_changed_backbone_is_a_change_and_several_backbones_are_compared_one_by_one():
     base, wide = run("base", 0, 1), run("wide", 0, 1, gain=0.02, backbone="conv4-128")
     assert list(changes(base, wide)["backbone"]) == ["conv4-128"]
-    assert list(changes(both(base, run("", 0, 1, backbone="conv4-32")), base)["backbone"]) == ["conv4"]
+    nca = run("", 0, 1, learner="nca", backbone="conv4-128")
+    two = both(base, run("", 0, 1, backbone="conv4-64"), nca, run("", 0, 1, learner="siamese"), name="two")
+    found = changes(both(base, run("", 0, 1, learner="nca"), name="base"), two)
+    assert list(zip(found["learner"], found["backbone"])) == [("npair", "conv4"), ("nca", "conv4-128")]
+    assert left_out(found, base, two) == ["npair, conv4-64", "siamese"]
+    assert list(sheet(found, base).cells.index) == ["two: npair, conv4 against npair", "two: nca"]
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "reason"),
     [
-        run("other", 0, learner="nca"),
-        run("other", 7),
-        run("other", 0, seed=1),
-        run("other", 0, query=5),
-        run("other", 0, episodes=40),
-        run("other", 0, dataset="glyphs"),
-        run("other", 0, data_version=2),
-        run("other", 0, imported="other episodes"),
+        (run("other", 0, learner="nca"), "they have no learner in common"),
+        (run("other", 7), "they have no training seed in common"),
+        (run("other", 0, seed=1), "their test episodes are of other seeds, 1 and 0"),
+        (run("other", 0, query=5), "they have no way, shot and number of queries in common"),
+        (run("other", 0, episodes=40), "they have other numbers of episodes"),
+        (run("other", 0, dataset="glyphs"), "they are of other data sets"),
+        (run("other", 0, data_version=2), "they are of other versions"),
+        (run("other", 0, imported="other episodes"), "they are of other data sets"),
+        (run("other", 0)._replace(images={"classes": 6, "images": 100}), "their test images are not the same"),
+        (run("other", 0)._replace(images={"classes": 5, "images": 100, "checksum": "b"}), "their test images are not"),
     ],
 )
-def test_what_is_not_the_same_is_not_compared(other):
-    with pytest.raises(InputError, match="other and base have no learner with a common seed"):
+def test_what_is_not_the_same_is_not_compared(other, reason):
+    with pytest.raises(InputError, match=f"other cannot be compared with base: {reason}"):
         changes(run("base", 0), other)
+
+
+def test_images_of_another_size_have_another_checksum():
+    large = run("large", 0, image_size=84)._replace(images={"classes": 5, "images": 100, "checksum": "b"})
+    (row,) = changes(run("base", 0), large).to_dict("records")
+    assert row["change"] == "size = 84"
+
+
+def test_the_table_names_what_changed_and_what_is_marked():
+    base, other = run("base", 0), run("other", 0, collapsed=True)
+    settings = {"npair": other.config.learner["npair"].model_copy(update={"steps": 7, "options": {"temperature": 2.0}})}
+    other = other._replace(config=other.config.model_copy(update={"learner": settings}))
+    table = sheet(changes(base, both(other, name="other")), base)
+    assert table.cells.loc["other", "change"] == "steps = 7, temperature = 2.0"
+    named = both(other, run("", 0, learner="nca"), name="other")
+    named_base = both(base, run("", 0, learner="nca"), name="base")
+    assert "other: npair [collapsed] against npair" in sheet(changes(named_base, named), named_base).cells.index
+
+
+def test_cells_of_other_numbers_of_seeds_say_so():
+    fives = run("", 0, shot=5, model="five")
+    fives.accuracies["five/5way5shot"] = fives.accuracies.pop("npair-seed0/5way1shot")
+    base, other = (both(run("", 0, 1, 2), fives, name=name) for name in ("base", "other"))
+    assert list(sheet(changes(base, other), base).cells["seeds"]) == ["1 to 3"]
 
 
 def test_the_table_has_a_row_for_each_run_and_learner_and_bold_gains():
@@ -96,7 +134,8 @@ def test_the_table_has_a_row_for_each_run_and_learner_and_bold_gains():
     for values in steady.accuracies.values():
         values += 0.1
     steady.rows["accuracy"] += 10
-    table = sheet(changes(run("base", 0, 1, 2), steady), base)
+    alone = run("base", 0, 1, 2)
+    table = sheet(changes(alone, steady), alone)
     assert list(table.cells.index) == ["steady"]
     assert list(table.best["5-way 1-shot"]) == [True]
     assert table.cells.loc["steady", "5-way 1-shot"].endswith("(+10.00 ± 0.00)")
@@ -130,10 +169,22 @@ def test_the_command_refuses_what_it_cannot_compare(call, tmp_path):
         ((PLAIN, "--base", PLAIN), "is compared with itself alone"),
         ((HARD, "--base", PLAIN, "--all"), "leave out --published and --all"),
         ((HARD, "--base", tmp_path / "none"), "holds no results of a run"),
-        ((HARD, "--base", tmp_path / "damaged"), "config.toml"),
-        ((REFERENCE / "quick-omniglot", "--base", PLAIN), "have no learner with a common seed"),
+        ((HARD, "--base", tmp_path / "damaged"), "has no config.toml"),
+        ((REFERENCE / "quick-omniglot", "--base", PLAIN), "they are of other data sets"),
+        ((REFERENCE / "gallery-orl_faces", "--base", PLAIN), "holds a run that has tested no episodes"),
     ]:
         said = call("compare", *given)
         assert said.code == 2
         assert reason in said.err
         assert "Traceback" not in said.err
+
+
+def test_runs_that_do_not_fit_are_left_out_and_named(call, tmp_path):
+    for name in ("mining-icons-plain", "mining-icons-hard", "quick-omniglot"):
+        shutil.copytree(REFERENCE / name, tmp_path / name)
+    (tmp_path / "mining-icons-hard").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    said = call("compare", tmp_path, "--base", PLAIN)  # its copy is another run of the same name
+    assert said.code == 0
+    assert "left out: quick-omniglot cannot be compared with" in said.out
+    assert "caf?" in said.out
+    assert "(+0.00 ± 0.00)" in said.out

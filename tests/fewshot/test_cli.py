@@ -499,6 +499,19 @@ def test_evaluate_refuses_a_setting_that_the_test_protocol_lacks(call, checkpoin
     assert f"{protocol} has no {name}: leave out --{name}" in said
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--protocol", "kinds", "--kind", "nonsense"], "unknown kind of episodes 'nonsense'"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--output", __file__], "is no folder: choose another one with --output"),
+    ],
+)
+def test_evaluate_refuses_before_it_reads_images(call, checkpoint, given, reason, monkeypatch):
+    monkeypatch.setattr("fewshot.commands.evaluate.load_dataset", None)
+    assert reason in refused(call("evaluate", checkpoint, *given))
+
+
 def test_evaluate_passes_the_queries_on_to_every_test_protocol_that_has_them():
     for protocol in ("generalised", "sessions", "kinds", "open_set", "domain"):
         given = argparse.Namespace(protocol=protocol, way=None, shot=None, query=3, episodes=None, seed=0, kind=None)
