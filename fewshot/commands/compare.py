@@ -29,8 +29,7 @@ def declare(commands: arguments.Commands) -> None:
         description="Put the accuracies of runs beside the published numbers of the same data set, split protocol, way"
         " and shot, and say which differences are significant. With --base, put them beside the same learners of"
         " another run.",
-        epilog="Example: fewshot compare results/quick-omniglot --output comparison.tex, or fewshot compare"
-        " results/changed --base results/plain",
+        epilog="Example: fewshot compare results/quick-omniglot --output comparison.tex",
     )
     parser.add_argument(
         "runs", nargs="+", type=arguments.path, metavar="RUN", help="a run's folder, or a folder of such folders"
