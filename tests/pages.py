@@ -21,7 +21,8 @@ from fewshot.cli import main
 
 NEAR = 3.0  # how far a number with decimals, such as an accuracy in percent, may be from the one on the page
 _BLOCK = RawFencedCodeBlockLexer(re.compile(r'(?P<language>\w+)(?: title="(?P<title>[\w.-]+)")?$\n', re.MULTILINE))
-_PART = re.compile(r"(\.\.\.|\s+|\d+\.\d+)")
+_NUMBER, _LINE = r"-?\d+\.\d+", "─+"  # a line is as long as the numbers are wide
+_PART = re.compile(rf"(\.\.\.|\s+|{_LINE}|{_NUMBER})")
 
 
 class Command(NamedTuple):
@@ -84,7 +85,7 @@ def unlike(expected: str, found: str) -> str:
     match = re.fullmatch(pattern, found.strip(), re.DOTALL)
     if not match:
         return f"expected:\n{expected}\nfound:\n{found}"
-    numbers = [part for part in parts if re.fullmatch(r"\d+\.\d+", part)]
+    numbers = [part for part in parts if re.fullmatch(_NUMBER, part)]
     apart = [(one, other) for one, other in zip(numbers, match.groups()) if abs(float(one) - float(other)) > NEAR]
     return "".join(f"{one} is now {other}\n" for one, other in apart)
 
@@ -94,4 +95,6 @@ def _pattern(part: str) -> str:
         return ".*?"
     if part.isspace():
         return r"\s+"
-    return r"(\d+\.\d+)" if re.fullmatch(r"\d+\.\d+", part) else re.escape(part)
+    if re.fullmatch(_LINE, part):
+        return _LINE
+    return f"({_NUMBER})" if re.fullmatch(_NUMBER, part) else re.escape(part)

@@ -43,6 +43,9 @@ def test_a_tutorial_prints_what_it_says(page, folder):
         ("a 90.25 b\n", "a  90.75\nb", True),
         ("a 90.25 b", "a 94.25 b", False),  # further away than another machine
         ("a 90.25 b", "a 90.25 c", False),
+        ("a 0.25 b", "a -0.25 b", True),
+        ("a -0.25 b", "a 4.25 b", False),
+        ("a ──── b", "a ───── b", True),
         ("3 models", "4 models", False),  # whole numbers are counts
         ("first\n...\nlast", "first\n1\n2\nlast", True),
         ("first\n...\nlast", "first\n1\n2", False),
