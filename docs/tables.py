@@ -29,12 +29,13 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
 REGULAR = "regular-mini_imagenet-"  # how the names of the runs with regularisers begin
 PAGES = (ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-_MARKED = re.compile(r"^<!-- table: ([\w-]+) -->\n\n(?:\|.*\n)*", re.MULTILINE)
+_MARKED = re.compile(r"^<!-- table: ([\w-]+) -->\n\n(?:\|.*\n)*\n*", re.MULTILINE)
 
 
 def rewritten(page: str) -> str:
     """The text of a page with its marked tables as the committed rows have them."""
-    return _MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n\n{table(found[1])}", page)
+    made = _MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n\n{table(found[1])}\n", page)
+    return made.rstrip("\n") + "\n"
 
 
 def table(name: str) -> str:

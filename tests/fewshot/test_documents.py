@@ -263,6 +263,7 @@ def test_a_marked_table_is_written_anew_and_the_rest_of_the_page_stays():
     assert after.endswith("|\n\nafter\n\n| own |\n|:--|\n| 2 |\n")
     assert "old" not in after
     assert tables.rewritten(after) == after
+    assert tables.rewritten("<!-- table: reference-runs -->\n\nafter\n").endswith("|\n\nafter\n")
 
 
 def test_a_table_that_there_is_not_is_told():
