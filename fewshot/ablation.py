@@ -17,13 +17,15 @@ from fewshot.statistics import over_seeds, paired
 from fewshot.tables import Sheet, caption
 
 _LEARNER = ["learner", "variant"]  # the backbone may be what was changed
-_VERSIONS = ["data_version", "episodes_version"]
 # what two rows must share, and what is told if no two rows share it and all that is before it
 _SHARED = {
     ("dataset", "protocol", "split"): "they are of other data sets or split protocols",
     ("way", "shot", "query"): "they have no way, shot and number of queries in common",
     ("episodes",): "they have other numbers of episodes",
-    tuple(_VERSIONS): "they are of other versions of the data set or of the episodes (0 is unknown)",
+    (
+        "data_version",
+        "episodes_version",
+    ): "they are of other versions of the data set or of the episodes (0 is unknown)",
     tuple(_LEARNER): "they have no learner in common",
     ("seed",): "they have no training seed in common",
 }
@@ -75,7 +77,8 @@ def changes(base: RunResults, run: RunResults) -> pd.DataFrame:
     A learner of several backbones is compared backbone by backbone. InputError if there is nothing to compare.
     """
     ours, theirs = _named(run), _named(base)
-    _check_comparable(base, run, ours, theirs)
+    if why := _why_not_comparable(base, run, ours, theirs):
+        raise InputError(f"{run.name} cannot be compared with {base.name}: {why}")
     several = _with_backbones(ours) | _with_backbones(theirs)
     rows = []
     for (learner, variant), own in ours.groupby(_LEARNER, sort=False):
@@ -127,28 +130,26 @@ def _named(run: RunResults) -> pd.DataFrame:
     return rows[rows["imported"] != UNPAIRED] if "imported" in rows else rows
 
 
-def _check_comparable(base: RunResults, run: RunResults, ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """InputError with the reason if no row of `ours` has a counterpart in `theirs`."""
-    wrong = ""
+def _why_not_comparable(base: RunResults, run: RunResults, ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
+    """Why no row of `ours` has a counterpart in `theirs`; '' if one has."""
     keys: list[str] = []
     for columns, told in _SHARED.items():
         keys += columns
-        if not wrong and ours[keys].merge(theirs[keys].drop_duplicates()).empty:
-            wrong = told
+        if ours[keys].merge(theirs[keys].drop_duplicates()).empty:
+            return told
     seeds = [one.config.evaluation.seed for one in (run, base)]
-    if not wrong and seeds[0] != seeds[1]:
-        wrong = f"their test episodes are of other seeds, {seeds[0]} and {seeds[1]}"
-    if not wrong and _other_images(base, run):
-        wrong = "their test images are not the same"
-    if wrong:
-        raise InputError(f"{run.name} cannot be compared with {base.name}: {wrong}")
+    if seeds[0] != seeds[1]:
+        return f"their test episodes are of other seeds, {seeds[0]} and {seeds[1]}"
+    return "their test images are not the same" if _other_images(base, run) else ""
 
 
 def _other_images(base: RunResults, run: RunResults) -> bool:
-    """Whether the test images differ, as far as both runs tell; those of another size have another checksum."""
+    """Whether the test images differ, if both runs tell of them; images of another size have another checksum."""
+    if not (run.images and base.images):
+        return False
     same_size = set(run.rows["image_size"]) == set(base.rows["image_size"])
     told = ["classes", "images", *(["checksum"] if same_size else [])]
-    return any(run.images.get(name) != base.images.get(name) for name in told) if run.images and base.images else False
+    return any(run.images.get(name) != base.images.get(name) for name in told)
 
 
 def _with_backbones(rows: pd.DataFrame) -> set[tuple[str, str]]:

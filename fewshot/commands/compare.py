@@ -126,8 +126,8 @@ def _beside_base(options: argparse.Namespace, runs: Iterable[Path], names: Mappi
     for why in apart:
         log.warning("left out: %s", why)
     found = pd.concat(parts, ignore_index=True)
-    names_too = {name: found[name].map(no_formula) for name in ("run", "base", "label", "change")}
-    return Made([ablation.sheet(found, base)], found.round(4).assign(**names_too), "")
+    texts = {name: found[name].map(no_formula) for name in ("run", "base", "label", "change")}
+    return Made([ablation.sheet(found, base)], found.round(4).assign(**texts), "")
 
 
 def _compared(run: Path, name: str, literature: pd.DataFrame | None) -> list[pd.DataFrame]:
