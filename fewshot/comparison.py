@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from baselines import NOT_RUNNABLE, published
+from fewshot.backbones import MIRRORED
 from fewshot.learners.registry import LEARNERS
 from fewshot.records import ALIKE, CELL, UNIFORM, labels, summarised
 from fewshot.tables import CHALLENGES, Sheet
@@ -294,6 +295,7 @@ def _split_reason(dataset: str, theirs: str, ours: str) -> str:
 
 def _backbone_reason(theirs: str, ours: str) -> str:
     """'' if the backbones are of one kind: conv4-linear is a Conv-4 whose last ReLU is left out."""
-    if theirs == ours.removesuffix("-linear"):
-        return ""
+    plain = ours.removesuffix(MIRRORED)
+    if theirs == plain.removesuffix("-linear"):
+        return "" if plain == ours else "ours averages over mirror images"
     return {"": "backbone not stated", "none": "no network"}.get(theirs, f"backbone {theirs}, ours {ours}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from episodes.errors import unknown_name
 from fewshot.backbones import external
-from fewshot.backbones.base import Backbone, Recipe
+from fewshot.backbones.base import Backbone, Recipe, mirrored
 from fewshot.backbones.conv4 import CONV4, conv4
 from fewshot.backbones.ensemble import ensemble, split_members
 from fewshot.backbones.features import FEATURES, RECIPE, check_takes
@@ -17,6 +17,7 @@ from fewshot.backbones.wide_resnet import WIDE_RESNETS
 __all__ = [
     "BACKBONES",
     "FEATURES",
+    "MIRRORED",
     "PRETRAINED",
     "Backbone",
     "backbone_listing",
@@ -29,12 +30,17 @@ __all__ = [
 
 # with random weights; PRETRAINED has those that bring their weights
 BACKBONES: dict[str, Recipe] = {**CONV4, **RESNETS, **WIDE_RESNETS, **PIXELS}
+MIRRORED = "-mirrored"  # ends the name of a network that averages over mirror images at test: conv4-mirrored
 
 
 def find_backbone(name: str) -> Recipe:
-    """The recipe of the backbone called `name`, such as 'conv4' or '4xconv4'; InputError for an unknown name."""
+    """The recipe of the backbone called `name`, such as 'conv4', '4xconv4' or 'conv4-mirrored'; InputError for an
+    unknown name."""
+    plain = name.removesuffix(MIRRORED)
+    if plain != name and _gives_maps(plain):
+        return mirrored(find_backbone(plain))
     count, member = split_members(name)
-    if count and gives_maps(member):
+    if count and _gives_maps(member):
         return ensemble(count, member, find_backbone(member))
     library, colon, network = name.partition(":")
     if colon and library in external.LIBRARIES:
@@ -47,7 +53,11 @@ def find_backbone(name: str) -> Recipe:
 
 def gives_maps(name: str) -> bool:
     """Whether the backbone called `name` gives feature maps (see Backbone.maps)."""
-    return split_members(name)[1] in {**CONV4, **RESNETS, **WIDE_RESNETS}
+    return _gives_maps(name.removesuffix(MIRRORED))
+
+
+def _gives_maps(plain: str) -> bool:
+    return split_members(plain)[1] in {**CONV4, **RESNETS, **WIDE_RESNETS}
 
 
 def make_backbone(name: str, channels: int, size: int, weights: str | Path = "") -> Backbone:

@@ -24,6 +24,7 @@ class Backbone(nn.Module):
     trained_on: the data set of the weights that it has from the start, '' for random weights
     published: the means and deviations of colours that its library gives for its published weights; None for ImageNet's
     map_shape: (C, H, W) of one of its `maps`; None if it gives none
+    mirrored: in eval mode, an embedding is the mean of that of the image and that of its mirror image
     """
 
     mean: Tensor
@@ -31,6 +32,7 @@ class Backbone(nn.Module):
     channels: int | None = None
     at_once = 1000
     trained_on = ""
+    mirrored = False
     published: tuple[Sequence[float], Sequence[float]] | None = None
 
     def __init__(self, body: nn.Module, embedding_size: int, map_shape: tuple[int, int, int] | None = None) -> None:
@@ -46,16 +48,26 @@ class Backbone(nn.Module):
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._computed(self.body, images).flatten(1).float()
+        embeddings = self._computed(self._embeddings, images).float()
+        if self.mirrored and not self.training:
+            embeddings = (embeddings + self._computed(self._embeddings, images.flip(3)).float()) / 2
+        return embeddings
 
     def maps(self, images: Tensor) -> Tensor:
         """The last feature maps (B, C, H, W) of images, in float32, before they are averaged over their places.
 
+        The map of a mirror image is turned back before the mean of both is taken, so that places stay apart.
         InputError if the network gives none: networks of other libraries keep their maps to themselves.
         """
         if self.map_shape is None:
             raise InputError(NO_MAPS)
-        return self._computed(self._before_pooling, images).float()
+        maps = self._computed(self._before_pooling, images).float()
+        if self.mirrored and not self.training:
+            maps = (maps + self._computed(self._before_pooling, images.flip(3)).float().flip(3)) / 2
+        return maps
+
+    def extra_repr(self) -> str:
+        return "mirrored" if self.mirrored else ""
 
     @property
     def averages(self) -> bool:
@@ -87,6 +99,9 @@ class Backbone(nn.Module):
             images = (images - self.mean) / self.deviation
         with self.arithmetic(images.device):
             return network(self._laid_out(images))
+
+    def _embeddings(self, images: Tensor) -> Tensor:
+        return self.body(images).flatten(1)
 
     def _before_pooling(self, images: Tensor) -> Tensor:
         return before_pooling(self.body, images)
@@ -126,6 +141,18 @@ class Recipe:
 
     def __call__(self, channels: int, size: int) -> Backbone:
         return self.make(channels, size)
+
+
+def mirrored(recipe: Recipe) -> Recipe:
+    """The recipe of the same network, of the same weights, whose embeddings at test average over the mirror image."""
+
+    def make(channels: int, size: int) -> Backbone:
+        backbone = recipe(channels, size)
+        backbone.mirrored = True
+        return backbone
+
+    about = f"{recipe.about}; at test, the mean over an image and its mirror image"
+    return Recipe(make, about, recipe.paper, recipe.trained_on)
 
 
 def check_size(network: str, size: int, halvings: int) -> None:

@@ -20,9 +20,6 @@ class Ensemble(Backbone):
         if first.map_shape is not None:
             self.map_shape = (len(members) * first.map_shape[0], *first.map_shape[1:])
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self._computed(self._embeddings, images).float()
-
     def _embeddings(self, images: Tensor) -> Tensor:
         return torch.cat([body(images).flatten(1) for body in self._bodies], 1)
 

@@ -599,3 +599,40 @@ def test_the_names_of_ensembles():
     assert not gives_maps("2xpixels")
     for name in ("1xconv4", "17xconv4", "xconv4", "2xconv5", "2x2xconv4", "2xpixels"):
         assert "unknown backbone" in refusal(lambda name=name: find_backbone(name))
+
+
+# ---- mirror images
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["conv4", "conv4-average-linear", "resnet12", "2xconv4"])
+def test_a_mirrored_network_averages_over_the_mirror_image_at_test_alone(name):
+    torch.manual_seed(0)
+    plain, images = make_backbone(name, 3, 32).eval(), torch.rand(4, 3, 32, 32)
+    mirrored = make_backbone(f"{name}-mirrored", 3, 32)
+    mirrored.body.load_state_dict(plain.body.state_dict())
+    assert mirrored.embedding_size == plain.embedding_size
+    mirrored.eval()
+    torch.testing.assert_close(mirrored(images), (plain(images) + plain(images.flip(3))) / 2)
+    torch.testing.assert_close(mirrored(images), mirrored(images.flip(3)))
+    torch.testing.assert_close(mirrored.maps(images), mirrored.maps(images.flip(3)).flip(3))
+    assert not torch.allclose(mirrored(images), plain(images))
+    for one in (plain, mirrored):
+        one.train()
+        torch.manual_seed(1)  # of dropout
+        one.given = one(images)
+    torch.testing.assert_close(mirrored.given, plain.given, rtol=0, atol=0)
+
+
+def test_the_names_of_mirrored_networks():
+    assert find_backbone("conv4-mirrored").about.startswith(BACKBONES["conv4"].about)
+    assert gives_maps("4xconv4-3pool-mirrored")
+    for name in ("pixels-mirrored", "conv4-mirrored-mirrored", "conv5-mirrored", "-mirrored", "conv4-mirrored-linear"):
+        assert "unknown backbone" in refusal(lambda name=name: find_backbone(name))
+
+
+def test_weights_fit_with_and_without_mirror_images(tmp_path):
+    plain = make_backbone("conv4", 1, 32)
+    torch.save(plain.body.state_dict(), tmp_path / "weights.pt")
+    mirrored = make_backbone("conv4-mirrored", 1, 32, tmp_path / "weights.pt")
+    torch.testing.assert_close(mirrored.body.state_dict(), plain.body.state_dict())

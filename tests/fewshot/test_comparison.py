@@ -213,6 +213,11 @@ def test_a_backbone_without_its_last_relu_is_of_the_same_kind(mine, theirs):
     assert compared(ours(99.0, backbone=mine), paper(80.0, backbone=theirs))["verdict"] == "above"
 
 
+def test_a_mean_over_mirror_images_is_not_what_papers_measure():
+    for mine in ("conv4-mirrored", "conv4-linear-mirrored"):
+        assert compared(ours(99.0, backbone=mine), paper(80.0))["reasons"] == ["ours averages over mirror images"]
+
+
 def test_a_backbone_of_another_depth_is_not_of_the_same_kind():
     row = compared(ours(99.0, backbone="conv4-3pool-linear"), paper(80.0, backbone="conv4"))
     assert (row["verdict"], row["reasons"]) == ("not comparable", ["backbone conv4, ours conv4-3pool-linear"])

@@ -151,6 +151,16 @@ def test_backbones_of_other_weights_share_nothing():
     assert not torch.equal(shared.embedded(first, bank).embeddings, shared.embedded(second, bank).embeddings)
 
 
+def test_a_network_and_its_mirrored_form_share_nothing():
+    bank = toy_bank(4, 5, seed=1)
+    channels, size = bank.images.shape[1:3]
+    shared = SharedOutputs()
+    plain, mirrored = (backbones.make_backbone(f"conv4-32{end}", channels, size) for end in ("", "-mirrored"))
+    mirrored.body.load_state_dict(plain.body.state_dict())
+    first, second = (Prototypical(backbone, 4).eval() for backbone in (plain, mirrored))
+    assert not torch.equal(shared.embedded(first, bank).embeddings, shared.embedded(second, bank).embeddings)
+
+
 def results(**accuracies: float) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The rows and the episodes of heads with these accuracies in 5-way 1-shot episodes, on all classes of a set."""
     noise = np.random.default_rng(0).normal(0, 0.05, 400)
