@@ -99,7 +99,8 @@ def left_out(found: pd.DataFrame, base: RunResults, run: RunResults) -> list[str
 def sheet(found: pd.DataFrame, base: RunResults) -> Sheet:
     """The table of the rows of `changes` of several runs, all beside `base`."""
     one_learner = len(found[[*_LEARNER, "backbone"]].drop_duplicates()) == base.rows["learner"].nunique() == 1
-    names = found["run"] + ("" if one_learner else ": " + found["label"])
+    marked = found["label"].str.contains(" [", regex=False)  # such as [collapsed], which no table may leave out
+    names = found["run"].where(one_learner & ~marked, found["run"] + ": " + found["label"])
     widths = found["ci95"].map("{:.2f}".format).replace("nan", "–")
     rows = found.assign(
         name=names,

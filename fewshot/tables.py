@@ -114,12 +114,18 @@ def markdown(made: Sequence[Sheet]) -> str:
     """The tables as a Markdown page, with the best cells in bold; a note that several tables share comes last."""
 
     def part(sheet: Sheet, note: str) -> str:
-        bold = sheet.cells.where(~sheet.best, "**" + sheet.cells + "**")
+        bold = sheet.cells.where(~sheet.best, "**" + sheet.cells + "**").map(_in_a_cell)
+        bold = bold.rename(index=_in_a_cell, columns=_in_a_cell)
         head = f"## {sheet.title}\n\n" if sheet.title else ""
         below = f"\n{note}.\n" if note else ""
         return f"{head}{sheet.caption}\n\n{bold.to_markdown(disable_numparse=True)}\n{below}"
 
     return "\n".join(part(sheet, note) for sheet, note in zip(made, _notes(made)))
+
+
+def _in_a_cell(text: str) -> str:
+    """The text for a cell of a Markdown table, where a bar would begin the next cell."""
+    return text.replace("|", r"\|")
 
 
 def show(made: Sequence[Sheet], console: Console) -> None:

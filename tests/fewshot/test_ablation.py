@@ -111,7 +111,8 @@ def test_the_table_names_what_changed_and_what_is_marked():
     settings = {"npair": other.config.learner["npair"].model_copy(update={"steps": 7, "options": {"temperature": 2.0}})}
     other = other._replace(config=other.config.model_copy(update={"learner": settings}))
     table = sheet(changes(base, both(other, name="other")), base)
-    assert table.cells.loc["other", "change"] == "steps = 7, temperature = 2.0"
+    assert table.cells["change"].to_dict() == {"other: npair [collapsed] against npair": "steps = 7, temperature = 2.0"}
+    assert list(sheet(changes(base, run("other", 0)), base).cells.index) == ["other"]
     named = both(other, run("", 0, learner="nca"), name="other")
     named_base = both(base, run("", 0, learner="nca"), name="base")
     assert "other: npair [collapsed] against npair" in sheet(changes(named_base, named), named_base).cells.index

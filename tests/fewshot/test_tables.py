@@ -223,6 +223,14 @@ def test_every_sheet_is_on_the_page_with_its_caption_and_its_note(results, page)
         assert sheet.note in text
 
 
+def test_a_bar_in_a_name_does_not_end_a_cell_of_a_markdown_table(results):
+    results["learner"] = results["learner"] + "|x"
+    lines = tables.markdown(tables.sheets(results)).splitlines()
+    table = [line.replace(r"\|", "") for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert any(r"\|x" in line for line in lines)
+
+
 def test_titles_are_headings_of_a_markdown_page_and_the_first_table_has_none(results):
     lines = tables.markdown(tables.sheets(results.assign(ci95_open=2.5))).splitlines()
     assert [line for line in lines if line.startswith("#")] == ["## Other classes"]
