@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from fewshot import outside
+from fewshot.backbones import MIRRORED
 from fewshot.devices import describe, training_precision
 from fewshot.statistics import over_seeds
 
@@ -259,7 +260,8 @@ def summarised(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
-    """The label of each row in tables: 'npair', 'siamese (koch)', with the seed, or the backbone, if there are several.
+    """The label of each row in tables: 'npair', 'siamese (koch)', with the seed, or the backbone, if there are several;
+    a backbone that averages over mirror images is always named.
 
     A learner that knows more than a support set and one query is of another league and is marked: '[transductive]'. So
     are rows whose model used unlabelled images, models whose weights saw test classes, trainings that collapsed, and
@@ -268,7 +270,7 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
     several = seeds and results["seed"].nunique() > 1
     families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
     backbones = results.groupby(["learner", "variant"])["backbone"].transform("nunique") > 1
-    backbones |= families.nunique() > 1
+    backbones |= (families.nunique() > 1) | results["backbone"].str.endswith(MIRRORED)
     said = _said(results, MODEL if several else LEARNER)
     found = []
     for index, row, has_several in zip(results.index, results.to_dict("records"), backbones):

@@ -530,6 +530,8 @@ def test_backbones_are_named_where_they_are_of_several_kinds_and_conv4_linear_is
     assert records.labels(results).unique().tolist() == ["npair", "imprinted"]
     results.loc[results["learner"] == "npair", "backbone"] = "resnet12"
     assert records.labels(results).unique().tolist() == ["npair, resnet12", "imprinted, conv4-linear"]
+    results["backbone"] = "conv4-mirrored"  # even if there is no other: it is a measurement of another kind
+    assert records.labels(results).unique().tolist() == ["npair, conv4-mirrored", "imprinted, conv4-mirrored"]
 
 
 # the one-shot challenge
