@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 
+from fewshot.backbones import MIRRORED
 from fewshot.learners.base import Learner
 from fewshot.models import ModelSpec
 from fewshot.plan import Planned
@@ -35,18 +36,26 @@ def leaders_of(models: Sequence[Planned]) -> dict[str, str]:
 
 
 def training_key(cls: type[Learner], spec: ModelSpec) -> str:
-    """A key that is equal for models of one training; '' if nothing is known of the training that others could share.
+    """A key that is equal for models of one training; '' if no other model can share the training of this one.
 
     A class that declares `one_training` promises that neither its loss nor what the loss calls reads the variant or the
-    options. The promise holds for subclasses that change only how a support set is used.
+    options. The promise holds for subclasses that change only how a support set is used. Without it, models share a
+    training if they are equal but for mirror images, which no training sees.
     """
+    if not spec.settings.steps or cls.train is not Learner.train:
+        return ""
+    promising = _promising(cls)
+    settings = spec.settings.model_dump(exclude={"options"} if promising else set())
+    settings["backbone"] = spec.settings.backbone.removesuffix(MIRRORED)
+    own = {"loss": promising} if promising else spec.model_dump(mode="json", include={"learner", "variant", "source"})
+    return key_of({**own, "settings": settings, **spec.model_dump(mode="json", exclude=_OWN)})
+
+
+def _promising(cls: type[Learner]) -> str:
+    """The class whose promise of `one_training` holds for `cls`; '' if there is none."""
     owner = next(one for one in cls.__mro__ if "loss" in vars(one))
     own = [name for name, value in vars(owner).items() if callable(value) and name not in _AT_TEST]
     changed = [name for name in own if getattr(cls, name) is not getattr(owner, name)]
-    if not vars(owner).get("one_training") or changed or cls.stages or cls.train is not Learner.train:
+    if not vars(owner).get("one_training") or changed or cls.stages:
         return ""
-    if not spec.settings.steps:
-        return ""
-    settings = spec.settings.model_dump(exclude={"options"})
-    about = spec.model_dump(mode="json", exclude=_OWN)
-    return key_of({"loss": f"{owner.__module__}.{owner.__qualname__}", "settings": settings, **about})
+    return f"{owner.__module__}.{owner.__qualname__}"

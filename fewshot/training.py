@@ -127,8 +127,8 @@ def train(
         computing_in(learner.backbone, precision),
     ):
         for step in range(run.step + 1, settings.steps + 1):
+            enter_stage(learner, (step - 1) / settings.steps)
             if run.followed is None:
-                enter_stage(learner, (step - 1) / settings.steps)
                 images, labels = next(following)
                 run.descend(gradients(images, labels))
             if step in validations:

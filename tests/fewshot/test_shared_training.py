@@ -28,6 +28,8 @@ precision = "float32"
 batches = {size = 20}
 [learner.npair]
 batches = {classes = 10, images = 2}
+[learner.meta-baseline]
+batches = {classes = 10, images = 2}
 """
 
 
@@ -69,7 +71,7 @@ def test_what_changes_the_training_or_its_settings_is_trained_alone(settings, to
 
     (model,) = plan(load_config(settings, ["simpleshot"]), toy_banks)
     assert training_key(SimpleShot, model.spec)
-    assert not training_key(OtherLoss, model.spec)
+    assert training_key(OtherLoss, model.spec) not in ("", training_key(SimpleShot, model.spec))
     assert not training_key(OtherMode, model.spec)
     path = tmp_path / "other.toml"
     path.write_text(SETTINGS + "[learner.simpleshot]\nlearning_rate = 0.01\n")
@@ -141,3 +143,27 @@ def test_a_head_of_another_size_has_other_weights_and_trains_itself(of_pairs, to
     apart = run(of_pairs, toy_banks, tmp_path / "alone", ["coop"])
     together = rows[rows["learner"] == "coop"].reset_index(drop=True)
     pd.testing.assert_frame_equal(together.drop(columns="shares"), apart.drop(columns="shares"))
+
+
+PAIRS = [
+    ["npair@conv4-32", "npair@conv4-32-mirrored"],  # a loss of pairs
+    ["meta-baseline@conv4-32-mirrored", "meta-baseline@conv4-32"],  # two stages
+    ["simpleshot@conv4-32", "baseline@conv4-32-mirrored"],  # heads of one classifier
+]
+
+
+@pytest.mark.parametrize("learners", PAIRS, ids=lambda learners: learners[0])
+def test_a_network_and_its_mirrored_form_share_one_training(settings, toy_banks, tmp_path, learners):
+    apart = [run(settings, toy_banks, tmp_path / learner, [learner]) for learner in learners]
+    together = run(settings, toy_banks, tmp_path / "both", learners)
+    assert together["shares"].tolist() == ["", together["model"][0]]
+    apart = pd.concat(apart, ignore_index=True)
+    pd.testing.assert_frame_equal(together.drop(columns="shares"), apart.drop(columns="shares"))
+    assert together["accuracy"].nunique() == 2
+
+
+def test_models_of_other_options_or_seeds_do_not_share_a_training(settings, toy_banks, tmp_path):
+    path = tmp_path / "other.toml"
+    path.write_text(SETTINGS + '[learner."npair@conv4-mirrored"]\noptions = {temperature = 2.0}\n')
+    learners = ["npair", "npair@conv4-mirrored", "npair@conv4-32-mirrored"]
+    assert leaders_of(plan(load_config(str(path), learners, seeds=[0, 1]), toy_banks)) == {}
