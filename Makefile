@@ -12,12 +12,13 @@ PACKAGES := baselines docs episodes examples fewshot tests
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PROTOCOL= WAY= SHOT= QUERY= EPISODES= STEPS= DATA= SIZE= HELD_OUT= DEVICE= SEED= OUTPUT= WORKERS= KEEP= pass through
+bench: $(READY)  ## train, evaluate, write tables; PRESET= DATASET= LEARNER= PROTOCOL= WAY= SHOT= QUERY= EPISODES= STEPS= DATA= SIZE= HELD_OUT= DEVICE= SEED= OUTPUT= WORKERS= KEEP= KIND= TEST= pass through
 	@.venv/bin/fewshot bench --resume \
 		$(if $(PRESET),--preset '$(PRESET)') $(if $(DATASET),--dataset '$(DATASET)') \
 		$(if $(LEARNER),--learner '$(LEARNER)') $(if $(DATA),--data '$(DATA)') $(if $(DEVICE),--device '$(DEVICE)') \
 		$(if $(WAY),--way '$(WAY)') $(if $(SHOT),--shot '$(SHOT)') $(if $(QUERY),--query '$(QUERY)') \
 		$(if $(EPISODES),--episodes '$(EPISODES)') $(if $(STEPS),--steps '$(STEPS)') \
+		$(if $(KIND),--kind '$(KIND)') $(if $(TEST),--test '$(TEST)') \
 		$(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(HELD_OUT),--held-out '$(HELD_OUT)') \
 		$(if $(SIZE),--size '$(SIZE)') $(if $(SEED),--seed '$(SEED)') $(if $(OUTPUT),--output '$(OUTPUT)') \
 		$(if $(WORKERS),--workers '$(WORKERS)') $(if $(KEEP),--keep)

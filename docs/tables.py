@@ -5,6 +5,7 @@ In a page of PAGES a table follows the line `<!-- table: NAME -->` and a blank l
 results/reference, whose first table stands there, or one of TABLES.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -65,24 +66,26 @@ def across_data_sets() -> str:
     return _sheet("gpu-mini_imagenet-quick", "Across data sets")
 
 
-def tuned_ranks() -> str:
-    """The learners that were tuned alike, ranked on test classes."""
-    return _sheet("tuned-omniglot", "Which can be told apart")
+def tuned_ranks(name: str) -> str:
+    """The learners that were tuned alike on a data set, ranked on its test classes."""
+    return _sheet(f"tuned-{name}", "Which can be told apart")
 
 
-def tuned_gains() -> str:
-    """What the reference search gained for each learner, on validation classes."""
-    gains = pd.read_csv(REFERENCE / "tuned-omniglot" / "gains.csv")
+def tuned_gains(name: str) -> str:
+    """What the reference search on a data set gained for each learner, on validation classes."""
+    gains = pd.read_csv(REFERENCE / f"tuned-{name}" / "gains.csv")
     rows = [
         [one.learner, f"{one.untuned:.2f}", f"{one.tuned:.2f}", f"{one.gain:+.2f} ± {one.gain_ci95:.2f}"]
+        if pd.notna(one.untuned)
+        else [one.learner, "collapsed", f"{one.tuned:.2f}", "–"]
         for one in gains.itertuples()
     ]
     return _table(pd.DataFrame(rows, columns=["learner", "untuned", "tuned", "gain"]))
 
 
-def tuned_across() -> str:
-    """The ranks of the learners that were tuned alike on every data set, among these learners, and their means."""
-    runs = {path.name.removeprefix("tuned-"): read_results(path) for path in sorted(REFERENCE.glob("tuned-*"))}
+def tuned_across(*names: str) -> str:
+    """The ranks of the learners that were tuned alike on these data sets, among these learners, and their means."""
+    runs = {name: read_results(REFERENCE / f"tuned-{name}") for name in names}
     common = set.intersection(*(set(rows["learner"]) for rows, _ in runs.values()))
     ranks = {
         name: mean_ranks(rows[rows["learner"].isin(common)], accuracies) for name, (rows, accuracies) in runs.items()
@@ -138,10 +141,10 @@ def _learners(path: Path) -> list[str]:
 
 
 def settings() -> str:
-    """The settings of a preset with their defaults, by table of the file."""
+    """The settings of a preset with their defaults, by table of the file; JSON writes these values as TOML does."""
     models = {"data": Data, "training": Training, "validation": Validation, "evaluation": Evaluation}
     rows = [
-        [f"`[{table}]`", f"`{name}`", f"`{field.get_default(call_default_factory=True)!r}`"]
+        [f"`[{table}]`", f"`{name}`", f"`{json.dumps(field.get_default(call_default_factory=True))}`"]
         for table, model in models.items()
         for name, field in model.model_fields.items()
         if not isinstance(field.get_default(call_default_factory=True), BaseModel)
@@ -152,9 +155,9 @@ def settings() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "reference-runs": reference_runs,
     "across-data-sets": across_data_sets,
-    "tuned-gains": tuned_gains,
-    "tuned-ranks": tuned_ranks,
-    "tuned-across": tuned_across,
+    "tuned-gains": lambda: tuned_gains("omniglot"),
+    "tuned-ranks": lambda: tuned_ranks("omniglot"),
+    "tuned-across": lambda: tuned_across("cifar_fs", "omniglot"),
     "regularisers": regularisers,
     "best-published": best_published,
     "presets": presets,
