@@ -298,7 +298,7 @@ VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
     ("pretrained", "images", 1): "df882bc814ee",
-    ("quick", "characters", 5): "fd6d4c0dc50b",
+    ("quick", "characters", 6): "36ccdf9b00f2",
     ("quick", "features", 2): "1d4ddd9cd9fc",
     ("quick", "natural", 2): "7a5eff9ba9aa",
 }
@@ -317,8 +317,8 @@ def test_a_preset_whose_settings_change_gets_another_version():
 
 def test_a_configuration_names_its_preset_and_the_version(preset):
     own = "learners = ['prototypical']\n"
-    assert load_config("quick").preset == "quick 5"
-    assert load_config("quick", steps=10).preset == "quick 5, changed"
+    assert load_config("quick").preset == "quick 6"
+    assert load_config("quick", steps=10).preset == "quick 6, changed"
     assert load_config(preset(own)).preset == "own"
     assert load_config(preset(f"version = 12\n{own}")).preset == "own 12"
 
