@@ -298,7 +298,7 @@ VERSIONS = {
     ("paper", "characters", 1): "1fce10788b7f",
     ("paper", "natural", 1): "982232763c15",
     ("pretrained", "images", 1): "df882bc814ee",
-    ("quick", "characters", 6): "36ccdf9b00f2",
+    ("quick", "characters", 6): "2bb5e4580de1",
     ("quick", "features", 2): "1d4ddd9cd9fc",
     ("quick", "natural", 2): "7a5eff9ba9aa",
 }
