@@ -48,10 +48,7 @@ class Backbone(nn.Module):
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        embeddings = self._computed(self._embeddings, images).float()
-        if self.mirrored and not self.training:
-            embeddings = (embeddings + self._computed(self._embeddings, images.flip(3)).float()) / 2
-        return embeddings
+        return self._over_views(self._embeddings, images, turned_back=lambda embeddings: embeddings)
 
     def maps(self, images: Tensor) -> Tensor:
         """The last feature maps (B, C, H, W) of images, in float32, before they are averaged over their places.
@@ -61,10 +58,7 @@ class Backbone(nn.Module):
         """
         if self.map_shape is None:
             raise InputError(NO_MAPS)
-        maps = self._computed(self._before_pooling, images).float()
-        if self.mirrored and not self.training:
-            maps = (maps + self._computed(self._before_pooling, images.flip(3)).float().flip(3)) / 2
-        return maps
+        return self._over_views(self._before_pooling, images, turned_back=lambda maps: maps.flip(3))
 
     def extra_repr(self) -> str:
         return "mirrored" if self.mirrored else ""
@@ -92,6 +86,18 @@ class Backbone(nn.Module):
         """The context in which the body computes in `precision`."""
         reduced = self.precision != torch.float32
         return torch.autocast(device.type, self.precision if reduced else torch.bfloat16, enabled=reduced)
+
+    def _over_views(
+        self, network: Callable[[Tensor], Tensor], images: Tensor, turned_back: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What `network` makes of images, in float32; the mean with that of their mirror images if `mirrored` says so.
+
+        turned_back: changes what is made of the mirror images before the mean is taken
+        """
+        found = self._computed(network, images).float()
+        if not self.mirrored or self.training:
+            return found
+        return (found + turned_back(self._computed(network, images.flip(3)).float())) / 2
 
     def _computed(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """What the body, or a part of it, makes of images (B, C, H, W) in [0, 1]."""
