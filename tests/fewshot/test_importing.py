@@ -35,7 +35,7 @@ def own_run(tmp_path, file):
     """A run's folder whose rows are the suite's own."""
     import_run(file(accuracies("npair", 82.0)), "x", tmp_path / "own")
     rows = pd.read_csv(tmp_path / "own" / "results.csv", keep_default_na=False)
-    rows.assign(imported="").to_csv(tmp_path / "own" / "results.csv", index=False)
+    rows.assign(imported="", data_version=2, episodes_version=3).to_csv(tmp_path / "own" / "results.csv", index=False)
     return tmp_path / "own"
 
 
@@ -68,6 +68,8 @@ def test_the_same_episodes_are_compared_with_those_of_the_run(file, tmp_path, ow
     assert pair["ci95"] < 2
     rows, _ = read_results(tmp_path / "run")
     assert rows["imported"].tolist() == ["", records.PAIRED]
+    # of the versions that the run names: rows of other versions are of other episodes
+    assert rows[["data_version", "episodes_version"]].values.tolist() == [[2, 3], [2, 3]]
 
 
 def test_the_run_is_read_by_compare_and_report(call, file, tmp_path):
