@@ -72,8 +72,11 @@ def reading() -> argparse.ArgumentParser:
     return left_out
 
 
-def run_settings() -> argparse.ArgumentParser:
-    """The arguments of every command that trains: the data, the settings and the output folder."""
+def run_settings(folder: str, resumed: str) -> argparse.ArgumentParser:
+    """The arguments of every command that trains: the data, the settings and the output folder.
+
+    folder: what help says the default folder is; resumed: and what it says that --resume leaves to be computed
+    """
     run = argparse.ArgumentParser(add_help=False, parents=[data_folder(), reading()])
     run.add_argument(
         "--preset", default="quick", metavar="NAME|FILE.toml", help="the settings of the run (default: quick)"
@@ -81,7 +84,7 @@ def run_settings() -> argparse.ArgumentParser:
     run.add_argument("--dataset", metavar="NAME|DIR", help=f"{DATASET} (default: the preset's)")
     add_device(run)
     run.add_argument("--size", type=int, metavar="PIXELS", help="image height and width (default: the preset's)")
-    run.add_argument("--output", type=path, metavar="DIR", help="the run's folder (default: results/PRESET-DATASET)")
+    run.add_argument("--output", type=path, metavar="DIR", help=f"the run's folder (default: {folder})")
     run.add_argument("--seed", type=seeds, metavar="N[,N]", help="training seeds (default: the preset's)")
     run.add_argument(
         "--held-out",
@@ -90,11 +93,7 @@ def run_settings() -> argparse.ArgumentParser:
         help="withhold K images of each base class from training; the test protocols generalised and sessions need them"
         " (default: the preset's)",
     )
-    run.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in the folder; only missing or outdated rows are computed",
-    )
+    run.add_argument("--resume", action="store_true", help=f"continue the run in the folder: {resumed}")
     return run
 
 

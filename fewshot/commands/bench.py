@@ -27,7 +27,7 @@ def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot bench`."""
     parser = commands.add_parser(
         "bench",
-        parents=[arguments.run_settings()],
+        parents=[arguments.run_settings("results/PRESET-DATASET", "only missing or outdated rows are computed")],
         help="train and evaluate learners, write the tables",
         description="Train learners on the base classes of a data set, evaluate them on its test classes, and write the"
         " results to a folder.",

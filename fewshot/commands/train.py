@@ -15,7 +15,9 @@ def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot train`."""
     parser = commands.add_parser(
         "train",
-        parents=[arguments.run_settings()],
+        parents=[
+            arguments.run_settings("results/train-PRESET-DATASET", "only what is left of the trainings is computed")
+        ],
         help="train one learner, write its checkpoint",
         description="Train one learner on the base classes of a data set, without a test, and write its checkpoints.",
         epilog="Example: fewshot train --learner prototypical --seed 1",

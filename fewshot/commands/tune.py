@@ -18,7 +18,7 @@ def declare(commands: arguments.Commands) -> None:
     """The arguments of `fewshot tune`."""
     parser = commands.add_parser(
         "tune",
-        parents=[arguments.run_settings()],
+        parents=[arguments.run_settings("results/tune-DATASET", "only missing trials are computed")],
         help="search the settings of learners on validation classes, write them as a preset",
         description="Search the settings of learners, with the same number of trials and images for each, by the"
         " accuracy on validation classes. The folder, by default results/tune-DATASET, gets tuned.toml, a preset for"
