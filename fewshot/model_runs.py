@@ -130,21 +130,22 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
     learner = spec.build(model.cls)
     if trainable(learner) and spec.settings.steps:
         log.info("%s: training %s steps", spec.label, f"{spec.settings.steps:,}")
-    trained = train(
-        learner,
-        banks["train"],
-        banks["validation"],
-        spec.settings,
-        validation=spec.validation,
-        seed=spec.seed,
-        device=str(device),
-        folder=home,
-        spec=spec,
-        resume=conditions.resume,
-        progress=conditions.progress,
-        curves=conditions.curves,
-        trail=trail,
-    )
+    with trail.kept(home) if trail else contextlib.nullcontext() as kept:
+        trained = train(
+            learner,
+            banks["train"],
+            banks["validation"],
+            spec.settings,
+            validation=spec.validation,
+            seed=spec.seed,
+            device=str(device),
+            folder=home,
+            spec=spec,
+            resume=conditions.resume,
+            progress=conditions.progress,
+            curves=conditions.curves,
+            trail=kept,
+        )
     if trained.history.empty:
         why = "it has no weights to train" if learner.traits.trains and not trainable(learner) else "not trained"
         log.info("%s: %s, taken as it is", spec.label, why)

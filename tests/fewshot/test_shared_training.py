@@ -3,11 +3,13 @@
 import pandas as pd
 import pytest
 
+from fewshot import shared_training
 from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.learners.simpleshot import SimpleShot
 from fewshot.plan import plan
 from fewshot.shared_training import leaders_of, training_key
+from fewshot.trail import Trail, remove_trail
 
 CLOCK = ["train_seconds", "eval_seconds"]
 LEARNERS = ["baseline", "npair", "simpleshot", "sklearn", "simpleshot:l2n"]
@@ -120,6 +122,47 @@ def test_a_learner_without_a_whole_trail_trains_itself(settings, toy_banks, alon
     assert rows["shares"].tolist() == ["", ""]
     own = alone[alone["model"] == "simpleshot-cl2n-seed0"].reset_index(drop=True)
     pd.testing.assert_frame_equal(rows[1:].reset_index(drop=True), own)
+
+
+def test_a_learner_that_trains_other_weights_trains_itself(settings, toy_banks, tmp_path):
+    file = tmp_path / "frozen.py"
+    file.write_text(
+        "from fewshot.learners.simpleshot import SimpleShot\n\n\n"
+        "class Frozen(SimpleShot):\n"
+        "    def __init__(self, *arguments, **options):\n"
+        "        super().__init__(*arguments, **options)\n"
+        "        self.backbone.requires_grad_(False)\n"
+    )
+    asked = f"{file}:Frozen"
+    assert leaders_of(plan(load_config(settings, ["baseline", asked]), toy_banks))
+    rows = run(settings, toy_banks, tmp_path / "both", ["baseline", asked])
+    assert rows["shares"].tolist() == ["", ""]
+    alone = run(settings, toy_banks, tmp_path / "alone", [asked])
+    pd.testing.assert_frame_equal(rows[1:].reset_index(drop=True), alone)
+
+
+def test_a_trail_of_other_code_leads_nobody(settings, toy_banks, monkeypatch):
+    (model,) = plan(load_config(settings, ["simpleshot"]), toy_banks)
+    key = training_key(model.cls, model.spec)
+    for name, found in {"learner_code": "other", "packages": {"torch": "other"}}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(shared_training, name, lambda *_, found=found: found)
+            assert training_key(model.cls, model.spec) not in ("", key)
+
+
+def test_a_trail_that_another_process_removes_leads_to_its_end(settings, toy_banks, alone, tmp_path, monkeypatch):
+    learners, follow = ["baseline", "simpleshot"], Trail.follow
+
+    def removed_meanwhile(self, learner, step):
+        remove_trail(tmp_path / "checkpoints" / "baseline-seed0")
+        return follow(self, learner, step)
+
+    monkeypatch.setattr(Trail, "follow", removed_meanwhile)
+    rows = run(settings, toy_banks, tmp_path, learners)
+    assert rows["shares"].tolist() == ["", "baseline-seed0"]
+    own = alone[alone["learner"].isin(learners) & (alone["variant"] != "l2n")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows.drop(columns="shares"), own.drop(columns="shares"))
+    assert not list(tmp_path.glob("checkpoints/*/trail"))
 
 
 @pytest.fixture(scope="module")
