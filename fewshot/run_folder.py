@@ -109,16 +109,16 @@ class RunFolder:
         }
 
     @contextlib.contextmanager
-    def claimed(self, name: str, wait: bool = True) -> Iterator[None]:
+    def claimed(self, name: str) -> Iterator[None]:
         """Inside, no other process trains or measures the model called `name`; the rows of other processes are read.
 
-        Raises Busy if another process does so already and this one does not `wait`.
+        Raises Busy if another process does so already.
         """
         home = self.checkpoints(name)
         with contextlib.ExitStack() as stack:
             with writing(self.path):
                 home.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(home / ".lock", f"is at work on {name} in {self.path}", wait))
+                stack.enter_context(locked(home / ".lock", wait=False))
             with self._alone():
                 self._read()
             yield

@@ -4,6 +4,8 @@
 """
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,9 @@ from fewshot.plan import Planned
 from fewshot.run_folder import RunFolder
 from fewshot.shared_training import training_key
 from fewshot.trail import Trail, remove_trail, trail_of
+
+log = logging.getLogger("fewshot")
+_PAUSE = 1.0  # seconds between two looks at models that other processes have claimed
 
 
 class Job(NamedTuple):
@@ -136,16 +141,23 @@ class _Queue:
         self.at_work.pop(name).close()
 
     def next(self) -> Job | None:
-        """The job of the first model that can be claimed; None if there is none."""
-        return self._claimed(wait=False) or (None if self.at_work else self._claimed(wait=True))
+        """The job of the first model that can be claimed; None if there is none. If other processes have claimed all
+        that are left, and nothing is at work here, it waits until one can be claimed or none is left."""
+        told = False
+        while not (job := self._claimed()) and self.left and not self.at_work:
+            if not told:
+                log.info("Other processes are at work on what is left of %s: waiting for them", self._folder.path)
+                told = True
+            time.sleep(_PAUSE)
+        return job
 
-    def _claimed(self, wait: bool) -> Job | None:
+    def _claimed(self) -> Job | None:
         for model in list(self.left):
             name, claim = model.spec.name, contextlib.ExitStack()
             if self._is_ahead(name):
                 continue
             try:
-                claim.enter_context(self._folder.claimed(name, wait))
+                claim.enter_context(self._folder.claimed(name))
             except Busy:
                 continue
             self.left.remove(model)

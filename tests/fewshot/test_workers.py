@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.plan import plan
 from fewshot.run_folder import in_order
+from fewshot.scheduling import base
 from fewshot.scheduling.local import _ProgressLine
 from fewshot.scheduling.packing import pack, unpack
 from fewshot.scheduling.share import Share, devices_of, share_of
@@ -233,6 +235,30 @@ def test_another_process_may_run_one_of_the_models_meanwhile(preset, toy_banks, 
         ["npair", "0"],
         ["npair", "1"],
     ]
+
+
+def test_a_run_that_waits_takes_the_model_that_is_given_up_first(preset, toy_banks, tmp_path, monkeypatch, caplog):
+    folder, config = tmp_path / "run", load_config(preset)
+    homes = [folder / "checkpoints" / name for name in ("npair-seed0", "prototypical-euclidean-seed0")]
+    held = [contextlib.ExitStack() for _ in homes]
+    for home, one in zip(homes, held):
+        home.mkdir(parents=True)
+        one.enter_context(locked(home / ".lock"))
+
+    def given_up(_seconds: float) -> None:
+        """The next of the models is free after each pause."""
+        held.pop(0).close()
+
+    monkeypatch.setattr(base, "time", SimpleNamespace(sleep=given_up))
+    with caplog.at_level("INFO", "fewshot"):
+        run_benchmark(config, toy_banks, folder, device="cpu", progress=False, workers=1)
+    said = [record.getMessage() for record in caplog.records]
+    trained = [one for one in said if "training" in one]
+    assert [one.split(",")[0] for one in trained] == ["npair", "prototypical (euclidean)"]
+    assert said.index(f"Other processes are at work on what is left of {folder}: waiting for them") < said.index(
+        trained[0]
+    )
+    assert not held
 
 
 def test_a_lock_that_is_held_is_busy_for_those_who_do_not_wait(tmp_path):
