@@ -1,7 +1,7 @@
 """Regularisers of a classifier of base classes: smoothed targets, turned images, mixed images, a teacher."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ class RegularisedLoss(nn.Module):
         super().__init__()
         self.learner, self.settings, self._class_logits = learner, settings, _class_logits(learner)
         self.turns = nn.Linear(learner.backbone.embedding_size, 4) if settings.rotation else None
+        self._blocks = learner.backbone.blocks if settings.mixup == "maps" else []
         self._teacher = _teacher(learner, Path(settings.teacher)) if settings.teacher else None
 
     @property
@@ -63,7 +64,7 @@ class RegularisedLoss(nn.Module):
         mixing = _Mixing(len(images), len(images) - count, images.device)
         if self.settings.mixup == "images":
             images = mixing.mixed(images, mixing.shares)
-        with mixing.inside(self.learner.backbone.body, active=self.settings.mixup == "maps"):
+        with mixing.inside(self._blocks):
             features = self.learner.backbone(images)
         logits = self._class_logits(features)
         loss = self._cross_entropy(logits, labels)
@@ -105,16 +106,16 @@ class _Mixing:
         return torch.lerp(maps[self.partners], maps, shares.to(maps.dtype)[:, None, None, None])
 
     @contextlib.contextmanager
-    def inside(self, body: nn.Module, active: bool) -> Iterator[None]:
-        """Inside, each image is mixed before one block of `body` that is drawn for it, if `active`."""
-        blocks = list(body.children()) if active else []
+    def inside(self, blocks: Sequence[Sequence[nn.Module]]) -> Iterator[None]:
+        """Inside, each image is mixed before one of the `blocks` (see Backbone.blocks) that is drawn for it."""
         place = torch.randint(max(1, len(blocks)), self.shares.shape, device=self.shares.device)
         hooks = []
-        for number, block in enumerate(blocks):
+        for number, side_by_side in enumerate(blocks):
             shares = torch.where(place == number, self.shares, 1.0)
-            hooks.append(
+            hooks += [
                 block.register_forward_pre_hook(lambda _, inputs, shares=shares: self.mixed(inputs[0], shares))
-            )
+                for block in side_by_side
+            ]
         try:
             yield
         finally:
@@ -135,7 +136,7 @@ def _class_logits(learner: Learner) -> Callable[[Tensor], Tensor]:
 
 
 def _teacher(learner: Learner, path: Path) -> Callable[[Tensor], Tensor]:
-    """The logits of images by the checkpoint `path`, which must be of the learner's class and its base classes."""
+    """The logits of images by the checkpoint `path`, which must be of the learner's class and number of classes."""
     content = checkpoints.load(path)
     spec = ModelSpec.from_checkpoint(content, path)
     refused = InputError(f"{path} is no checkpoint of {learner.name}, which its teacher must be")

@@ -14,7 +14,7 @@ from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import find_learner, traits_of
 from fewshot.models import ModelSpec
 from fewshot.pretraining import by_published_means, of_base_classes, outside_fields
-from fewshot.training import give_weights
+from fewshot.training import give_weights, objective_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ def _found(spec: ModelSpec, shots: tuple[int, ...], first: bool) -> Planned:
 
 
 def plan(config: Config, banks: Mapping[str, ImageBank]) -> list[Planned]:
-    """All models of a run; InputError if two have one name, or if one cannot train on its batches or has no weights.
+    """All models of a run; InputError if two have one name, or if one cannot train on its batches or with its
+    regularisers, or has no weights.
 
     banks: by split; without 'train' and 'validation' the models are for the images of 'test' and train on nothing.
     """
@@ -59,6 +60,7 @@ def plan(config: Config, banks: Mapping[str, ImageBank]) -> list[Planned]:
             learner = spec.build(model.cls)
             learner.check_batches(batches_from(spec.settings.batches))
             give_weights(learner, spec.settings, _shown(banks))
+            objective_of(learner, spec.settings, _shown(banks))
     return models
 
 
@@ -113,16 +115,17 @@ def _seen_by(traits: Traits, settings: Training, config: Config, banks: Mapping[
     if "train" not in banks:
         return {"dataset": fields["trained_on"] or "none", "classes": 1, "class_names": (), **fields}
     base = banks["train"]
+    teachers = map(_digest, (settings.hard_from, settings.classification.teacher))
     return {
         "dataset": config.data.dataset,
-        "data": [base.checksum, banks["validation"].checksum, *filter(None, [_digest(settings.hard_from)])],
+        "data": [base.checksum, banks["validation"].checksum, *filter(None, teachers)],
         "base_weights": bool(settings.weights) and of_base_classes(settings.weights, base),
         **fields,
     }
 
 
 def _digest(weights: str) -> str:
-    """A digest of a file of weights, '' for none: another file under the same name makes another training."""
+    """A digest of a file of weights, '' for none: another file of the same name makes another training."""
     if not weights:
         return ""
     if not Path(weights).is_file():

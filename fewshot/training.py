@@ -110,7 +110,7 @@ def train(
     torch.manual_seed(seed)
     if settings.steps == 0:
         _show_base(learner, train_bank)
-    objective = objective_of(learner, settings).to(chosen)
+    objective = objective_of(learner, settings, train_bank).to(chosen)
     run, validations = _Run(learner, objective, settings, folder, spec), _validations(settings)
     if trail is not None and trail.following and trail.leads(learner, validations):
         run.followed = trail
@@ -148,10 +148,19 @@ def _validations(settings: Training) -> list[int]:
     return sorted({*range(settings.validate_every, settings.steps + 1, settings.validate_every), settings.steps})
 
 
-def objective_of(learner: Learner, settings: Training) -> Learner | RegularisedLoss:
-    """What has the loss of the training: the learner itself, unless the settings name regularisers."""
+def objective_of(learner: Learner, settings: Training, bank: ImageBank) -> Learner | RegularisedLoss:
+    """What has the loss of a training on `bank`: the learner itself, unless the settings name regularisers.
+
+    InputError if the learner cannot train with these, or if its teacher was trained on other images than `bank`, which
+    would teach what these know.
+    """
     if settings.classification == Classification():
         return learner
+    teacher = settings.classification.teacher
+    if teacher and not of_base_classes(teacher, bank):
+        raise InputError(
+            f"teacher = {teacher} is no checkpoint of a training on {bank.name} alone: name the best.pt of one"
+        )
     return RegularisedLoss(learner, settings.classification)
 
 

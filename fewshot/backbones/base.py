@@ -11,6 +11,8 @@ from episodes.errors import InputError
 # of red, green and blue in ImageNet's training images, which published networks and their weights expect
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NO_MAPS = "this backbone gives no feature maps: take a conv4, a resnet or wrn28_10"
+NO_BLOCKS = "mixup = 'maps' mixes inside a network, and this backbone has no blocks: take a conv4, a resnet or wrn28_10"
+_POOLING = nn.AdaptiveAvgPool2d  # averages over all places
 
 
 class Backbone(nn.Module):
@@ -66,7 +68,20 @@ class Backbone(nn.Module):
     @property
     def averages(self) -> bool:
         """Whether it averages its last feature map, so that images of every size become embeddings of one size."""
-        return any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in self.body.children())
+        return all(any(isinstance(layer, _POOLING) for layer in body.children()) for body in self._bodies)
+
+    @property
+    def blocks(self) -> list[tuple[nn.Module, ...]]:
+        """The layers that compute one after the other, an average over all places the last; each place has the layers
+        of all members of an ensemble. InputError if the network is not of this form: networks of other libraries."""
+        if self.map_shape is None:
+            raise InputError(NO_BLOCKS)
+        return list(zip(*(_up_to_pooling(body) for body in self._bodies), strict=True))
+
+    @property
+    def _bodies(self) -> list[nn.Module]:
+        """The networks that see the images: several of an ensemble."""
+        return [self.body]
 
     def standardises(self, channels: int) -> bool:
         """Whether images with this number of channels are standardised by `mean` and `deviation`."""
@@ -126,11 +141,17 @@ class Backbone(nn.Module):
 
 def before_pooling(body: nn.Module, images: Tensor) -> Tensor:
     """What the children of a body make of images, one after the other, up to an average over all places."""
-    for layer in body.children():
-        if isinstance(layer, nn.AdaptiveAvgPool2d):
-            break
-        images = layer(images)
+    for layer in _up_to_pooling(body):
+        if not isinstance(layer, _POOLING):
+            images = layer(images)
     return images
+
+
+def _up_to_pooling(body: nn.Module) -> list[nn.Module]:
+    """The children of a body up to the average over all places, that one too."""
+    layers = list(body.children())
+    places = [place for place, layer in enumerate(layers) if isinstance(layer, _POOLING)]
+    return layers[: places[0] + 1] if places else layers
 
 
 @dataclasses.dataclass(frozen=True)

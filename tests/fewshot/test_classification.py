@@ -1,5 +1,7 @@
 """Regularisers of base classifiers, and training images that grow."""
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import toy_bank
@@ -9,9 +11,10 @@ from episodes import InputError
 from fewshot import checkpoints, train
 from fewshot.backbones import make_backbone
 from fewshot.classification import RegularisedLoss
-from fewshot.config import Classification, LearnerSettings, Validation
+from fewshot.config import Classification, LearnerSettings, Validation, load_config
 from fewshot.learners.registry import LEARNERS
 from fewshot.models import ModelSpec
+from fewshot.plan import plan
 from fewshot.training import size_at
 
 BANKS = toy_bank(12, 6, size=16), toy_bank(10, 8, seed=2, split="validation", size=16)
@@ -108,6 +111,28 @@ def test_maps_are_mixed_before_one_block_each():
     assert second.sum() > 245  # all are mixed by then, but for those whose partner is the image itself
 
 
+def test_members_of_an_ensemble_mix_an_image_at_the_same_place():
+    learner = made("simpleshot", "2xconv4-32")
+    first, second = learner.backbone.body = torch.nn.ModuleList([Spy(), Spy()])
+    learner.head = torch.nn.Linear(2 * 16 * 16, 12)
+    images = torch.eye(256).reshape(256, 1, 16, 16)
+    RegularisedLoss(learner, Classification(mixup="maps")).loss(images, torch.zeros(256, dtype=torch.int64))
+    for one, other in zip(first.seen, second.seen, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["conv4-average", "conv4-3pool", "resnet10", "resnet12", "wrn28_10", "2xresnet18"])
+def test_maps_are_mixed_inside_each_network_of_the_suite(name):
+    learner = made("simpleshot", name)
+    RegularisedLoss(learner, Classification(mixup="maps")).loss(*batch(4)).backward()
+
+
+@pytest.mark.parametrize("name", ["pixels", "torchvision:mobilenet_v3_small"])
+def test_a_network_without_blocks_mixes_no_maps(name):
+    with pytest.raises(InputError, match="mixup = 'maps' mixes inside a network, and this backbone has no blocks"):
+        RegularisedLoss(made("simpleshot", name), Classification(mixup="maps"))
+
+
 def test_mixed_targets_follow_the_shares():
     """The loss of a batch whose images all have one class is that of the class, however they are mixed."""
     learner = made("simpleshot").eval()
@@ -131,6 +156,40 @@ def test_a_teacher_of_another_class_or_with_other_classes_is_refused(tmp_path):
     checkpoints.save(tmp_path / "best.pt", {"about": spec.to_checkpoint(), "learner": made().state_dict()})
     with pytest.raises(InputError, match=r"best.pt is no checkpoint of simpleshot, which its teacher must be"):
         RegularisedLoss(made("simpleshot"), Classification(teacher=str(tmp_path / "best.pt")))
+
+
+TEACHING = """
+[validation]
+query = 3
+episodes = 5
+[learner.simpleshot]
+backbone = "conv4-32"
+steps = 2
+batches = {size = 20}
+classification = {teacher = "%s"}
+"""
+
+
+def test_a_teacher_is_of_the_same_base_classes_and_part_of_what_rows_depend_on(toy_banks, tmp_path):
+    (tmp_path / "student.toml").write_text(TEACHING % (tmp_path / "best.pt"))
+    config = load_config(str(tmp_path / "student.toml"), ["simpleshot"])
+
+    def teach(bank, seed: int) -> None:
+        settings = LearnerSettings(backbone="conv4-32")
+        about = ModelSpec.of(LEARNERS["simpleshot"], bank, settings, data=[bank.checksum], seed=seed)
+        weights = about.build(LEARNERS["simpleshot"]).state_dict()
+        checkpoints.save(tmp_path / "best.pt", {"about": about.to_checkpoint(), "learner": weights})
+
+    banks = {split: dataclasses.replace(bank, checksum=split) for split, bank in toy_banks.items()}
+    teach(banks["test"], 0)
+    with pytest.raises(InputError, match=r"best.pt is no checkpoint of a training on .* alone: name the best.pt of"):
+        plan(config, banks)
+    keys = []
+    for seed in (1, 2):
+        teach(banks["train"], seed)
+        (model,) = plan(config, banks)
+        keys.append(model.spec.data)
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("name", ["prototypical", "dynamic", "feat", "meta-baseline"])
