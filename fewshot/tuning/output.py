@@ -1,43 +1,52 @@
 """The files that a search writes: a preset, tables and a page."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import tomli_w
 from optuna.trial import FrozenTrial
 
-from fewshot.config import Training
+from episodes.locks import locked
+from fewshot.config import Config, Training
 from fewshot.files import replace_text, writing
 from fewshot.tuning.page import search_page
 from fewshot.tuning.results import Found, found_in, gains_of, last_accuracy, state_of
 from fewshot.tuning.space import values_of
-from fewshot.tuning.study import SearchFolder
+from fewshot.tuning.study import Search, SearchFolder, read_search
 
 
 def write_results(folder: SearchFolder) -> pd.DataFrame:
     """Write what the search has found so far to its folder: tuned.toml, gains.csv, importance.csv, trials.csv and
-    search.html; the gains."""
-    found = found_in(folder)
-    gains = gains_of(found)
+    search.html; the gains.
+
+    They are of all learners of the search, those too that another process has added since this one opened it.
+    """
+    with writing(folder.path), locked(folder.path / ".results"):
+        search = read_search(folder.path)
+        found = found_in(folder, search.config.learner)
+        gains = gains_of(found)
+        _write(folder.path, search, found, gains)
+    return gains
+
+
+def _write(path: Path, search: Search, found: list[Found], gains: pd.DataFrame) -> None:
     importance = [(one.learner, name, share) for one in found for name, share in one.importance.items()]
     tables = {
         "gains": gains,
         "importance": pd.DataFrame(importance, columns=["learner", "option", "importance"]),
         "trials": pd.DataFrame([_trial_row(one.learner, trial) for one in found for trial in one.trials]),
     }
-    with writing(folder.path):
-        for name, table in tables.items():
-            replace_text(folder.path / f"{name}.csv", table.to_csv(index=False))
-        if preset := _preset(folder, found):
-            replace_text(folder.path / "tuned.toml", tomli_w.dumps(preset))
-        replace_text(folder.path / "search.html", search_page(folder.search, found, gains))
-    return gains
+    for name, table in tables.items():
+        replace_text(path / f"{name}.csv", table.to_csv(index=False))
+    if preset := _preset(search.config, found):
+        replace_text(path / "tuned.toml", tomli_w.dumps(preset))
+    replace_text(path / "search.html", search_page(search, found, gains))
 
 
-def _preset(folder: SearchFolder, found: list[Found]) -> dict[str, Any]:
+def _preset(config: Config, found: list[Found]) -> dict[str, Any]:
     """A preset with the chosen settings of each learner; empty if there is none."""
-    config = folder.search.config
     settings = {one.learner: one.chosen.user_attrs["settings"] for one in found if one.chosen is not None}
     if not settings:
         return {}

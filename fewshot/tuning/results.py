@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,9 @@ def state_of(trial: FrozenTrial) -> str:
     return "failed" if "failure" in trial.user_attrs else "stopped"
 
 
-def found_in(folder: SearchFolder) -> list[Found]:
-    """What the search found for each learner that has finished trials."""
-    every = [Found(asked, folder.finished(asked)) for asked in folder.search.config.learner]
+def found_in(folder: SearchFolder, learners: Iterable[str]) -> list[Found]:
+    """What the search found for each of the learners that has finished trials."""
+    every = [Found(asked, folder.finished(asked)) for asked in learners]
     return [one for one in every if one.trials]
 
 

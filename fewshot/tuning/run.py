@@ -89,7 +89,7 @@ def tune(
         folder = open_search(path, Search.of(config, banks, trials, budget), resume)
         _tell_other_code(folder)
         asked_for = {asked: folder.search.config.learner[asked] for asked in config.learner}
-        total = len(asked_for) * trials
+        total = len(asked_for) * folder.search.trials
         with tqdm(total=total, desc="tune", unit="trial", disable=None) as bar:
             watch = _Watch(folder, list(asked_for), bar)
             watch()

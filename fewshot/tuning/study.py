@@ -1,6 +1,8 @@
 """The files of a search: its settings, and Optuna's journal of all trials, which several processes share."""
 
 import contextlib
+import logging
+import math
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Annotated, Any
 import optuna
 import pydantic
 from filelock import FileLock, Timeout
-from optuna.pruners import SuccessiveHalvingPruner
+from optuna.pruners import BasePruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -24,11 +26,14 @@ from fewshot.learners.registry import find_learner
 from fewshot.provenance import learner_code, suite_code
 from fewshot.tuning.space import Ranges
 
+log = logging.getLogger("fewshot")
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it logs every trial otherwise
 
 SETTINGS = "search.json"
 _JOURNAL = "study.journal"
 _RANDOM = 10  # trials at most before TPE learns from the earlier ones
+_RUNGS = (1, 2)  # the quarters of a training after which it may be stopped
 
 
 class Search(BaseModel):
@@ -129,12 +134,7 @@ class SearchFolder:
     def _study(self, learner: str) -> optuna.Study:
         if learner not in self._studies:
             self._studies[learner] = optuna.create_study(
-                storage=self._storage,
-                study_name=learner,
-                direction="maximize",
-                # stops a training after a quarter and after a half, unless it is in the better half of those so far
-                pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
-                load_if_exists=True,
+                storage=self._storage, study_name=learner, direction="maximize", pruner=_Halving(), load_if_exists=True
             )
         return self._studies[learner]
 
@@ -160,6 +160,22 @@ class SearchFolder:
         return self.path / f".worker-{worker}"
 
 
+class _Halving(BasePruner):
+    """Stops a training after a quarter and after a half, unless it is in the better half of those that count so far.
+
+    Optuna's SuccessiveHalvingPruner does the same among all trials, those too whose processes ended, which run again.
+    """
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        quarter = trial.last_step
+        if quarter not in _RUNGS:
+            return False
+        own = trial.intermediate_values[quarter]
+        counting = [one.intermediate_values for one in study.get_trials(deepcopy=False) if _counts(one)]
+        reached = sorted((values[quarter] for values in counting if quarter in values), reverse=True)
+        return math.isnan(own) or own < reached[max(1, len(reached) // 2) - 1]
+
+
 def code_of(asked: str) -> str:
     """Digests of the code that trains a learner: its own and that of the suite."""
     return f"{learner_code(find_learner(asked)[0])} {suite_code()}"
@@ -168,7 +184,8 @@ def code_of(asked: str) -> str:
 def open_search(path: Path, search: Search, resume: bool) -> SearchFolder:
     """The folder of a search, made if there is none; with `resume`, an earlier search goes on there.
 
-    More trials and more learners may be asked for than before. InputError for any other difference.
+    More trials and more learners may be asked for than before; every learner gets the most trials that were asked for.
+    InputError for any other difference.
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -199,7 +216,11 @@ def _joined(path: Path, search: Search, resume: bool) -> Search:
     check_free(path, resume)
     before = read_search(path)
     learners = {**before.config.learner, **search.config.learner}
-    joined = search.model_copy(update={"config": search.config.model_copy(update={"learner": learners})})
+    if before.trials > search.trials:
+        log.warning("The search in %s has %d trials of each learner: it goes on with as many", path, before.trials)
+    trials = max(before.trials, search.trials)
+    config = search.config.model_copy(update={"learner": learners})
+    joined = search.model_copy(update={"config": config, "trials": trials})
     shared = {name: one for name, one in learners.items() if name in before.config.learner}
     same = joined.model_copy(update={"config": joined.config.model_copy(update={"learner": shared})})
     if before != same.model_copy(update={"trials": before.trials}):

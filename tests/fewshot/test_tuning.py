@@ -26,6 +26,7 @@ from fewshot.config import Training, load_config
 from fewshot.learners.prototypical import Prototypical
 from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec
+from fewshot.tuning.output import write_results
 from fewshot.tuning.results import Found
 from fewshot.tuning.run import tunable
 from fewshot.tuning.space import Space
@@ -256,6 +257,44 @@ def test_processes_never_claim_the_same_trial_and_give_up_those_of_the_dead(sear
         assert again.pop() is None
         assert [(trial.number, trial.user_attrs["place"]) for trial in again] == [(4, 0), (5, 2)]
         assert again[0].params == trials[0].params == space.in_optuna.start
+
+
+def test_a_trial_whose_process_ended_stops_no_other(searched, tmp_path):
+    """The same accuracies after a quarter stop the same trials, whether or not a process ends on the way."""
+    search = read_search(searched).model_copy(update={"trials": 6})
+    space = Space.of(Prototypical, search.config.learner["prototypical"], BUDGET, toy_bank(30, 24))
+    after_a_quarter = [50.0, 60.0, 55.0, 58.0, 57.0, 59.0]
+
+    def stopped(path: Path, lost: set[int]) -> dict[int, bool]:
+        found: dict[int, bool] = {}
+        while len(found) < search.trials:
+            folder = SearchFolder(path, search)
+            with folder.working() as worker:
+                trial = folder.claim("prototypical", worker, space.in_optuna)
+                place = trial.user_attrs["place"]
+                trial.report(after_a_quarter[place], 1)
+                found[place] = trial.should_prune()
+                if place in lost:
+                    lost.remove(place)
+                    del found[place]
+                    continue
+                folder.tell("prototypical", trial, None if found[place] else after_a_quarter[place])
+        return found
+
+    whole = stopped(tmp_path / "whole", set())
+    assert whole == {0: False, 1: False, 2: True, 3: False, 4: True, 5: False}
+    assert stopped(tmp_path / "parts", {1, 2}) == whole
+
+
+def test_the_results_are_of_all_learners_that_any_process_searches(call, preset, tmp_path):
+    folder = tmp_path / "search"
+    assert call(*arguments(preset, folder, trials=2)).code == 0
+    first = SearchFolder(folder, read_search(folder))
+    said = call(*arguments(preset, folder, "--resume", trials=1, learner="npair"))
+    assert said.code == 0
+    assert f"The search in {folder} has 2 trials of each learner: it goes on with as many" in said.out
+    assert set(write_results(first)["learner"]) == {"prototypical", "npair"}
+    assert trials_of(folder)["learner"].value_counts().to_dict() == {"prototypical": 2, "npair": 2}
 
 
 @pytest.mark.parametrize(
