@@ -15,6 +15,7 @@ from episodes.errors import InputError
 from episodes.kinds.composition import ComposedSampler, Composition, composed
 from episodes.sampler import EpisodeSampler
 
+_LEAST = 1e-300  # in place of 0, which has no logarithm and divides nothing
 _ATTEMPTS = 8  # of the rejection below; all fail for one number in 10^10 or fewer
 
 
@@ -62,7 +63,7 @@ def log_gamma(keys: Tensor, places: Tensor, alpha: float) -> Tensor:
         own = slot_words(keys[left], -1 - attempt - _ATTEMPTS * places[left], 3)
         normal = torch.sqrt(-2 * uniform(own[0]).log()) * torch.cos(2 * math.pi * uniform(own[1]))
         cube = (1 + normal / math.sqrt(9 * shape)) ** 3
-        log_cube = cube.clamp_min(1e-300).log()
+        log_cube = cube.clamp_min(_LEAST).log()
         accepted = uniform(own[2]).log() < normal**2 / 2 + shape * (1 - cube + log_cube)
         result[left[accepted]] = math.log(shape) + log_cube[accepted]
         left = left[~accepted]
@@ -81,8 +82,8 @@ def shared_out(total: int, shares: Tensor, room: Tensor) -> Tensor:
     """
     counts = torch.zeros_like(room)
     while bool((left := total - counts.sum(1, keepdim=True)).any()):
-        weights = torch.where(counts < room, shares.clamp_min(1e-300), 0)
-        exact = weights / weights.sum(1, keepdim=True) * left
+        weights = torch.where(counts < room, shares.clamp_min(_LEAST), 0)
+        exact = weights / weights.sum(1, keepdim=True).clamp_min(_LEAST) * left  # 0 of a row that is full
         whole = exact.long()
         order = (exact - whole).argsort(dim=1, descending=True, stable=True)
         up = torch.arange(counts.shape[1]) < left - whole.sum(1, keepdim=True)

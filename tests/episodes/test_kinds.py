@@ -210,6 +210,18 @@ def test_queries_are_shared_out_by_the_largest_fractions(shares, room, counts):
     assert shared_out(10, torch.tensor([shares], dtype=torch.float64), torch.tensor([room])).tolist() == [counts]
 
 
+def test_an_episode_without_room_left_keeps_no_other_from_its_queries():
+    shares = torch.tensor([[0.5, 0.5, 0], [0.1, 0.2, 0.7]], dtype=torch.float64)
+    assert shared_out(9, shares, torch.tensor([[3, 3, 3], [3, 3, 3]])).tolist() == [[3, 3, 3], [3, 3, 3]]
+
+
+@pytest.mark.parametrize("kind", ["dirichlet:2", "dirichlet:0.5", "within", "any", "any:metadl"])
+def test_classes_may_have_no_more_images_than_an_episode_takes(kind):
+    """Such as those of Omniglot, whose 20 images are five shots and 15 queries."""
+    made = kind_sampler(kind, bank_of([8] * 12), WAY, 2, 6, SEED)
+    assert sum(len(part) for part in made.batches(200, 200)) == 200
+
+
 # any
 
 
