@@ -1,5 +1,6 @@
 """How far a run has come: which of its models are finished, running and waiting, and how long the rest will take."""
 
+import contextlib
 import dataclasses
 import statistics
 import time
@@ -20,6 +21,8 @@ from fewshot.learners.registry import find_learner
 from fewshot.models import ModelSpec, model_name
 from fewshot.plan import shots_by_model
 from fewshot.protocols.registry import PROTOCOLS
+from fewshot.record_files import Damaged, read_history
+from fewshot.records import model_names
 from fewshot.run_folder import read_rows_of
 
 State = Literal["finished", "running", "waiting"]
@@ -31,7 +34,7 @@ class ModelStatus:
 
     name      of the folder of its checkpoints; learner: as the run's config.toml names it
     step      of its last checkpoint, `steps` if it is trained
-    accuracy  in percent on validation classes at that step; None before the first validation
+    accuracy  in percent on validation classes at that step; None before the first validation, and if no file tells
     seconds   of training up to that step, and of testing
     left      the seconds that it still needs, by its own pace, that of its learner's other seeds, or that of the other
               models; None if no model has a pace yet
@@ -106,17 +109,22 @@ def _found(run: Path, config: Config) -> list[_Found]:
                 protocols = [one for one in wanted.protocols if first or PROTOCOLS[one].by_shot]
                 steps = (settings.per_shot[str(single)] if single else settings).steps
                 name = _name(run, asked, seed, single)
-                rows = [tables[one][tables[one]["model"] == name] for one in protocols if one in tables]
+                rows = [_rows_of(tables[one], name) for one in protocols if one in tables]
                 done = len(rows) == len(protocols) and all(len(one) for one in rows)
                 listed.append(_found_model(run / "checkpoints" / name, asked, seed, steps, rows, done))
     return listed
 
 
+def _rows_of(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of the model called `name`, also those of older versions, which do not name their models."""
+    return table[[name in model_names(row) for _, row in table.iterrows()]]
+
+
 def _found_model(home: Path, asked: str, seed: int, steps: int, rows: Sequence[pd.DataFrame], done: bool) -> _Found:
     testing = sum(float(one["eval_seconds"].sum()) for one in rows)
     if done:
-        seconds = max(float(one["train_seconds"].max()) for one in rows if "train_seconds" in one)
-        last = _Last(step=steps, seconds=seconds)
+        told = [float(one["train_seconds"].max()) for one in rows if "train_seconds" in one]
+        last = _Last(step=steps, seconds=max(told, default=0.0), history=_history(home / "training.csv"))
         return _Found(home.name, asked, seed, "finished", steps, last, 0.0, testing)
     path = home / "last.pt"
     running = is_held(home / ".lock")
@@ -133,6 +141,13 @@ def _last(path: Path) -> _Last:
         return _Last.model_validate(checkpoints.load(path))
     except pydantic.ValidationError as error:
         raise InputError(f"{path} does not say how far its training had come: it has been altered") from error
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    """The validations of a training that is over; none if its file is gone or holds none."""
+    with contextlib.suppress(Damaged, OSError):
+        return [{str(name): float(value) for name, value in row.items()} for _, row in read_history(path).iterrows()]
+    return []
 
 
 def _name(run: Path, asked: str, seed: int, shot: int) -> str:
@@ -168,7 +183,8 @@ def _with_time_left(model: _Found, every: Sequence[_Found]) -> ModelStatus:
     left: float | None = 0.0
     if model.state != "finished":
         steps = model.steps - model.last.step
-        left = None if pace is None and steps else max(0.0, (pace or 0.0) * steps - model.since) + (testing or 0.0)
+        unknown = pace is None if steps else testing is None
+        left = None if unknown else max(0.0, (pace or 0.0) * steps - model.since) + (testing or 0.0)
     return ModelStatus(
         name=model.name,
         learner=model.learner,

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.status import status_of
 
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 NAMES = [f"{learner}-seed{seed}" for learner in ("prototypical-euclidean", "npair") for seed in (0, 1)]
 
 
@@ -44,6 +46,33 @@ def test_all_models_of_a_finished_run_are_finished(finished):
     assert [(model.name, model.state) for model in found.models] == [(name, "finished") for name in NAMES]
     assert found.left == 0
     assert all(model.seconds > 0 and model.step == model.steps == 4 for model in found.models)
+
+
+# two have tests or learners in their settings whose rows are in no folder, or in another one
+WHOLE = [path.parent for path in sorted(REFERENCE.glob("*/config.toml"))]
+WHOLE = [path for path in WHOLE if path.name not in ("gallery-omniglot", "quick-icons-clip")]
+
+
+@pytest.mark.parametrize("run", WHOLE, ids=lambda path: path.name)
+def test_committed_runs_of_all_versions_are_finished(run):
+    found = status_of(run)
+    assert found.count("finished") == len(found.models)
+
+
+def test_a_finished_model_says_its_last_validation(finished):
+    (accuracy,) = {
+        round(float(line.split(",")[2]), 4)
+        for line in (finished / "checkpoints" / "npair-seed0" / "training.csv").read_text().splitlines()[-1:]
+    }
+    assert {model.name: model.accuracy for model in status_of(finished).models}["npair-seed0"] == accuracy
+
+
+def test_a_model_that_is_trained_and_never_tested_has_an_unknown_time(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "results.csv").unlink()
+    found = status_of(folder)
+    assert [model.left for model in found.models] == [None] * 4
+    assert found.left is None
 
 
 def test_an_interrupted_run_has_models_that_wait(interrupted):
