@@ -23,7 +23,7 @@ from fewshot.models import model_name
 from fewshot.other_data import reading_of, with_other_data
 from fewshot.plan import Planned, plan
 from fewshot.protocols.registry import check_protocols
-from fewshot.run_folder import RunFolder
+from fewshot.run_folder import RunFolder, check_continues
 from fewshot.scheduling.base import run_models
 from fewshot.scheduling.choice import workers_of
 from fewshot.scheduling.cluster import connected
@@ -86,9 +86,7 @@ def run_benchmark(
     chosen = choose_device(device)
     prepare(chosen)
     wanted, banks = config.evaluation, with_held_out(banks, config.data.held_out)
-    # all models are planned before any training, so that an impossible request fails at once
-    check_protocols(wanted, banks)
-    models = plan(config, banks)
+    models = _planned(config, banks)
     share = share_of(1 if ray else workers, models, banks, chosen)
     with threads_of(share), connected(ray, device) as cluster:  # leaves no folder if it refuses
         folder = RunFolder(path, config, banks, chosen, resume, [model.spec.row for model in models])
@@ -103,6 +101,24 @@ def run_benchmark(
             else:
                 log.info("All of it was finished earlier: remove %s to run it again", path)
     return folder.results
+
+
+def rehearse(
+    config: Config, banks: dict[str, ImageBank], path: Path, *, device: str = "auto", resume: bool = False
+) -> list[Planned]:
+    """The models that `run_benchmark` would run; InputError if it would refuse these arguments. Nothing is written."""
+    chosen = choose_device(device)
+    banks = with_held_out(banks, config.data.held_out)
+    models = _planned(config, banks)
+    if resume:
+        check_continues(path, config, banks, chosen)
+    return models
+
+
+def _planned(config: Config, banks: dict[str, ImageBank]) -> list[Planned]:
+    """All models of a run; they are planned before any training, so that an impossible request fails at once."""
+    check_protocols(config.evaluation, banks)
+    return plan(config, banks)
 
 
 def _left(

@@ -112,7 +112,8 @@ def _run(arguments: list[str] | None) -> int:
         print(f"fewshot: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "; the same command with --resume continues the run" if "resume" in options else ""
+        instead = " in place of --overwrite" if getattr(options, "overwrite", False) else ""
+        again = f"; the same command with --resume{instead} continues the run" if "resume" in options else ""
         print(f"\nfewshot: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:

@@ -268,14 +268,7 @@ class RunFolder:
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run in this folder, with `config`'s learners, seeds and test protocols added."""
         check_free(self.path, resume)
-        earlier = read_config(self.path / "config.toml")
-        _check_continues(self.path, earlier, config)
-        environment = self.path / "environment.json"
-        before = read_environment(environment)["data"] if environment.exists() else data
-        for split in before.keys() & data.keys():
-            if before[split] != data[split]:
-                name = split if split in config.evaluation.domains.datasets else config.data.dataset
-                raise InputError(f"{self.path} holds a run on other images of {name}: choose another one with --output")
+        earlier = _continued(self.path, config, data)
         finished, new = earlier.evaluation, config.evaluation
         kept: dict[str, Any] = {name: getattr(finished, name) for name in finished.protocols if hasattr(finished, name)}
         names = [name for name in PROTOCOLS if name in (*finished.protocols, *new.protocols)]
@@ -286,6 +279,26 @@ class RunFolder:
             "evaluation": new.model_copy(update={**kept, "protocols": names}),
         }
         return config.model_copy(update=together)
+
+
+def check_continues(path: Path, config: Config, banks: dict[str, ImageBank], device: torch.device) -> None:
+    """InputError if the folder `path` holds a run that `config` and `banks` do not continue."""
+    if (path / "config.toml").exists():
+        with _at_rest(path), _reading(path):
+            _continued(path, config, describe_environment(banks, device)["data"])
+
+
+def _continued(path: Path, config: Config, data: dict[str, Any]) -> Config:
+    """The configuration of the run in `path`; InputError if `config` on images of this `data` does not continue it."""
+    earlier = read_config(path / "config.toml")
+    _check_continues(path, earlier, config)
+    environment = path / "environment.json"
+    before = read_environment(environment)["data"] if environment.exists() else data
+    for split in before.keys() & data.keys():
+        if before[split] != data[split]:
+            name = split if split in config.evaluation.domains.datasets else config.data.dataset
+            raise InputError(f"{path} holds a run on other images of {name}: choose another one with --output")
+    return earlier
 
 
 def _check_continues(path: Path, earlier: Config, config: Config) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from episodes import InputError
 from fewshot import comparison, tables
 from fewshot.advice import advice
-from fewshot.benchmark import open_data, run_benchmark
+from fewshot.benchmark import open_data, rehearse, run_benchmark
 from fewshot.commands import arguments
 from fewshot.commands.compare import show_comparison
 from fewshot.commands.dry_run import show_forecast
@@ -18,7 +18,6 @@ from fewshot.commands.job_array import commands_of
 from fewshot.config import PROTOCOLS, load_config
 from fewshot.curves import KINDS
 from fewshot.forecast import forecasts
-from fewshot.plan import plan
 from fewshot.run_folder import check_free, read_results, read_sheets
 from fewshot.set_aside import set_aside
 
@@ -150,7 +149,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace, console: C
     config, banks = open_data(wanted, options.data)
     folder = options.output or arguments.default_folder(options.preset, config.data.dataset)
     if options.dry_run:
-        show_forecast(forecasts(plan(config, banks), folder), console)
+        models = rehearse(config, banks, folder, device=options.device, resume=options.resume)
+        show_forecast(forecasts(models, folder), console)
         return
     with set_aside(folder) if options.overwrite else contextlib.nullcontext():
         results = run_benchmark(

@@ -142,6 +142,27 @@ def test_a_dry_run_leaves_out_what_is_finished(call, preset, run):
     assert "0 of 1 model would run" in said.out
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--resume", "--steps", 9],
+        ["--resume", "--size", 16],
+        ["--resume", "--episodes", 7],
+        ["--resume", "--device", "cuda:77"],
+        ["--overwrite", "--protocol", "domains"],
+        ["--overwrite", "--protocol", "kinds", "--kind", "listed:no-such-file.csv"],
+    ],
+    ids=lambda more: " ".join(map(str, more)),
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(call, preset, run, more):
+    same = ["bench", "--preset", preset, "--learner", "npair", "--output", run, *more]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    dry = call(*same, "--dry-run")
+    assert dry.code == 2
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert call(*same).err == dry.err
+
+
 # a new run in the place of an old one
 
 
