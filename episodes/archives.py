@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from PIL import Image
 
@@ -72,6 +72,7 @@ class ImageFiles(EncodedImages):
     names        sorted paths of the files that match
     others       sorted paths of the files that do not match
     repeated     sorted paths of the links in a folder that lead to folders which are read under another name
+    empty        sorted paths of the folders in a folder that hold neither files nor folders
     fingerprint  changes whenever a file that matches is added, removed or altered
 
     Hidden files and folders are skipped, and so are folders for whose name `enter` is False. Each file that matches
@@ -93,7 +94,11 @@ class ImageFiles(EncodedImages):
 
     @property
     def repeated(self) -> list[str]:
-        return self._walked[1] if self.path.is_dir() else []
+        return self._walked.repeated if self.path.is_dir() else []
+
+    @property
+    def empty(self) -> list[str]:
+        return self._walked.empty if self.path.is_dir() else []
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -135,14 +140,13 @@ class ImageFiles(EncodedImages):
     def _marks(self) -> list[tuple[str, int, int, int]]:
         """Path, size and times of each wanted file of a folder; InputError if a file is not a regular file."""
         wanted = self._wanted.search
-        found = [(name, entry.stat()) for name, entry in self._walked[0] if wanted(name)]
+        found = [(name, entry.stat()) for name, entry in self._walked.files if wanted(name)]
         for name, status in found:
             _check_regular(self.path / name, status)
         return sorted((name, *_mark(status)) for name, status in found)
 
     @functools.cached_property
-    def _walked(self) -> tuple[list[tuple[str, os.DirEntry]], list[str]]:
-        """Path and entry of each file of a folder, and the links to folders that were left out."""
+    def _walked(self) -> "_Walked":
         try:
             return _walk(self.path, self._enter)
         except OSError as error:
@@ -151,7 +155,7 @@ class ImageFiles(EncodedImages):
     @functools.cached_property
     def _listed(self) -> tuple[list[str], list[str]]:
         if self.path.is_dir():
-            every = [name for name, _ in self._walked[0]]
+            every = [name for name, _ in self._walked.files]
         else:
             archive = self._content
             assert not isinstance(archive, _Folder)
@@ -273,14 +277,23 @@ def _unpacked(path: Path) -> IO[bytes]:
     return unpacked
 
 
-def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.DirEntry]], list[str]]:
-    """Path and entry of every file in `root`, and the links to folders that are left out, sorted.
+class _Walked(NamedTuple):
+    """Path and entry of every file in a folder; sorted, the links to folders that are left out, and the folders that
+    hold nothing."""
+
+    files: list[tuple[str, os.DirEntry]]
+    repeated: list[str]
+    empty: list[str]
+
+
+def _walk(root: Path, enter: Callable[[str], bool]) -> _Walked:
+    """What the folder `root` holds.
 
     Links to folders are followed, but each folder is read once, under its own name if it has one in `root`. So a cycle
     of links ends, and if many paths of links lead to one folder, only one of the paths is followed.
     """
     files: list[tuple[str, os.DirEntry]] = []
-    repeated: list[str] = []
+    repeated, empty = list[str](), list[str]()
     seen: set[tuple[int, int]] = set()
     folders, links = [""], list[str]()
     while folders or links:
@@ -294,15 +307,16 @@ def _walk(root: Path, enter: Callable[[str], bool]) -> tuple[list[tuple[str, os.
         seen.add(here)
         with os.scandir(root / inside) as entries:
             # the last entry is taken next; sorted by name, so that the order is the same on every machine
-            for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+            shown = [entry for entry in entries if entry.name[0] != "." and entry.name != "__MACOSX"]
+            for entry in sorted(shown, key=lambda entry: entry.name, reverse=True):
                 name = entry.name
-                if name[0] == "." or name == "__MACOSX":
-                    continue
                 if not _is_folder(entry):
                     files.append((inside + name, entry))
                 elif enter(name):
                     (links if entry.is_symlink() else folders).append(f"{inside}{name}/")
-    return files, sorted(repeated)
+            if not shown:
+                empty.append(inside[:-1])
+    return _Walked(files, sorted(repeated), sorted(empty))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

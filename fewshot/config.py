@@ -19,6 +19,8 @@ from fewshot.backbones import FEATURES, find_backbone
 from fewshot.files import in_utf8, read_text
 from fewshot.learners.registry import checked_options, find_learner, missing, split_backbone, suite_learners
 
+_ARGUMENTS = "the arguments"  # where a value is from that no preset has
+
 log = logging.getLogger("fewshot")
 
 
@@ -348,6 +350,7 @@ def load_config(
         table["learner"] |= _settings_of_all(spec, training, tables)
     data = _data_asked_for(dataset, size, held_out)
     data |= ({"min_images": min_images} if min_images else {}) | ({"skip_damaged": True} if skip_damaged else {})
+    _checked(Config, {"data": data, **({"seeds": seeds} if seeds else {})}, _ARGUMENTS)
     _lay_over_part(table, "data", data)
     numbers = {"ways": ways, "shots": shots, "query": query, "episodes": episodes}
     tests = _tests_asked_for(protocols, kinds, numbers)
@@ -419,7 +422,7 @@ def _tests_asked_for(protocols: list[str] | None, kinds: list[str] | None, numbe
     parts = {"generalised": one_way, "sessions": sessions, "kinds": of_kinds, "open_set": one_way, "domain": domain}
     tests = given | ({"protocols": protocols} if protocols is not None else {})
     tests |= {name: table for name, table in parts.items() if table}
-    _checked(Evaluation, tests, "the arguments")
+    _checked(Evaluation, tests, _ARGUMENTS)
     return tests
 
 
@@ -428,7 +431,7 @@ def _with_others(config: Config, names: list[str] | None) -> Config:
     if not names:
         return config
     protocols = [one for one in PROTOCOLS if one in (*config.evaluation.protocols, "domains")]
-    domains = _checked(Domains, {"datasets": names}, "the arguments")
+    domains = _checked(Domains, {"datasets": names}, _ARGUMENTS)
     evaluation = config.evaluation.model_copy(update={"protocols": protocols, "domains": domains})
     return config.model_copy(update={"evaluation": evaluation})
 
@@ -549,7 +552,7 @@ def read_config(path: Path) -> Config:
 
 def evaluation_from(table: dict[str, Any]) -> Evaluation:
     """The test protocols of a command's arguments; InputError for invalid values."""
-    return _checked(Evaluation, table, "the arguments")
+    return _checked(Evaluation, table, _ARGUMENTS)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -24,11 +24,12 @@ def check_regular(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8; OSError if it is no regular file or is far too large, ValueError if it is not UTF-8."""
+    """A text file in UTF-8, without the mark that some programs begin it with; OSError if it is no regular file or is
+    far too large, ValueError if it is not UTF-8."""
     check_regular(path)
     if path.stat().st_size > _MOST:
         raise OSError(f"{path.name} is larger than {_MOST >> 20} MiB")
-    return path.read_bytes().decode()
+    return path.read_bytes().decode("utf-8-sig")
 
 
 @contextlib.contextmanager

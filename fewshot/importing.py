@@ -14,9 +14,9 @@ from episodes import InputError
 from episodes.datasets import SOURCES
 from episodes.errors import unknown_name
 from fewshot import latex, tables
-from fewshot.files import replace_text, write_arrays, writing
+from fewshot.files import no_formula, replace_text, write_arrays, writing
 from fewshot.protocols.registry import PROTOCOLS
-from fewshot.record_files import Damaged, read_table
+from fewshot.record_files import Damaged, read_cells, read_table
 from fewshot.records import COLUMNS, DATA, LATER, LEAGUE, MODEL, PAIRED, UNPAIRED, array_name
 from fewshot.run_folder import read_results
 from fewshot.statistics import over_episodes
@@ -39,12 +39,12 @@ def read_accuracies(path: Path) -> pd.DataFrame:
     there is not, or a cell that its column does not allow; if it is of several data sets; or if it holds shares.
     """
     try:
+        for column in read_cells(path):
+            if column not in (*NEEDED, *_ABOUT):
+                raise unknown_name(f"column of {path.name}", column, [*NEEDED, *_ABOUT])
         table = read_table(path)
     except (OSError, Damaged) as error:
         raise InputError(f"the accuracies in {path} cannot be read: {error}") from error
-    for column in map(str, table.columns):
-        if column not in (*NEEDED, *_ABOUT):
-            raise unknown_name(f"column of {path.name}", column, [*NEEDED, *_ABOUT])
     for column in NEEDED:
         if column not in table:
             raise InputError(f"{path.name} lacks the column {column}: it needs {', '.join(NEEDED)}")
@@ -57,6 +57,10 @@ def read_accuracies(path: Path) -> pd.DataFrame:
     for learner in table["learner"].unique():
         if not NAME.fullmatch(learner):
             raise InputError(f"{path.name} has the learner {learner[:80]!r}: a name has {ABOUT_NAME}")
+    for column in DATA:
+        name = table[column].iloc[0]
+        if not (name and name.isprintable() and no_formula(name) == name):
+            raise InputError(f"{path.name} has {column} = {name[:80]!r}: write its name, which begins with no sign")
     if 0 < table["accuracy"].max() <= 1:
         raise InputError(f"{path.name} has no accuracy above 1: accuracies are in percent, from 0 to 100")
     absent = {column: value for column, value in _ABOUT.items() if column not in table}
@@ -80,6 +84,12 @@ def import_run(path: Path, name: str, output: Path, episodes_of: Path | None = N
     if episodes_of:
         _check_same(table, before, path.name, episodes_of)
     rows, own = _rows(table, name, path.name, before)
+    if (repeated := rows.duplicated([*MODEL, "way", "shot"])).any():
+        learner = rows.loc[repeated, "learner"].iloc[0]
+        raise InputError(
+            f"{path.name} has {learner} several times for one way, shot and seed, as with several image sizes or"
+            " leagues: give each a name of its own"
+        )
     rows = pd.concat([before, rows], ignore_index=True) if len(before) else rows
     if (repeated := rows.duplicated([*MODEL, "way", "shot"])).any():
         learner = rows.loc[repeated, "learner"].iloc[0]
@@ -113,7 +123,8 @@ def _rows(table: pd.DataFrame, name: str, file: str, run: pd.DataFrame) -> tuple
             _in_order(part, f"the {about['way']}-way {about['shot']}-shot episodes of {about['learner']}", file) / 100
         )
         mean, ci95 = over_episodes(100 * shares)
-        model = f"{about['learner']}-{name}-seed{about['seed']}"
+        several = table.loc[table["learner"] == about["learner"], "backbone"].nunique() > 1
+        model = "-".join([about["learner"], name, *([about["backbone"]] * several), f"seed{about['seed']}"])
         arrays[array_name(model, about["way"], about["shot"])] = shares
         row: dict[str, Any] = {
             **dict.fromkeys(COLUMNS, ""),

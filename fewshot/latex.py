@@ -153,7 +153,8 @@ def _parts(sheet: Sheet) -> Iterator[Sheet]:
     whole = sheet._replace(cells=cells, best=best, words=0)
     widths = [_width(cells[name]) + _GAP for name in cells]
     for columns in _groups(widths, _WIDTH - _NAMES):
-        lines = [len(textwrap.wrap(name, _WIDTH - sum(widths[columns]))) or 1 for name in names]
+        left = max(_NAMES, _WIDTH - sum(widths[columns]))  # one column may be wider than a page
+        lines = [len(textwrap.wrap(name, left)) or 1 for name in names]
         for rows in _groups(lines, _LINES):
             yield whole._replace(cells=cells.iloc[rows, columns], best=best.iloc[rows, columns])
             whole = whole._replace(caption=f"{sheet.caption}, continued", note="")

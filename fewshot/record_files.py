@@ -117,9 +117,12 @@ def _unlike(row: pd.Series, values: np.ndarray | None, table: str, archive: str)
 def read_cells(path: Path) -> dict[str, list[str]]:
     """The texts of a csv file by column; Damaged if the file is no table."""
     try:
-        head, *lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+        found = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
     except (ValueError, csv.Error) as error:
         raise Damaged(f"{path.name} cannot be read as a table: {error}") from error
+    if not found:
+        raise Damaged(f"{path.name} is empty: its first line names the columns")
+    head, *lines = found
     if len(set(head)) < len(head):
         raise Damaged(f"{path.name} names a column twice")
     for number, line in enumerate(lines, 2):

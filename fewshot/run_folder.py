@@ -334,7 +334,7 @@ def check_free(path: Path, resume: bool) -> None:
 def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The tidy rows of the run in `path`, and the accuracy of every episode; InputError if `path` is no run."""
     if not (path / "results.csv").is_file():
-        raise InputError(f"{path} holds no results of a run: name a folder that 'fewshot bench' has written")
+        raise _no_results(path)
     with _at_rest(path), _reading(path, "copy it again, or run it again"):
         return _read_exactly(_EPISODES, path)
 
@@ -378,11 +378,16 @@ def read_sheets(path: Path) -> list[tables.Sheet]:
 def find_runs(path: Path) -> list[Path]:
     """`path` if it is a run's folder, else the runs' folders in `path`; InputError if there are none."""
     found = [path] if (path / "results.csv").is_file() else sorted(one.parent for one in path.glob("*/results.csv"))
-    if not found and (path / "config.toml").is_file():
-        raise InputError(f"{path} holds a run that has tested no episodes: this command takes a run with results.csv")
     if not found:
-        raise InputError(f"{path} is no run's folder and holds none: name a folder that 'fewshot bench' has written")
+        raise _no_results(path)
     return found
+
+
+def _no_results(path: Path) -> InputError:
+    """The error for a folder that holds neither a results.csv nor folders with one."""
+    if (path / "config.toml").is_file():
+        return InputError(f"{path} holds a run that has tested no episodes: this command takes a run with results.csv")
+    return InputError(f"{path} is no run's folder and holds none: name a folder that 'fewshot bench' has written")
 
 
 def _read(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:

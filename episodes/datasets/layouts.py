@@ -46,7 +46,7 @@ def find(files: ImageFiles) -> Found:
         lists = lists._replace(pairs=galleries.listed_pairs(files, name, images))
     others = [*files.others, *(set(files.names) - images.keys() - {*used, *pairs})]
     splits = {split: _sorted(classes) for split, classes in splits.items()}
-    return Found(splits, [*_left_out(others, files.repeated, images, splits), *remarks], lists)
+    return Found(splits, [*_left_out(others, files, images, splits), *remarks], lists)
 
 
 def _sorted(classes: Classes) -> Classes:
@@ -59,7 +59,7 @@ def left_out(count: int, what: str) -> str:
 
 
 def _left_out(
-    others: list[str], repeated: list[str], images: dict[str, Picture], splits: dict[str, Classes]
+    others: list[str], files: ImageFiles, images: dict[str, Picture], splits: dict[str, Classes]
 ) -> list[str]:
     remarks = []
     if others:
@@ -73,11 +73,13 @@ def _left_out(
     if len(used) < len(images):
         left = images.keys() - used
         remarks.append(f"{left_out(len(left), 'image')}, in no csv file, the first one is {min(left)}")
-    if repeated:
+    if files.repeated:
         remarks.append(
-            f"{left_out(len(repeated), 'link')}, to folders that are read under another name, the first one is"
-            f" {repeated[0]}"
+            f"{left_out(len(files.repeated), 'link')}, to folders that are read under another name, the first one is"
+            f" {files.repeated[0]}"
         )
+    if files.empty:
+        remarks.append(f"{left_out(len(files.empty), 'empty folder')}, the first one is {files.empty[0]}")
     return remarks
 
 

@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -91,7 +91,7 @@ class Made(NamedTuple):
 
 def _write(made: Made, path: Path) -> None:
     writers = {
-        ".csv": lambda: made.numbers.to_csv(index=False),
+        ".csv": lambda: made.numbers.map(_shown).to_csv(index=False),
         ".md": lambda: f"{tables.markdown(made.sheets)}\n{made.summary}".strip() + "\n",
         ".tex": lambda: latex.page(made.sheets, path.stem),
     }
@@ -126,8 +126,12 @@ def _beside_base(options: argparse.Namespace, runs: Iterable[Path], names: Mappi
     for why in apart:
         log.warning("left out: %s", why)
     found = pd.concat(parts, ignore_index=True)
-    texts = {name: found[name].map(no_formula) for name in ("run", "base", "label", "change")}
-    return Made([ablation.sheet(found, base)], found.round(4).assign(**texts), "")
+    return Made([ablation.sheet(found, base)], found.round(4), "")
+
+
+def _shown(cell: Any) -> Any:
+    """A cell of a table that people open: no text is a formula."""
+    return no_formula(cell) if isinstance(cell, str) else cell
 
 
 def _compared(run: Path, name: str, literature: pd.DataFrame | None) -> list[pd.DataFrame]:

@@ -201,7 +201,7 @@ def _from_file(path: Path, name: str) -> type[Learner]:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.walk_tb(error.__traceback__)
-        lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
+        lines = [line for frame, line in frames if frame.f_code.co_filename == spec.origin]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise InputError(
             f"the learner file {path} cannot be loaded: {type(error).__name__} in line {line}: {error}"

@@ -363,6 +363,15 @@ def test_a_folder_is_read_under_its_own_name_whatever_its_links_are_called(tmp_p
     assert (files.names, files.repeated) == (sorted(GOOD), ["A", "c"])
 
 
+def test_empty_folders_are_known(tmp_path):
+    write_files(tmp_path, GOOD)
+    for name in ("none", "outer/inner"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".DS_Store").write_bytes(b"")
+    assert ImageFiles(tmp_path, PATTERN).empty == ["hidden", "none", "outer/inner"]
+
+
 def test_folders_may_be_nested_deeper_than_python_calls(tmp_path):
     folders = list(itertools.accumulate(["d"] * 1100, lambda path, name: path / name, initial=tmp_path))[1:]
     image = folders[-1] / "1.png"

@@ -169,7 +169,7 @@ def test_the_command_refuses_what_it_cannot_compare(call, tmp_path):
     for given, reason in [
         ((PLAIN, "--base", PLAIN), "is compared with itself alone"),
         ((HARD, "--base", PLAIN, "--all"), "leave out --published and --all"),
-        ((HARD, "--base", tmp_path / "none"), "holds no results of a run"),
+        ((HARD, "--base", tmp_path / "none"), "is no run's folder and holds none"),
         ((HARD, "--base", tmp_path / "damaged"), "has no config.toml"),
         ((REFERENCE / "quick-omniglot", "--base", PLAIN), "they are of other data sets"),
         ((REFERENCE / "gallery-orl_faces", "--base", PLAIN), "holds a run that has tested no episodes"),

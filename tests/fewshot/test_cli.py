@@ -431,6 +431,13 @@ def test_check_of_a_broken_learner_says_which_promise_in_one_line(call, tmp_path
     assert f"{path}, line 6: " in line or "raised" not in said
 
 
+def test_a_learner_file_that_cannot_be_loaded_says_the_line(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unloadable.py").write_text("import os\n\nraise ValueError('why')\n")
+    for path in ("unloadable.py", tmp_path / "unloadable.py"):
+        assert f"{path} cannot be loaded: ValueError in line 3: why" in refused(call("check", f"{path}:Mine"))
+
+
 def broken_learner(folder, method: str):
     path = folder / "broken.py"
     path.write_text(

@@ -270,6 +270,9 @@ def test_arguments_stand_in_for_the_presets_episodes_and_steps(preset):
 def test_an_argument_that_will_not_do_is_not_blamed_on_the_preset(preset):
     path = preset("[learner.prototypical]\nsteps = 50\n")
     assert "in the arguments: episodes = 1 is invalid" in refusal(lambda: load_config(path, episodes=1))
+    assert "in the arguments [data]: size = 5000 is invalid" in refusal(lambda: load_config(path, size=5000))
+    assert "in the arguments [data]: held_out = -1 is" in refusal(lambda: load_config(path, held_out=-1))
+    assert "in the arguments [seeds]: [0, 0] names a number twice" in refusal(lambda: load_config(path, seeds=[0, 0]))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from episodes import InputError
 from fewshot import records
 from fewshot.importing import import_run, read_accuracies
 from fewshot.record_files import read_arrays
@@ -49,6 +50,25 @@ def test_rows_and_episodes_are_those_of_the_file(file, tmp_path):
     assert rows["accuracy"][0] == pytest.approx(accuracies()["accuracy"].mean(), abs=1e-4)
     (array,) = arrays.values()
     assert (100 * array).round(2).tolist() == accuracies()["accuracy"].tolist()
+
+
+def test_an_empty_file_is_told_to_be_empty(tmp_path):
+    (tmp_path / "none.csv").touch()
+    with pytest.raises(InputError, match=r"none.csv is empty: its first line names the columns"):
+        read_accuracies(tmp_path / "none.csv")
+
+
+def test_a_learner_of_two_backbones_is_two_models(file, tmp_path):
+    import_run(file(accuracies(backbone="conv4"), accuracies(mean=60.0, backbone="resnet12")), "x", tmp_path / "run")
+    rows, arrays = read_results(tmp_path / "run")
+    assert rows["model"].tolist() == ["theirs-x-conv4-seed0", "theirs-x-resnet12-seed0"]
+    assert len(arrays) == 2
+
+
+def test_the_mark_that_spreadsheets_begin_a_file_with_is_no_part_of_it(file):
+    path = file(accuracies())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_accuracies(path)) == EPISODES
 
 
 def test_other_episodes_have_no_paired_tests(file, tmp_path):
@@ -97,7 +117,7 @@ def test_a_run_without_settings_is_not_continued(call, preset, file, tmp_path):
 
 FAULTS = {
     "lacks the column query": lambda table: table.drop(columns="query"),
-    "has a column that there is not: backbones": lambda table: table.assign(backbones="conv4"),
+    "unknown column of theirs.csv 'backbones': did you mean 'backbone'?": lambda table: table.assign(backbones="conv4"),
     "accuracy = '101.0', which is not a number from 0 to 100": lambda table: table.assign(accuracy=101.0),
     "has no accuracy above 1: accuracies are in percent": lambda table: table.assign(accuracy=0.5),
     "from 0 on, each once": lambda table: table.assign(episode=table["episode"] + 1),
@@ -107,6 +127,11 @@ FAULTS = {
     "different numbers of episodes": lambda table: pd.concat([table, table[:20].assign(shot=5)]),
     "has the learner '../theirs'": lambda table: table.assign(learner="../theirs"),
     "theirs.csv holds no accuracies": lambda table: table[:0],
+    "theirs.csv has protocol = ''": lambda table: table.assign(protocol=""),
+    "theirs.csv has dataset = '=1+1'": lambda table: table.assign(dataset="=1+1"),
+    "has theirs several times for one way, shot and seed": lambda table: pd.concat(
+        [table.assign(image_size=28), table.assign(image_size=84)]
+    ),
 }
 
 

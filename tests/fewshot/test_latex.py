@@ -96,6 +96,11 @@ def test_any_text_compiles_and_a_character_without_a_sign_is_a_question_mark(fau
     assert faults(page) == []
 
 
+def test_a_head_that_is_wider_than_a_page_is_a_table_of_its_own():
+    text = latex.page([sheet(["npair"], ["listed:" + "a" * 99, "5-way 1-shot"], "98.00")], "run")
+    assert text.count("\\begin{table*}") == 2
+
+
 def test_a_learner_is_cited_by_the_keys_that_the_bibliography_has():
     names = ["imprinted (imprint), seed 0 [external data]", "my_own", "npair", "baseline++, conv4"]
     made = [sheet(names, ["5-way 1-shot"], "97.12 ± 0.13")]
