@@ -267,6 +267,16 @@ def split_to_test(name: str, options: ReadingOptions = EVERYTHING) -> str:
     return "test" if given else ALL
 
 
+def has_splits(name: str, options: ReadingOptions = EVERYTHING) -> bool:
+    """Whether a data set has splits or enough classes to make some; a folder of few images of a user may have neither.
+    Arguments and errors are those of load_dataset."""
+    source, protocol = find_source(name)
+    if not source.own:
+        return True
+    with _readable():
+        return bool(folder.look(folder.image_files(Path(forms.split_name(name)[0])), protocol, options).splits)
+
+
 def where(source: Source, data: str | os.PathLike | None = None, options: ReadingOptions = EVERYTHING) -> str:
     """Where the files of a data set are, in words; InputError if a file cannot be read."""
     with _readable():

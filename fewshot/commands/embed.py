@@ -1,6 +1,7 @@
 """fewshot embed: write the embeddings of a data set to a file of features."""
 
 import argparse
+import functools
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from episodes import FeatureBank, ImageBank, InputError, ReadingOptions, load_dataset
-from episodes.datasets import SPLITS, full_name
+from episodes.datasets import ALL, SPLITS, full_name, has_splits
 from episodes.errors import unknown_name
 from episodes.features import UNKNOWN
 from episodes.reading import EVERYTHING
@@ -25,8 +26,6 @@ from fewshot.feature_writing import Features, check_suffix, write_features
 from fewshot.files import writing
 from fewshot.models import ModelSpec
 from fewshot.pretraining import of_base_classes
-
-_ALL = "all"
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -50,9 +49,10 @@ def declare(commands: arguments.Commands) -> None:
     )
     parser.add_argument(
         "--split",
-        default=_ALL,
+        default=ALL,
         metavar="SPLIT",
-        help="train, validation, test, or all three one after another (default: all)",
+        help="train, validation, test, or all three one after another (default: all); classes that are too few for"
+        " splits become test classes",
     )
     parser.add_argument(
         "--float16", action="store_true", help="write float16 numbers: half the bytes, but rounded (default: float32)"
@@ -78,9 +78,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Embed every image once, and write the file."""
     check_suffix(options.output)
     outputs.check_new(options.output, options.overwrite)
-    splits = SPLITS if options.split == _ALL else (options.split,)
+    splits = SPLITS if options.split == ALL else (options.split,)
     if not {*splits} <= {*SPLITS}:
-        raise unknown_name("split", options.split, [*SPLITS, _ALL])
+        raise unknown_name("split", options.split, [*SPLITS, ALL])
     device = choose_device(options.device)
     prepare(device)
     made = _of_checkpoint if Path(options.model).is_file() else _of_name
@@ -92,7 +92,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         write_features(options.output, features)
     counts = ", ".join(f"{len(bank):,} of {split}" for split, bank in encoder.banks.items())
     print(f"Written to {options.output}: {counts}, {features.shape[1]} numbers of {dtype} each")
-    print(f"Next: fewshot bench --dataset {shlex.quote(str(options.output))}")
+    preset = "" if "train" in encoder.banks else " --preset pretrained"  # which needs no base classes
+    print(f"Next: fewshot bench --dataset {shlex.quote(str(options.output))}{preset}")
 
 
 def _of_checkpoint(options: argparse.Namespace, splits: tuple[str, ...]) -> _Encoder:
@@ -125,9 +126,11 @@ def _of_name(options: argparse.Namespace, splits: tuple[str, ...]) -> _Encoder:
 def _banks(
     options: argparse.Namespace, splits: tuple[str, ...], size: int | None, reading: ReadingOptions = EVERYTHING
 ) -> dict[str, ImageBank]:
-    banks = {
-        split: load_dataset(options.dataset, split, data=options.data, size=size, options=reading) for split in splits
-    }
+    loaded = functools.partial(load_dataset, options.dataset, data=options.data, size=size, options=reading)
+    if options.split == ALL and not has_splits(options.dataset, reading):
+        banks = {"test": loaded(ALL)}  # nothing can be trained on so few classes
+    else:
+        banks = {split: loaded(split) for split in splits}
     if any(isinstance(bank, FeatureBank) for bank in banks.values()):
         raise InputError(f"{options.dataset} holds features already: name a data set of images")
     return banks

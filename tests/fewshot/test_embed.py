@@ -1,5 +1,7 @@
 """fewshot embed, and runs on the features it writes: the same rows as on the images, at constant memory."""
 
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +93,18 @@ def test_features_of_a_checkpoint_give_the_rows_of_the_images(tmp_path, pictures
     pd.testing.assert_frame_equal(found, images, check_exact=True)
     assert images["accuracy"].nunique() > len(HEADS)
     assert not found["external"].any()  # these base classes alone trained the checkpoint
+
+
+def test_classes_that_are_too_few_for_splits_become_test_classes(tmp_path, pictures, capsys):
+    folder, features = tmp_path / "few", tmp_path / "few.npz"
+    for name in ("class 00", "class 01"):
+        shutil.copytree(Path(pictures) / name, folder / name)
+    assert main(["embed", "pixels", str(folder), "--size", "16", "--output", str(features)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "20 of test" in said[0]
+    command = shlex.split(said[-1].removeprefix("Next: fewshot "))
+    shape = ["--way", "2", "--shot", "1", "--query", "5", "--episodes", "10", "--learner", "prototypical"]
+    assert main([*command, *shape, "--output", str(tmp_path / "run")]) == 0
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
