@@ -19,7 +19,10 @@ from fewshot.provenance import same_code
 
 _IN_CHECKPOINT = {"asked": "learner", "learner": "name"}  # fields that checkpoints call by other names
 # by other fields: the checksums of the images, the settings, the digest of the weights
-_COVERED = {"class_names", "fit", "inverted", "min_images", "skip_damaged", "shot", "trained_on", "outside_classes"}
+_COVERED = {
+    *("class_names", "fit", "inverted", "min_images", "skip_damaged", "shot", "trained_on", "outside_classes"),
+    "starts_from",
+}
 
 
 class ModelSpec(BaseModel):
@@ -38,6 +41,8 @@ class ModelSpec(BaseModel):
     settings      of its training; validation: the episodes that chose its checkpoint
     weights       a digest of the file that its backbone started from, '' for none
     base_weights  whether these weights are proven to come from the images of its own base classes alone
+    starts_from   the learners that trained such weights, the last one at the end; '' for none, and in checkpoints of
+                  older versions
     trained_on    the data that its backbone's weights, or the encoder of its features, were trained on, besides its
                   base classes; '' for none, and in checkpoints of older versions
     outside_classes   texts of the known classes of these data
@@ -68,6 +73,7 @@ class ModelSpec(BaseModel):
     validation: Validation = Validation()
     weights: str = ""
     base_weights: bool = False
+    starts_from: str = ""
     trained_on: str = ""
     outside_classes: tuple[str, ...] = ()
     published_means: bool = False

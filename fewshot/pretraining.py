@@ -20,6 +20,12 @@ def of_base_classes(weights: str | Path, bank: ImageBank) -> bool:
     return spec is not None and _is_of(spec, bank) and not spec.saw_other_data
 
 
+def begun_by(weights: str | Path) -> str:
+    """The learners that trained a checkpoint of this suite, one after the other: 'imprinted then prototypical'."""
+    spec = _spec_of(Path(weights))
+    return " then ".join(filter(None, [spec.starts_from, spec.learner])) if spec else ""
+
+
 def outside_fields(settings: Training, bank: ImageBank) -> dict[str, Any]:
     """The fields `trained_on` and `outside_classes` of a ModelSpec that trains on `bank` with `settings`.
 

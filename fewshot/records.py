@@ -45,6 +45,7 @@ LATER = {  # columns that older files lack, and their values there
     "trained_on": "",
     "seen": "",
     "shares": "",
+    "starts_from": "",
 }
 
 _SEEN = {outside.UNKNOWN: "may have seen test classes"}  # the mark of what `seen` says, if it is no count
@@ -84,6 +85,7 @@ COLUMNS = [
     "seen",
     "imported",
     "shares",
+    "starts_from",
 ]
 
 
@@ -150,7 +152,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(["transductive", "text", "external", "collapsed", "unlabelled"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},
-    **dict.fromkeys(["base_known", "trained_on", "seen", "shares"], _TEXT),
+    **dict.fromkeys(["base_known", "trained_on", "seen", "shares", "starts_from"], _TEXT),
     **dict.fromkeys(["shared_classes", "shared_images"], _SHARED),
     **dict.fromkeys(["accuracy", "auc", "eer", "tar", "recall1", "recall2", "recall4", "recall8"], _PERCENT),
     **dict.fromkeys(["auroc", "aupr", "fpr95", "oscr"], _PERCENT),
@@ -191,6 +193,7 @@ def row_of(spec: "ModelSpec", learner: "Learner", test: "ImageBank") -> dict[str
         "model": spec.name,
         "trained_on": spec.outside_data,
         "seen": outside.seen(spec.outside_data, spec.outside_classes, test),
+        "starts_from": spec.starts_from,
     }
 
 
@@ -264,8 +267,9 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
     a backbone that averages over mirror images is always named.
 
     A learner that knows more than a support set and one query is of another league and is marked: '[transductive]'. So
-    are rows whose model used unlabelled images, models whose weights saw test classes, trainings that collapsed, and
-    rows that were kept though their code or packages have changed.
+    are rows whose model used unlabelled images, models whose weights saw test classes, models that start from an
+    earlier training on their base classes, trainings that collapsed, and rows that were kept though their code or
+    packages have changed.
     """
     several = seeds and results["seed"].nunique() > 1
     families = results["backbone"].str.partition("-")[0]  # conv4-linear is a Conv-4 too
@@ -286,15 +290,15 @@ def labels(results: pd.DataFrame, seeds: bool = True) -> pd.Series:
 
 
 def marks_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """The columns collapsed, kept, trained_on, seen and imported of several rows put together; rows that do not have
-    them have no marks."""
+    """The columns collapsed, kept, trained_on, seen, imported and starts_from of several rows put together; rows that
+    do not have them have no marks."""
 
     def together(column: str) -> str:
         return ", ".join(dict.fromkeys(one for one in rows.get(column, ()) if isinstance(one, str) and one))
 
     return {
         "collapsed": any(isinstance(one, bool | np.bool_) and one for one in rows.get("collapsed", ())),
-        **{column: together(column) for column in ("kept", "trained_on", "seen", "imported")},
+        **{column: together(column) for column in ("kept", "trained_on", "seen", "imported", "starts_from")},
     }
 
 
@@ -302,11 +306,12 @@ def _said(results: pd.DataFrame, model: list[str]) -> dict[Any, list[str]]:
     """The marks of each row's model, all rows with one `model` together: 'collapsed', 'other torch'."""
     said: dict[Any, list[str]] = {index: [] for index in results.index}
     every = marks_of(results)
-    if not (every["seen"] or every["collapsed"] or every["kept"]):
+    if not (every["seen"] or every["collapsed"] or every["kept"] or every["starts_from"]):
         return said  # grouping would take most of the time of a table
     for _, rows in results.groupby(model, sort=False, dropna=False):
         found = marks_of(rows)
         words = [_SEEN.get(one, f"saw {one} test classes") for one in found["seen"].split(", ") if one]
+        words += [f"from {found['starts_from']}"] * bool(found["starts_from"])
         words += ["collapsed"] * found["collapsed"] + [found["kept"]] * bool(found["kept"])
         said |= dict.fromkeys(rows.index, words)
     return said

@@ -49,6 +49,10 @@ EXACT_MEAN = (
 )
 EXACT = "The interval is the exact binomial one (Clopper and Pearson), at 95 %, as if all trials were independent"
 
+STARTS_FROM = (
+    "A row marked 'from NAME' begins with weights that the learner NAME trained on the same base classes: its training,"
+    " if it has one, is a further stage"
+)
 COLLAPSED = "The training of a learner marked as collapsed ended no better than guessing on validation classes"
 SEEN = (
     "Test classes count as seen if the data that the weights were trained on ({}) have a class of the same name, or are"
@@ -169,11 +173,12 @@ def mean_ranks(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> p
 
 
 def remarks(results: pd.DataFrame) -> list[str]:
-    """The sentences that explain the marks of models that saw outside data, collapsed, or were kept from an earlier
-    state."""
+    """The sentences that explain the marks of models that saw outside data, start from an earlier training, collapsed,
+    or were kept from an earlier state."""
     found = marks_of(results)
     seen = [SEEN.format(found["trained_on"])] if found["seen"] else []
-    return seen + [text for column, text in {"collapsed": COLLAPSED, "kept": KEPT}.items() if found[column]]
+    marks = {"starts_from": STARTS_FROM, "collapsed": COLLAPSED, "kept": KEPT}
+    return seen + [text for column, text in marks.items() if found[column]]
 
 
 def _notes(made: Sequence[Sheet]) -> list[str]:

@@ -95,6 +95,16 @@ def test_features_of_a_checkpoint_give_the_rows_of_the_images(tmp_path, pictures
     assert not found["external"].any()  # these base classes alone trained the checkpoint
 
 
+def test_rows_say_which_learner_trained_the_weights_that_they_start_from(tmp_path, pictures, checkpoint):
+    preset = frozen(tmp_path, ("simpleshot",), "conv4-32", checkpoint)
+    rows_of(tmp_path / "run", "--preset", preset, "--dataset", pictures)
+    rows = pd.read_csv(tmp_path / "run" / "results.csv", keep_default_na=False)
+    assert set(rows["starts_from"]) == {"prototypical"}
+    page = (tmp_path / "run" / "results.md").read_text()
+    assert "simpleshot (cl2n) [from prototypical]" in page
+    assert "A row marked 'from NAME' begins with weights that the learner NAME trained on the same base classes" in page
+
+
 def test_classes_that_are_too_few_for_splits_become_test_classes(tmp_path, pictures, capsys):
     folder, features = tmp_path / "few", tmp_path / "few.npz"
     for name in ("class 00", "class 01"):
