@@ -10,7 +10,7 @@ from episodes import ClassBatches, InputError
 from episodes.batches import Batches
 from fewshot.backbones.base import Backbone
 from fewshot.devices import exact
-from fewshot.heads import on_counted, ridge, support_vectors
+from fewshot.heads import on_counted, ridge, settled_support_vectors, support_vectors
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.episodic import check_shot, cut_episodes
 from fewshot.learners.registry import register
@@ -103,8 +103,8 @@ class SupportVectorMachine(_Solved):
     """A support vector machine, trained through the solver of its dual (MetaOptNet).
 
     The head of an episode is the multi-class machine of Crammer and Singer with C = `cost`, without a bias. The paper
-    differentiates the optimum of the dual problem. Here the gradient passes through the steps of the solver, which
-    leave an error of a hundredth or less in the scores.
+    differentiates the optimum of the dual problem. In training, the gradient passes through a fixed number of steps of
+    the solver; at test, each episode takes as many steps as it needs.
     """
 
     variants: ClassVar = {"": Traits(fits_episodes=True, paper="Lee et al. 2019")}
@@ -136,4 +136,5 @@ class SupportVectorMachine(_Solved):
         self.cost, self.smoothing = cost, smoothing
 
     def solve(self, products: Tensor, labels: Tensor) -> Tensor:
-        return support_vectors(products, labels, self.cost)
+        solved = support_vectors if self.training else settled_support_vectors
+        return solved(products, labels, self.cost)

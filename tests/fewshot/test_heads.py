@@ -10,7 +10,16 @@ from torch.nn import functional
 
 from episodes import ClassBatches
 from fewshot.backbones import make_backbone
-from fewshot.heads import cosine_gradient, descend, one_hot, ridge, softmax_gradient, support_vectors
+from fewshot.heads import (
+    cosine_gradient,
+    descend,
+    one_hot,
+    ridge,
+    settled_support_vectors,
+    softmax_gradient,
+    support_vectors,
+)
+from fewshot.learners import closed_form
 from fewshot.learners.registry import LEARNERS, traits_of
 
 ADAPTIVE = [
@@ -155,6 +164,41 @@ def test_support_vector_machines_are_those_of_scikit_learn(way, shot, cost):
         torch.testing.assert_close(head, expected, rtol=1e-4, atol=1e-5)
         if cost == 0.1:  # that of the paper: the steps that the learner takes are enough
             torch.testing.assert_close(early, expected, rtol=0, atol=0.01 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("cost", [0.1, 10.0])
+@pytest.mark.parametrize(("way", "shot"), [(5, 1), (20, 15)])
+def test_at_test_a_support_vector_machine_takes_as_many_steps_as_it_needs(way, shot, cost):
+    images, products, labels = problem(1, way, shot, size=16)
+    images, products = 3 * images, 9 * products  # of the length of trained embeddings
+    expected = machine(images[0], labels, cost) @ images[0].mT
+    settled, early = (
+        (weights(coefficients, images) @ images.mT)[0]
+        for coefficients in (settled_support_vectors(products, labels, cost), support_vectors(products, labels, cost))
+    )
+    error, of_100_steps = (float((one - expected).abs().max() / expected.abs().max()) for one in (settled, early))
+    assert error < 2e-3
+    if way == 20:  # more images than dimensions: the steps of a training are far too few
+        assert of_100_steps > 0.05
+
+
+def test_how_long_an_episode_takes_does_not_depend_on_the_others():
+    _, products, labels = problem(4, 5, 6)
+    products = products * torch.tensor([1.0, 9.0, 100.0, 0.1], dtype=torch.float64)[:, None, None]
+    together = settled_support_vectors(products, labels, 1.0)
+    alone = torch.cat([settled_support_vectors(one[None], labels, 1.0) for one in products])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-14)
+
+
+def test_a_learner_settles_at_test_and_takes_the_steps_of_its_training_in_training(monkeypatch):
+    support, query = episode(1, 5, 2)
+    learner, called = make("svm"), []
+    for name in ("support_vectors", "settled_support_vectors"):
+        solver = getattr(closed_form, name)
+        monkeypatch.setattr(closed_form, name, lambda *a, name=name, solver=solver: called.append(name) or solver(*a))
+    for mode in (True, False):
+        learner.train(mode).scores(support, query)
+    assert called == ["support_vectors", "settled_support_vectors"]
 
 
 def test_support_vector_coefficients_satisfy_their_constraints():
