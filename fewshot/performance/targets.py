@@ -25,12 +25,12 @@ from fewshot.training import clamped, train
 LEARNERS = ("siamese", "prototypical", "imprinted", "npair")
 VALIDATIONS = 12  # of a training, spread over its steps
 _VALIDATION = Validation(way=5, shot=1, query=5, episodes=500)
-# what the preset quick gave these learners before Muon
+# what the preset quick gave these learners before Muon, in its version 2
 _ADAMW: Mapping[str, dict[str, Any]] = {
-    "siamese": {"steps": 1200},
-    "prototypical": {"steps": 850, "options": {"shot": 1}},
+    "siamese": {"steps": 1200, "batches": {"classes": 60, "images": 4}, "options": {"margin": 1.2}},
+    "prototypical": {"steps": 850, "batches": {"classes": 60, "images": 6}, "options": {"shot": 1}},
     "imprinted": {"steps": 600, "batches": {"size": 512}, "learning_rate": 2e-2},
-    "npair": {"steps": 1200, "options": {"regularisation": 0.002}},
+    "npair": {"steps": 1200, "batches": {"classes": 120, "images": 2}, "options": {"regularisation": 0.002}},
 }
 
 
@@ -56,7 +56,7 @@ def time_to(contender: str, name: str, data: str | None, steps: int, effort: obj
 def _settings(name: str, base: ImageBank, most: int, before: bool) -> Training:
     settings = next(iter(load_config("quick", [name]).learner.values()))
     if before:
-        muon_off = {"optimizer": "adamw", "learning_rate": 3e-3}
+        muon_off = {"optimizer": "adamw", "learning_rate": 3e-3, "weight_decay": 0.0}
         settings = settings.model_copy(update={**muon_off, **_ADAMW[name]})
     cls, variant = find_learner(name)
     steps = min(settings.steps, most)

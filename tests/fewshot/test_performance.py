@@ -7,7 +7,7 @@ import os
 import pandas as pd
 import pytest
 import torch
-from conftest import refusal
+from conftest import refusal, toy_bank
 from torch.utils.data import DataLoader
 
 from episodes import InputError, load_dataset
@@ -243,6 +243,20 @@ def test_time_to_an_accuracy_of_every_contender(real_data, monkeypatch):
         assert found["counted"] == f"1 steps of {images:,} images"
         assert 0 < seconds <= found["samples"][0]
         assert 20 < accuracy < 100  # above guessing after one step already
+
+
+def test_the_contender_of_before_has_nothing_of_the_settings_of_now():
+    bank = toy_bank(130, 4)
+    found = {name: targets._settings(name, bank, 10**6, before=True) for name in targets.LEARNERS}
+    assert {name: (one.steps, one.batches) for name, one in found.items()} == {
+        "siamese": (1200, {"classes": 60, "images": 4}),
+        "prototypical": (850, {"classes": 60, "images": 4}),  # the bank has four images of a class, not six
+        "imprinted": (600, {"size": 512}),
+        "npair": (1200, {"classes": 120, "images": 2}),
+    }
+    assert {one.optimizer for one in found.values()} == {"adamw"}
+    assert {one.weight_decay for one in found.values()} == {0.0}
+    assert found["npair"].options == {"regularisation": 0.002}
 
 
 def test_a_target_is_told_by_the_first_validation_that_reaches_it():
