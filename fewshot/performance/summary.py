@@ -242,7 +242,8 @@ def _number(value: Any) -> str:
 
 
 def _ratio_figure(table: pd.DataFrame) -> Figure | None:
-    found = ratios(table).dropna(subset=["ratio"])
+    trained = table["part"] == "target"  # trainings of other lengths, which no ratio compares
+    found = ratios(table[~trained]).dropna(subset=["ratio"])
     if found.empty:
         return None
     figure = Figure(figsize=(8, 0.6 + 0.22 * len(found)), layout="constrained")

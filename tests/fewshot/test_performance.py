@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -280,6 +281,19 @@ def test_a_target_is_told_by_the_first_validation_that_reaches_it():
     assert ours[4].strip() == "98.60"
     assert {one.strip() for one in other[:5]} == {"–"}
     assert "not measured: no data" in told
+
+
+def test_trainings_to_an_accuracy_alone_have_a_page_and_no_figure_of_ratios(tmp_path):
+    rows = [
+        {"part": "target", "task": "npair", "contender": contender, "unit": "s", "median": seconds, "faster": False}
+        | {"counted": "4 steps", "details": json.dumps({"history": [[100, seconds, 98.2]]})}
+        for contender, seconds in {"fewshot": 4.0, "fewshot, AdamW": 9.0, "plain loop": 20.0}.items()
+    ]
+    committed = Path(__file__).parents[2] / "results" / "reference" / "perf" / "environment.json"
+    environment = json.loads(committed.read_text())
+    summary.write(pd.DataFrame(rows, columns=summary.COLUMNS), environment, tmp_path)
+    assert "fewshot, AdamW" in (tmp_path / "perf.md").read_text()
+    assert not list(tmp_path.glob("*.png"))
 
 
 def test_everything_that_the_suite_measures_has_a_name_of_its_own():
