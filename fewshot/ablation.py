@@ -11,7 +11,7 @@ import pandas as pd
 from episodes import InputError
 from fewshot.config import Config, read_config
 from fewshot.files import in_utf8
-from fewshot.records import CELL, DATA, UNPAIRED, array_of, labels
+from fewshot.records import CELL, DATA, UNPAIRED, VERSIONS, array_of, labels
 from fewshot.run_folder import read_results, read_test_images
 from fewshot.statistics import over_seeds, paired
 from fewshot.tables import Sheet, caption
@@ -22,10 +22,7 @@ _SHARED = {
     ("dataset", "protocol", "split"): "they are of other data sets or split protocols",
     ("way", "shot", "query"): "they have no way, shot and number of queries in common",
     ("episodes",): "they have other numbers of episodes",
-    (
-        "data_version",
-        "episodes_version",
-    ): "they are of other versions of the data set or of the episodes (0 is unknown)",
+    tuple(VERSIONS): "they are of other versions of the data set or of the episodes (0 is unknown)",
     tuple(_LEARNER): "they have no learner in common",
     ("seed",): "they have no training seed in common",
 }

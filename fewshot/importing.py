@@ -17,7 +17,7 @@ from fewshot import latex, tables
 from fewshot.files import no_formula, replace_text, write_arrays, writing
 from fewshot.protocols.registry import PROTOCOLS
 from fewshot.record_files import Damaged, read_cells, read_table
-from fewshot.records import COLUMNS, DATA, LATER, LEAGUE, MODEL, PAIRED, UNPAIRED, array_name
+from fewshot.records import COLUMNS, DATA, LATER, LEAGUE, MODEL, PAIRED, UNPAIRED, VERSIONS, array_name
 from fewshot.run_folder import read_results
 from fewshot.statistics import over_episodes
 
@@ -26,7 +26,6 @@ ABOUT_NAME = "letters, digits, '.', '_', '+' and '-', 60 at most"
 NEEDED = ("learner", "dataset", "protocol", "way", "shot", "query", "episode", "accuracy")
 # columns that a file may have: what each is of a learner, and what it is if the file does not say so
 _ABOUT: dict[str, Any] = {"backbone": "not-stated", "image_size": 0, "seed": 0, **dict.fromkeys(LEAGUE, False)}
-_VERSIONS = ["data_version", "episodes_version"]
 _EPISODES = PROTOCOLS["episodes"]
 
 _Arrays = Mapping[str, np.ndarray]
@@ -137,7 +136,7 @@ def _rows(table: pd.DataFrame, name: str, file: str, run: pd.DataFrame) -> tuple
         row |= {"episodes": len(shares), "accuracy": round(mean, 4), "ci95": round(ci95, 4), "ci95_open": np.nan}
         row |= {"image_size": about["image_size"] or size, "train_seconds": 0.0, "eval_seconds": 0.0}
         # of the versions that the run names: rows of other versions are never paired with these
-        row |= {column: run[column].iloc[0] for column in _VERSIONS if len(run)}
+        row |= {column: run[column].iloc[0] for column in VERSIONS if len(run)}
         rows.append(row | {"imported": PAIRED if len(run) else UNPAIRED})
     made = pd.DataFrame(rows, columns=COLUMNS)
     if made["episodes"].nunique() > 1:

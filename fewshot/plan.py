@@ -13,7 +13,7 @@ from fewshot.config import Config, LearnerSettings, Training
 from fewshot.learners.base import Learner, Traits
 from fewshot.learners.registry import find_learner, traits_of
 from fewshot.models import ModelSpec
-from fewshot.pretraining import begun_by, by_published_means, of_base_classes, outside_fields
+from fewshot.pretraining import begun_by, by_published_means, outside_fields
 from fewshot.training import give_weights, objective_of
 
 
@@ -116,12 +116,12 @@ def _seen_by(traits: Traits, settings: Training, config: Config, banks: Mapping[
         return {"dataset": fields["trained_on"] or "none", "classes": 1, "class_names": (), **fields}
     base = banks["train"]
     teachers = map(_digest, (settings.hard_from, settings.classification.teacher))
-    base_weights = bool(settings.weights) and of_base_classes(settings.weights, base)
+    starts_from = begun_by(settings.weights, base) if settings.weights else ""
     return {
         "dataset": config.data.dataset,
         "data": [base.checksum, banks["validation"].checksum, *filter(None, teachers)],
-        "base_weights": base_weights,
-        "starts_from": begun_by(settings.weights) if base_weights else "",
+        "base_weights": bool(starts_from),
+        "starts_from": starts_from,
         **fields,
     }
 

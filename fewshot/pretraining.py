@@ -16,14 +16,16 @@ def of_base_classes(weights: str | Path, bank: ImageBank) -> bool:
     The checkpoint names the checksum of its training images; images of another size have another checksum, and prove
     nothing. A checkpoint that started from other weights passes on what these had seen.
     """
-    spec = _spec_of(Path(weights))
-    return spec is not None and _is_of(spec, bank) and not spec.saw_other_data
+    return bool(begun_by(weights, bank))
 
 
-def begun_by(weights: str | Path) -> str:
-    """The learners that trained a checkpoint of this suite, one after the other: 'imprinted then prototypical'."""
+def begun_by(weights: str | Path, bank: ImageBank) -> str:
+    """The learners that trained a file of weights, one after the other: 'imprinted then prototypical'; '' unless
+    of_base_classes holds."""
     spec = _spec_of(Path(weights))
-    return " then ".join(filter(None, [spec.starts_from, spec.learner])) if spec else ""
+    if spec is None or not _is_of(spec, bank) or spec.saw_other_data:
+        return ""
+    return " then ".join(filter(None, [spec.starts_from, spec.learner]))
 
 
 def outside_fields(settings: Training, bank: ImageBank) -> dict[str, Any]:

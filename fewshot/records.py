@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LEARNER = ["learner", "variant", "backbone"]  # what tells the learners of a run apart
 MODEL = [*LEARNER, "seed"]  # what tells its trained models apart
 DATA = ["dataset", "protocol"]  # what tells data sets apart
+VERSIONS = ["data_version", "episodes_version"]  # of the data set and of the episodes; 0 is unknown
 UNIFORM = "uniform"  # the kind of episodes of all test protocols but `kinds`
 CELL = ["way", "shot"]  # the columns that tell the rows of one model apart, in test protocols with ways and shots
 ROW = [*CELL, "session", "kind", "transfer", "adaptation"]  # and in all test protocols, as far as they have them
@@ -148,7 +149,7 @@ _KINDS: dict[str, Kind] = {
     ),
     **{"order": _TEXT, "session": _whole(0, 10**9), "classes": _COUNT, "draws": _whole(2, 10**9), "drop": _DROP},
     **{"kind": _NAME, "pairing": _PAIRING, "difference": _DIFFERENCE},
-    **dict.fromkeys(["data_version", "episodes_version"], _COUNT_FROM_0),
+    **dict.fromkeys(VERSIONS, _COUNT_FROM_0),
     **dict.fromkeys(["transductive", "text", "external", "collapsed", "unlabelled"], _FLAG),
     **dict.fromkeys(["shot", "query", "pairs", "images", "image_size", "base_classes"], _COUNT),
     **{"way": _whole(1, 10**9), "episodes": _whole(2, 10**9), "seed": _SEED, "step": _whole(0, 10**9)},

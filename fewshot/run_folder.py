@@ -291,7 +291,7 @@ def check_continues(path: Path, config: Config, banks: dict[str, ImageBank], dev
 def _continued(path: Path, config: Config, data: dict[str, Any]) -> Config:
     """The configuration of the run in `path`; InputError if `config` on images of this `data` does not continue it."""
     earlier = read_config(path / "config.toml")
-    _check_continues(path, earlier, config)
+    _check_settings(path, earlier, config)
     environment = path / "environment.json"
     before = read_environment(environment)["data"] if environment.exists() else data
     for split in before.keys() & data.keys():
@@ -301,7 +301,7 @@ def _continued(path: Path, config: Config, data: dict[str, Any]) -> Config:
     return earlier
 
 
-def _check_continues(path: Path, earlier: Config, config: Config) -> None:
+def _check_settings(path: Path, earlier: Config, config: Config) -> None:
     """InputError if a run of `config` differs from the run of `earlier` in a setting that all of its rows share."""
     other = "choose another folder with --output"
     shared = set(earlier.evaluation.protocols) & set(config.evaluation.protocols)

@@ -101,6 +101,8 @@ class _Found:
 
 def _found(run: Path, config: Config) -> list[_Found]:
     tables, wanted = read_rows_of(run), config.evaluation
+    # the names that the model of each row may have: rows of older versions do not say it
+    named = {one: [model_names(row) for _, row in table.iterrows()] for one, table in tables.items()}
     listed = []
     for asked, settings in config.learner.items():
         for seed in config.seeds:
@@ -109,15 +111,10 @@ def _found(run: Path, config: Config) -> list[_Found]:
                 protocols = [one for one in wanted.protocols if first or PROTOCOLS[one].by_shot]
                 steps = (settings.per_shot[str(single)] if single else settings).steps
                 name = _name(run, asked, seed, single)
-                rows = [_rows_of(tables[one], name) for one in protocols if one in tables]
+                rows = [tables[one][[name in names for names in named[one]]] for one in protocols if one in tables]
                 done = len(rows) == len(protocols) and all(len(one) for one in rows)
                 listed.append(_found_model(run / "checkpoints" / name, asked, seed, steps, rows, done))
     return listed
-
-
-def _rows_of(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of the model called `name`, also those of older versions, which do not name their models."""
-    return table[[name in model_names(row) for _, row in table.iterrows()]]
 
 
 def _found_model(home: Path, asked: str, seed: int, steps: int, rows: Sequence[pd.DataFrame], done: bool) -> _Found:

@@ -23,15 +23,6 @@ log = logging.getLogger("fewshot")
 _PAUSE = 1.0  # seconds between two looks at models that other processes have claimed
 
 
-_PAUSE = 1.0  # seconds between two looks at models that other processes have claimed
-
-
-_PAUSE = 1.0  # seconds between two looks at models that other processes have claimed
-
-
-_PAUSE = 1.0  # seconds between two looks at models that other processes have claimed
-
-
 class Job(NamedTuple):
     """A model, the test protocols that must measure it, the folder of its checkpoints, and the trail of the training
     that it shares with others."""
