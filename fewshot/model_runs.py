@@ -77,17 +77,17 @@ class Runner:
         self._embedded = EmbeddedBank if "train" in banks else SharedOutputs().embedded
 
     def run(
-        self, model: Planned, protocols: Sequence[str], home: Path, trail: Trail | None = None
+        self, model: Planned, protocols: Sequence[str], home: Path, trail: Trail | None = None, trained: bool = False
     ) -> Iterator[Measured]:
         """Train a model, with checkpoints in the folder `home`, and measure it by each of the test protocols.
 
-        trail: of a training that several models share
+        trail: of a training that several models share; trained: whether the checkpoints are there already
         """
-        trained = obtain(model, self._conditions, home, self._device, trail)
-        data = {split: self._embedded(trained.learner, bank) for split, bank in self._data.items()}
+        found = obtain(model, self._conditions, home, self._device, trail, trained)
+        data = {split: self._embedded(found.learner, bank) for split, bank in self._data.items()}
         for protocol in protocols:
             with contextlib.suppress(NotComparable):
-                yield _measured(model, trained, protocol, data, self._conditions.config)
+                yield _measured(model, found, protocol, data, self._conditions.config)
 
 
 class Trained(NamedTuple):
@@ -102,11 +102,16 @@ class Trained(NamedTuple):
 
 
 def obtain(
-    model: Planned, conditions: Conditions, home: Path, device: torch.device, trail: Trail | None = None
+    model: Planned,
+    conditions: Conditions,
+    home: Path,
+    device: torch.device,
+    trail: Trail | None = None,
+    trained: bool = False,
 ) -> Trained:
     """The trained learner of a model: with `resume` from the best checkpoint in the folder `home`, if that is of this
     model or, with `keep`, of other code or packages; otherwise trained, with checkpoints in `home`. It gets no test
-    images.
+    images. If this run has `trained` the model, it is taken from that checkpoint without `resume`, too.
 
     Without base classes, the learner is taken as it is, and there is nothing that a checkpoint would have to keep.
     """
@@ -115,11 +120,13 @@ def obtain(
         learner = spec.build(model.cls)
         give_weights(learner, spec.settings, banks["test"])
         return Trained(learner.to(device), 0.0, False, spec)
-    if conditions.resume and path.exists():
+    if (conditions.resume or trained) and path.exists():
         content = checkpoints.load(path)
         before = ModelSpec.from_checkpoint(content, path)
         changed = spec.changes(before)
         if not changed or (conditions.keep and changed <= set(provenance.RENEWED)):
+            if not trained:
+                log.info("%s: trained earlier", spec.label)
             return _restored(model, before, content, path, device)
     return _fresh(model, conditions, home, device, trail)
 
@@ -164,7 +171,6 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
 
 def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: Path, device: torch.device) -> Trained:
     """The learner of an earlier training, from its best checkpoint."""
-    log.info("%s: trained earlier", model.spec.label)
     learner = model.spec.build(model.cls)
     checkpoints.restore(learner, content, path)
     seconds = 0.0

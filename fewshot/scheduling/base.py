@@ -24,17 +24,23 @@ _PAUSE = 1.0  # seconds between two looks at models that other processes have cl
 
 
 class Job(NamedTuple):
-    """A model, the test protocols that must measure it, the folder of its checkpoints, and the trail of the training
-    that it shares with others."""
+    """A model, trained and measured.
+
+    protocols  the test protocols that must measure it; none if another job will
+    home       the folder of its checkpoints
+    trail      of the training that it shares with others
+    trained    whether another job has trained it
+    """
 
     model: Planned
     protocols: list[str]
     home: Path
     trail: Trail | None = None
+    trained: bool = False
 
 
 class Finished(NamedTuple):
-    """A job is done: its model, by name, has no more rows to come."""
+    """A job is done: it gives no more rows of its model, which stands here by name."""
 
     model: str
 
@@ -47,6 +53,10 @@ class Workers(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    @property
+    def sharing(self) -> int:
+        """How many workers share the run's folder, so that one can measure what another has trained."""
 
     @property
     def free(self) -> bool:
@@ -62,6 +72,8 @@ class Workers(Protocol):
 
 class InThisProcess:
     """Runs one model after the other, in this process."""
+
+    sharing = 1
 
     def __init__(self, conditions: Conditions) -> None:
         self._runner = Runner(conditions)
@@ -99,15 +111,16 @@ def run_models(
 
     wanted, keep: see freshness.waiting; leaders: see shared_training.leaders_of. A model that another process has
     claimed is left to that process, and waited for when nothing else is left to do. A model that shares a training
-    comes after the one that trains.
+    comes after the one that trains. If workers share the folder, the trainings that are left come before all tests as
+    soon as there are no more of them than workers, so that no worker ends long before the others.
     """
-    with _Queue(models, folder, wanted, keep, leaders) as queue:
+    with _Queue(models, folder, wanted, keep, leaders, workers.sharing) as queue:
         while queue.left or queue.at_work:
             while workers.free and (job := queue.next()):
                 workers.start(job)
             for result in workers.results() if queue.at_work else ():
                 if isinstance(result, Finished):
-                    queue.release(result.model)
+                    queue.done(result.model)
                 else:
                     folder.add(**result._asdict())
     for leader in set(leaders.values()):
@@ -124,32 +137,44 @@ class _Queue:
         wanted: Sequence[str],
         keep: bool,
         leaders: Mapping[str, str],
+        sharing: int,
     ) -> None:
         self.left = list(models)
         self.at_work: dict[str, contextlib.ExitStack] = {}
+        self._training: dict[str, Job | None] = {}  # models that are not trained yet, and the jobs that follow
+        self._tests: list[Job] = []  # of models that are trained
         self._folder, self._wanted, self._keep, self._leaders = folder, wanted, keep, leaders
+        self._sharing = sharing
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in list(self.at_work):
-            self.release(name)
+        for claim in self.at_work.values():
+            claim.close()
 
-    def release(self, name: str) -> None:
-        """Give up the claim on the model called `name`."""
-        self.at_work.pop(name).close()
+    def done(self, name: str) -> None:
+        """A job of the model called `name` is done: the job of its test may begin, or the claim on it is given up."""
+        if test := self._training.pop(name, None):
+            self._tests.append(test)
+        else:
+            self.at_work.pop(name).close()
 
     def next(self) -> Job | None:
-        """The job of the first model that can be claimed; None if there is none. If other processes have claimed all
-        that are left, and nothing is at work here, it waits until one can be claimed or none is left."""
+        """The next job of a model that can be claimed or is trained; None if there is none. If other processes have
+        claimed all that are left, and nothing is at work here, it waits until one can be claimed or none is left."""
         told = False
-        while not (job := self._claimed()) and self.left and not self.at_work:
+        while not (job := self._next()) and self.left and not self.at_work:
             if not told:
                 log.info("Other processes are at work on what is left of %s: waiting for them", self._folder.path)
                 told = True
             time.sleep(_PAUSE)
         return job
+
+    def _next(self) -> Job | None:
+        trainings_first = len(self.left) <= self._sharing
+        job = self._claimed() if trainings_first or not self._tests else None
+        return job or (self._tests.pop(0) if self._tests else None)
 
     def _claimed(self) -> Job | None:
         for model in list(self.left):
@@ -164,14 +189,17 @@ class _Queue:
             # another process may have finished the model
             if protocols := waiting(model, self._folder, self._wanted, self._keep):
                 self.at_work[name] = claim
-                return Job(model, protocols, self._folder.checkpoints(name), self._trail(model))
+                job = Job(model, protocols, self._folder.checkpoints(name), self._trail(model))
+                apart = self._sharing > 1 and model.spec.settings.steps > 0
+                self._training[name] = job._replace(trail=None, trained=True) if apart else None
+                return job._replace(protocols=[]) if apart else job
             claim.close()
         return None
 
     def _is_ahead(self, name: str) -> bool:
-        """Whether the model whose training this one shares is still to come or at work."""
+        """Whether the model whose training this one shares is still to be trained."""
         leader = self._leaders.get(name)
-        return leader in self.at_work or any(model.spec.name == leader for model in self.left)
+        return leader in self._training or any(model.spec.name == leader for model in self.left)
 
     def _trail(self, model: Planned) -> Trail | None:
         name = model.spec.name

@@ -56,6 +56,8 @@ class RayWorkers:
     A model whose node is lost runs again on another node, from the last checkpoint that came back.
     """
 
+    sharing = 1  # nodes share no folder
+
     def __init__(self, conditions: Conditions, ray: Any) -> None:
         """ray: the module of Ray, connected to the cluster."""
         banks = with_names(conditions.banks)

@@ -76,6 +76,10 @@ class LocalWorkers:
                 worker.line.close()
 
     @property
+    def sharing(self) -> int:
+        return len(self._devices)
+
+    @property
     def free(self) -> bool:
         return any(worker.job is None for worker in self._workers)
 

@@ -23,7 +23,7 @@ from episodes.locks import Busy, locked
 from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.plan import plan
-from fewshot.run_folder import in_order
+from fewshot.run_folder import RunFolder, in_order
 from fewshot.scheduling import base
 from fewshot.scheduling.local import _ProgressLine
 from fewshot.scheduling.packing import pack, unpack
@@ -259,6 +259,79 @@ def test_a_run_that_waits_takes_the_model_that_is_given_up_first(preset, toy_ban
         trained[0]
     )
     assert not held
+
+
+class Simulated:
+    """Workers that only count the time: a training takes as many seconds as `seconds` says, a test takes one."""
+
+    sharing = 2
+
+    def __init__(self, seconds: dict[str, int]) -> None:
+        self.seconds, self.now, self.begun = seconds, 0, []
+        self._ends: list[tuple[int, str]] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def free(self) -> bool:
+        return len(self._ends) < self.sharing
+
+    def start(self, job: base.Job) -> None:
+        name = job.model.spec.name
+        assert bool(job.protocols) == job.trained
+        self.begun.append((self.now, "test" if job.trained else "train", name[-5:]))
+        self._ends.append((self.now + (1 if job.trained else self.seconds[name]), name))
+
+    def results(self):
+        self._ends.sort()
+        self.now, name = self._ends.pop(0)
+        yield base.Finished(name)
+
+
+def test_tests_come_at_once_but_after_the_last_trainings(preset, toy_banks, tmp_path):
+    config = load_config(preset, learners=["npair"], seeds=[0, 1, 2, 3])
+    models = plan(config, toy_banks)
+    folder = RunFolder(tmp_path / "run", config, toy_banks, torch.device("cpu"), resume=False)
+    workers = Simulated({model.spec.name: seconds for model, seconds in zip(models, (6, 2, 3, 2))})
+    base.run_models(models, folder, ["episodes"], keep=False, workers=workers, leaders={})
+    assert workers.begun == [
+        (0, "train", "seed0"),
+        (0, "train", "seed1"),
+        (2, "train", "seed2"),  # two are left for two workers: the test of seed 1 waits
+        (5, "train", "seed3"),
+        (6, "test", "seed1"),
+        (7, "test", "seed2"),
+        (7, "test", "seed0"),
+        (8, "test", "seed3"),
+    ]
+
+
+def test_while_many_models_are_left_each_is_tested_after_its_training(preset, toy_banks, tmp_path):
+    config = load_config(preset, learners=["npair"], seeds=list(range(5)))
+    models = plan(config, toy_banks)
+    folder = RunFolder(tmp_path / "run", config, toy_banks, torch.device("cpu"), resume=False)
+    workers = Simulated({model.spec.name: 9 if model.spec.seed == 0 else 2 for model in models})
+    base.run_models(models, folder, ["episodes"], keep=False, workers=workers, leaders={})
+    assert workers.begun[1:5] == [
+        (0, "train", "seed1"),
+        (2, "test", "seed1"),
+        (3, "train", "seed2"),
+        (5, "train", "seed3"),  # two are left
+    ]
+
+
+def test_a_model_that_shares_a_training_waits_for_the_training_and_not_for_the_test(preset, toy_banks, tmp_path):
+    models = plan(load_config(preset, learners=["npair"], seeds=[0, 1, 2]), toy_banks)
+    names = [model.spec.name for model in models]
+    folder = RunFolder(tmp_path / "run", load_config(preset, learners=["npair"]), toy_banks, torch.device("cpu"), False)
+    workers = Simulated(dict(zip(names, (4, 1, 9))))
+    leaders = {names[1]: names[0]}
+    base.run_models(models, folder, ["episodes"], keep=False, workers=workers, leaders=leaders)
+    assert workers.begun[:3] == [(0, "train", "seed0"), (0, "train", "seed2"), (4, "train", "seed1")]
 
 
 def test_a_lock_that_is_held_is_busy_for_those_who_do_not_wait(tmp_path):
