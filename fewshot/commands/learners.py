@@ -40,12 +40,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
             faults.append(str(error))
             continue
         about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        rows.append((name, ", ".join(cls.variants), _papers(cls), _kind(cls), about))
+        rows.append((name, ", ".join(filter(None, cls.variants)), _papers(cls), _kind(cls), about))
     heads = ["learner", "variants", "paper", "kind", "what it does"]
     if options.markdown:
         print(pd.DataFrame(rows, columns=heads).to_markdown(index=False))
     else:
-        shares = {"variants": 3, "paper": 2, "what it does": 4}  # of what the names and kinds leave of a line
+        shares = {"variants": 3, "paper": 3, "kind": 3, "what it does": 7}  # of what the names leave of a line
         columns = (Column(head, ratio=shares.get(head), no_wrap=head == "learner", overflow="fold") for head in heads)
         table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
         for row in rows:

@@ -353,7 +353,8 @@ def test_learners_lists_every_learner_and_variant(call):
     listed = {row[1]: row[2:4] for row in rows[2:]}
     papers = {name: [traits.paper for traits in cls.variants.values()] for name, cls in LEARNERS.items()}
     assert listed == {
-        name: [", ".join(cls.variants), ", ".join(dict.fromkeys(papers[name]))] for name, cls in LEARNERS.items()
+        name: [", ".join(filter(None, cls.variants)), ", ".join(dict.fromkeys(papers[name]))]
+        for name, cls in LEARNERS.items()
     }
     assert {line.split()[0] for line in shown.out.splitlines() if line.strip()} >= LEARNERS.keys()
 
