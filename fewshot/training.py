@@ -86,7 +86,7 @@ def train(
     spec      what the checkpoints say of the model, besides its weights
     resume    continue from folder/last.pt if there is one, InputError if it is of another `spec`; the result is the
               same as without the interruption
-    curves    what is written to `folder` step by step: 'csv', 'tensorboard', or '' for nothing (see fewshot/curves.py)
+    curves    what is written step by step, in `folder` or elsewhere: one of curves.KINDS, or '' for nothing
     trail     of a training that several learners share: this one leaves it or, if it is whole, follows it
     validated  is called after each validation with the step and the accuracy in percent; an exception that it raises
               ends the training
@@ -123,7 +123,7 @@ def train(
     learner.train()
     with (
         run.bar(progress) as bar,
-        curves_of(curves, folder, run.step) as run.curves,
+        curves_of(curves if settings.steps else "", folder, run.step, spec) as run.curves,
         computing_in(learner.backbone, precision),
     ):
         for step in range(run.step + 1, settings.steps + 1):

@@ -94,8 +94,8 @@ def _declare_running(parser: argparse.ArgumentParser) -> None:
         "--log",
         choices=KINDS,
         default="",
-        help="write the curves of each training beside its checkpoints while it goes on: curves.csv, or events for"
-        " TensorBoard",
+        help="write the curves of each training while it goes on: curves.csv or events for TensorBoard beside its"
+        " checkpoints, or metrics of MLflow",
     )
     parser.add_argument(
         "--plan",

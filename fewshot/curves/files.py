@@ -1,36 +1,16 @@
-"""Curves of a training while it goes on: csv files, or TensorBoard."""
+"""Curves in files beside the checkpoints: csv, or events for TensorBoard."""
 
 import contextlib
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from episodes import InputError
+from fewshot.curves.base import Curves
 from fewshot.files import replace_text, writing
 
-KINDS = ("csv", "tensorboard")
 _HEAD = ["step", "seconds", "measure", "value"]
-
-
-class Curves:
-    """Takes the measures of a training step by step: `loss` (the mean since the last validation) and `learning_rate`
-    every few steps, `accuracy` and `ci95` (in percent, on validation classes) at each validation.
-
-    Curves themselves keep nothing; they are a context that closes their files.
-    """
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def add(self, step: int, seconds: float, measures: Mapping[str, float]) -> None:
-        """Add measures at a step; seconds: of the training so far."""
 
 
 class CsvCurves(Curves):
@@ -69,7 +49,7 @@ class TensorBoardCurves(Curves):
 
     def __init__(self, folder: Path, step: int) -> None:
         with writing(folder):
-            self._writer = _writer_class()(str(folder), purge_step=step + 1)
+            self._writer = writer_class()(str(folder), purge_step=step + 1)
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
@@ -80,23 +60,8 @@ class TensorBoardCurves(Curves):
         self._writer.flush()
 
 
-def curves_of(kind: str, folder: Path | None, step: int) -> Curves:
-    """The curves of a training that begins after `step` steps, in the folder of its checkpoints.
-
-    kind: one of KINDS, or '' for none; without a folder there are none.
-    """
-    if not kind or folder is None:
-        return Curves()
-    return CsvCurves(folder, step) if kind == "csv" else TensorBoardCurves(folder, step)
-
-
-def check_curves(kind: str) -> None:
-    """InputError if curves of this kind need a package that is not installed."""
-    if kind == "tensorboard":
-        _writer_class()
-
-
-def _writer_class() -> Any:
+def writer_class() -> Any:
+    """The class that writes events; InputError if its package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
