@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from baselines.published import NOT_RUNNABLE, best, published, why_not_runnable
 
-__all__ = ["NOT_RUNNABLE", "best", "presets", "published", "why_not_runnable"]
+__all__ = ["NOT_RUNNABLE", "best", "papers", "presets", "published", "why_not_runnable"]
 
 _FOLDER = Path(__file__).parent
 
@@ -14,3 +16,8 @@ def presets() -> dict[str, dict[str, Path]]:
     one for features, or one file for every data set."""
     folders = sorted(path for path in (_FOLDER / "presets").iterdir() if path.is_dir())
     return {folder.name: {path.stem: path for path in sorted(folder.glob("*.toml"))} for folder in folders}
+
+
+def papers() -> pd.DataFrame:
+    """The title and the venue of each paper of a learner of which published.csv has no number."""
+    return pd.read_csv(_FOLDER / "papers.csv")

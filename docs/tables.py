@@ -20,10 +20,10 @@ from baselines.published import LEAGUES
 from fewshot import latex
 from fewshot.ablation import RunResults, changes, sheet
 from fewshot.commands.presets import about as about_preset
-from fewshot.config import Data, Evaluation, Training, Validation
+from fewshot.config import Data, Evaluation, Training, Validation, read_config
 from fewshot.files import replace_text
 from fewshot.records import UNIFORM
-from fewshot.run_folder import read_results, read_sheets
+from fewshot.run_folder import page, read_results, read_sheets
 from fewshot.tables import markdown, mean_ranks
 
 ROOT = Path(__file__).parents[1]
@@ -183,17 +183,28 @@ def _lines(page: str) -> str:
     return "".join(line for line in page.splitlines(keepends=True) if line.startswith("|"))
 
 
-def rewrite_latex() -> None:
-    """Write results.tex and references.bib of each reference run from its committed rows."""
+def files_of(run: Path) -> dict[str, str]:
+    """The tables and references of a reference run, by the names of their files, from its committed rows."""
+    sheets = read_sheets(run)
+    results, arrays = read_results(run) if (run / "results.csv").is_file() else (pd.DataFrame(), {})
+    dataset = read_config(run / "config.toml").data.dataset
+    return {
+        "results.md": page(sheets, results, arrays, dataset),
+        "results.tex": latex.page(sheets, run.name),
+        "references.bib": latex.bibliography(sheets),
+    }
+
+
+def rewrite_runs() -> None:
+    """Write the tables and references of each reference run from its committed rows."""
     for path in REFERENCE.glob("*/results.tex"):
-        sheets = read_sheets(path.parent)
-        replace_text(path, latex.page(sheets, path.parent.name))
-        replace_text(path.with_name("references.bib"), latex.bibliography(sheets))
+        for name, text in files_of(path.parent).items():
+            replace_text(path.with_name(name), text)
 
 
 def main() -> None:
-    """Rewrite the pages whose tables have changed, and name them; and the LaTeX tables of the reference runs."""
-    rewrite_latex()
+    """Rewrite the pages whose tables have changed, and name them; and the tables of the reference runs."""
+    rewrite_runs()
     for path in PAGES:
         before = path.read_text(encoding="utf-8")
         if (after := rewritten(before)) != before:

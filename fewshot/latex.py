@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from baselines import published
+from baselines import papers, published
 from fewshot.learners.registry import LEARNERS, traits_of
 from fewshot.tables import Sheet
 
@@ -52,7 +52,7 @@ _REFERENCE = re.compile(r"([A-Z][\w'-]+)((?: et al\.)?|(?: and [A-Z][\w'-]+)) (\
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A paper as the traits of a learner name it; title, venue and arxiv are '' if published.csv does not have it."""
+    """A paper as the traits of a learner name it; title, venue and arxiv are '' if the suite does not know them."""
 
     authors: str
     year: str
@@ -105,8 +105,12 @@ def references(label: str) -> list[Reference]:
 
 @functools.cache
 def _titles() -> Mapping[str, Reference]:
-    """The papers with their titles, of learners whose own paper published.csv has, by their keys."""
+    """The papers of the learners with their titles, by their keys."""
     found = {}
+    for paper, title, venue in papers().itertuples(index=False, name=None):
+        ((first, others, year),) = _REFERENCE.findall(paper)
+        one = Reference(first + others, year, title, venue)
+        found[one.key] = one
     rows = published()[["method_in_suite", "paper", "title", "arxiv"]].drop_duplicates()
     for name, paper, title, arxiv in rows.itertuples(index=False, name=None):
         ours = [one.paper for one in LEARNERS[name].variants.values()] if name in LEARNERS else []

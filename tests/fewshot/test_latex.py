@@ -10,7 +10,8 @@ import pytest
 
 from docs import tables as documents
 from fewshot import comparison, latex
-from fewshot.run_folder import read_results, read_sheets
+from fewshot.learners.registry import LEARNERS
+from fewshot.run_folder import read_results
 from fewshot.tables import Sheet
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -55,9 +56,8 @@ def test_committed_tables_fit_both_kinds_of_papers(faults):
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_committed_tables_and_references_are_those_of_the_committed_rows(run):
-    sheets = read_sheets(run)
-    assert (run / "results.tex").read_text() == latex.page(sheets, run.name)
-    assert (run / "references.bib").read_text() == latex.bibliography(sheets)
+    for name, text in documents.files_of(run).items():
+        assert (run / name).read_text() == text, name
 
 
 @pytest.mark.parametrize("name", ["quick-omniglot", "paper-omniglot"])
@@ -112,6 +112,17 @@ def test_a_learner_is_cited_by_the_keys_that_the_bibliography_has():
     assert "author = {Chen and others},\n  title = {{A Closer Look at Few-shot Classification}}" in entries
 
 
+def test_every_paper_of_a_learner_has_a_title():
+    cited = [
+        one
+        for name, cls in LEARNERS.items()
+        for variant in cls.variants
+        for one in latex.references(f"{name} ({variant})" if variant else name)
+    ]
+    assert len(cited) > 30
+    assert [one for one in cited if not one.title] == []
+
+
 def test_a_table_of_published_methods_cites_nothing():
     made = [sheet(["npair"], ["source", "ours"], "x", words=1, index="method")]
     assert "cite" not in latex.page(made, "run")
@@ -122,6 +133,6 @@ def test_the_command_of_the_tables_writes_those_of_runs(tmp_path, monkeypatch):
     shutil.copytree(REFERENCE / "quick-omniglot-koch", tmp_path / "koch")
     (tmp_path / "koch" / "results.tex").write_text("old")
     monkeypatch.setattr(documents, "REFERENCE", tmp_path)
-    documents.rewrite_latex()
+    documents.rewrite_runs()
     assert r"\toprule" in (tmp_path / "koch" / "results.tex").read_text()
     assert "koch2015" in (tmp_path / "koch" / "references.bib").read_text()
