@@ -27,10 +27,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
 def counted(count: int, thing: str) -> str:
     """A number of things in words, with the plural of `thing` unless there is one.
 
-    >>> counted(1, "image"), counted(1200, "image"), counted(2, "class"), counted(0, "query")
-    ('1 image', '1,200 images', '2 classes', '0 queries')
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "class"), counted(0, "query"), counted(5, "way")
+    ('1 image', '1,200 images', '2 classes', '0 queries', '5 ways')
     """
-    things = f"{thing[:-1]}ies" if thing.endswith("y") else f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    things = (
+        f"{thing[:-1]}ies"
+        if thing.endswith("y") and thing[-2] not in "aeou"
+        else f"{thing}es"
+        if thing.endswith("s")
+        else f"{thing}s"
+    )
     return f"{count:,} {thing if count == 1 else things}"
 
 

@@ -191,10 +191,17 @@ def _change(pair: pd.Series, base: RunResults, run: RunResults) -> str:
     own = _settings(run.config, pair["learner"], pair["variant"], pair["backbone"])
     other = _settings(base.config, pair["learner"], pair["variant"], pair.get("backbone_base", pair["backbone"]))
     own["size"], other["size"] = pair["image_size"], pair["image_size_base"]
+    own, other = own | _of_all(run.config), other | _of_all(base.config)
     found = [f"{name} = {_short(value)}" for name, value in own.items() if value != other.get(name, value)]
     if len(found) > _CHANGES:
         return f"{', '.join(found[:_CHANGES])} and {len(found) - _CHANGES} more"
     return ", ".join(found) or "–"
+
+
+def _of_all(config: Config) -> dict[str, Any]:
+    """The settings that all learners of a run train with: which images, and which episodes choose the checkpoint."""
+    validation = {f"validation.{name}": value for name, value in config.validation.model_dump().items()}
+    return config.data.model_dump(include={"held_out", "min_images", "skip_damaged"}) | validation
 
 
 def _short(value: Any) -> Any:

@@ -52,8 +52,9 @@ def advice(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray], dataset:
     best = cell[cell["label"] == order.index[0]].iloc[0]
     mean, ci95 = over_episodes(100 * arrays[best["label"]])
     tied = list(order.index[order["best"]][1:])
+    where = "" if str(best["label"]).endswith(best["backbone"]) else f" on {best['backbone']}"
     sentence = (
-        f"Take {best['label']} on {best['backbone']}: {mean:.2f} ± {ci95:.2f} % of queries are answered rightly in"
+        f"Take {best['label']}{where}: {mean:.2f} ± {ci95:.2f} % of queries are answered rightly in"
         f" {best['way']}-way {best['shot']}-shot episodes; {_told(tied, len(arrays))}"
     )
     return Advice(sentence, _command(best, dataset))
@@ -67,6 +68,8 @@ def _told(tied: list[str], count: int) -> str:
 
 
 def _and(names: list[str]) -> str:
+    if any("," in name for name in names):
+        return "; ".join(names)
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 

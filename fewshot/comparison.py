@@ -136,6 +136,9 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     return made
 
 
+NONE = "There are no published numbers of this data set, way and shot to compare with"
+
+
 def summary(comparison: pd.DataFrame) -> str:
     """One sentence: how many of the comparable published results lie above ours, within the intervals, and below.
 

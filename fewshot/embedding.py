@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,6 @@ class EmbeddedBank:
     """`bank` with the learner's `embeddings` (N, D) of all its images, computed on first use, in eval mode and float32.
 
     precision: the arithmetic of the backbone; float32 for every number that is reported.
-    seconds: the time of the embedding, 0 before first use.
     """
 
     def __init__(self, learner: "Learner", bank: ImageBank, precision: torch.dtype = torch.float32) -> None:
@@ -31,7 +29,6 @@ class EmbeddedBank:
         self.bank = bank
         self._learner = learner
         self._precision = precision
-        self.seconds = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -40,13 +37,11 @@ class EmbeddedBank:
 
     @functools.cached_property
     def embeddings(self) -> Tensor:
-        began = time.perf_counter()
         with _in_eval_mode(self._learner), computing_in(self._learner.backbone, self._precision):
             at_once = getattr(self._learner.backbone, "at_once", _BATCH)
             embeddings = torch.cat(list(in_batches(self._embed, self.bank, self.device, at_once)))
         if embeddings.is_cuda:
             torch.cuda.synchronize()
-        self.seconds = time.perf_counter() - began
         return embeddings
 
     @property

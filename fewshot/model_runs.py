@@ -119,6 +119,7 @@ def obtain(
     if "train" not in banks:
         learner = spec.build(model.cls)
         give_weights(learner, spec.settings, banks["test"])
+        _tell_random(learner, spec)
         return Trained(learner.to(device), 0.0, False, spec)
     if (conditions.resume or trained) and path.exists():
         content = checkpoints.load(path)
@@ -156,6 +157,7 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
     if trained.history.empty:
         why = "it has no weights to train" if learner.traits.trains and not trainable(learner) else "not trained"
         log.info("%s: %s, taken as it is", spec.label, why)
+        _tell_random(learner, spec)
     elif trained.shares:
         log.info("%s: shares the training of %s", spec.label, trained.shares)
     else:
@@ -167,6 +169,13 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
             trained.best_accuracy,
         )
     return Trained(learner, trained.seconds, trained.collapsed, spec, trained.shares)
+
+
+def _tell_random(learner: Learner, spec: ModelSpec) -> None:
+    """A warning if a network that nothing trains has the weights that it got by chance."""
+    known = spec.settings.weights or learner.backbone.trained_on or learner.traits.trained_on
+    if not known and any(True for _ in learner.backbone.parameters()):
+        log.warning("%s: nothing has trained its network %s, whose weights are random", spec.label, spec.backbone)
 
 
 def _restored(model: Planned, before: ModelSpec, content: dict[str, Any], path: Path, device: torch.device) -> Trained:

@@ -256,14 +256,10 @@ class RunFolder:
             sheets = _sheets(self._rows, self._arrays)
             replace_text(self.path / "results.tex", latex.page(sheets, self.path.resolve().name))
             replace_text(self.path / "references.bib", latex.bibliography(sheets))
-            replace_text(self.path / "results.md", "\n".join([tables.markdown(sheets), *self._advice()]))
+            arrays = self._arrays.get(_EPISODES.name, {})
+            replace_text(self.path / "results.md", page(sheets, self.results, arrays, self.config.data.dataset))
         self._behind.clear()
         self._due = time.monotonic() + _PAUSE
-
-    def _advice(self) -> list[str]:
-        """The paragraphs that say which head to take, if this is a run that can tell."""
-        found = advice(self.results, self._arrays.get(_EPISODES.name, {}), self.config.data.dataset)
-        return [f"{line}\n" for line in found.lines] if found else []
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run in this folder, with `config`'s learners, seeds and test protocols added."""
@@ -326,8 +322,8 @@ def check_free(path: Path, resume: bool) -> None:
     """InputError if the folder `path` holds a run and `resume` is not set."""
     if not resume and (path / "config.toml").exists():
         raise InputError(
-            f"{path} already holds a run: add --resume to continue it (finished learners are not run again), or choose"
-            " another folder with --output"
+            f"{path} already holds a run: add --resume to continue it (finished learners are not run again) or"
+            " --overwrite to begin a new one, or choose another folder with --output"
         )
 
 
@@ -373,6 +369,12 @@ def read_sheets(path: Path) -> list[tables.Sheet]:
         there = [one for one in PROTOCOLS.values() if (path / one.table).exists()]
         found = {one.name: _read_exactly(one, path) for one in there}
     return _sheets({name: rows for name, (rows, _) in found.items()}, {name: kept for name, (_, kept) in found.items()})
+
+
+def page(sheets: Sequence[tables.Sheet], results: pd.DataFrame, arrays: Mapping[str, np.ndarray], dataset: str) -> str:
+    """results.md: the tables of a run on `dataset`, and which head to take, if its episodes can tell."""
+    found = advice(results, arrays, dataset)
+    return "\n".join([tables.markdown(sheets), *(f"{line}\n" for line in (found.lines if found else []))])
 
 
 def find_runs(path: Path) -> list[Path]:

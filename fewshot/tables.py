@@ -34,9 +34,9 @@ OPEN = (
 APART = (
     "Learners that share a letter cannot be told apart: paired t tests on the same episodes, corrected for all pairs"
     " (Holm) at 5 %. A learner with several seeds counts with the mean over its seeds. The rank, 1 the best, is the"
-    " mean over the columns: in each column the learners that share a letter with the best, in bold, share its rank,"
-    " then the learners that share a letter with the best of the rest, and so on. The ranks cover these trained models"
-    " on these images"
+    " mean over the columns: in each column the learners that share a letter with the best, in bold, share the mean"
+    " of their places, then the learners that share a letter with the best of the rest, and so on. The ranks cover"
+    " these trained models on these images"
 )
 BOLD = (
     "Bold is what cannot be told apart from the best of its column: paired t tests on the same episodes, corrected for"

@@ -42,7 +42,8 @@ def divide(found: Mapping[str, Classes], protocol: str, source: str) -> Division
     try:
         return Division(shared_out(classes, protocol, source), protocol, "", remarks)
     except InputError as error:
-        return Division({}, protocol, f"{error}; to evaluate on all classes, take --split all", remarks)
+        way_out = "to test on all classes and train on none, take 'bench --preset pretrained' or 'evaluate --split all'"
+        return Division({}, protocol, f"{error}; {way_out}", remarks)
 
 
 def pooled(found: Mapping[str, Classes]) -> Classes:

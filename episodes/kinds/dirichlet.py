@@ -25,6 +25,9 @@ class DirichletSampler(ComposedSampler):
     The queries of a class are the share times their number, rounded so that the fractions that are largest are rounded
     up, as the authors' code does. If a class has too few images, the rest goes to the other classes by their shares.
     Support and query images of an episode differ; in the authors' code they may be the same.
+
+    balanced: whether no class has more images than the support and the mean number of queries take, so that the queries
+    are uniform whatever the shares
     """
 
     equal_queries = False
@@ -37,6 +40,7 @@ class DirichletSampler(ComposedSampler):
             raise InputError(f"alpha of a Dirichlet distribution must be between 0.01 and 1000, not {alpha:g}")
         super().__init__(bank, way, shot, way * query, seed)
         self.alpha = alpha
+        self.balanced = self._largest == shot + query  # all images of the classes are needed, whatever the shares
 
     def compose(self, keys: Tensor) -> Composition:
         classes = self.drawn_classes(keys, self.way)

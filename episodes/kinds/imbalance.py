@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from episodes.bank import ImageBank
-from episodes.errors import InputError
+from episodes.errors import InputError, counted
 from episodes.kinds.composition import ComposedSampler, Composition, composed
 from episodes.sampler import EpisodeSampler, check_fits
 
@@ -44,7 +44,8 @@ class ImbalanceSampler(ComposedSampler):
     ) -> None:
         if way < 2 or shot < 2:
             raise InputError(
-                f"{way} ways of {shot} shots leave no room for imbalance: ask for 2 or more with --way and --shot"
+                f"{counted(way, 'way')} of {counted(shot, 'shot')} cannot be imbalanced: that takes two ways and two"
+                " shots or more"
             )
         EpisodeSampler(bank, way, shot, query, seed)
         most = 2 * shot - 1

@@ -120,7 +120,7 @@ def _beside_base(options: argparse.Namespace, runs: Iterable[Path], names: Mappi
             apart.append(error)
             continue
         if left := ablation.left_out(parts[-1], base, own):
-            log.warning("%s: %s has no counterpart in %s", own.name, ", ".join(left), base.name)
+            log.warning("%s: without a counterpart in %s: %s", own.name, base.name, "; ".join(left))
     if not parts:
         raise apart[0]
     for why in apart:
@@ -149,4 +149,4 @@ def show_comparison(found: pd.DataFrame, console: Console, every: bool = False) 
     if len(found):
         print(comparison.summary(found))
     else:
-        print("There are no published numbers of this data set, way and shot to compare with")
+        print(comparison.NONE)

@@ -143,8 +143,14 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace, console: Console) -> None:
-    place = Column("where", overflow="fold")
-    table = Table("data set", "split protocols", "what it is", place, box=box.SIMPLE_HEAD, pad_edge=False)
+    longest = max(len(f"{name},") for source in SOURCES.values() for name in source.protocols)
+    columns = (
+        Column("data set", no_wrap=True),
+        Column("split protocols", ratio=3, width=longest, overflow="fold"),  # these names stay whole
+        Column("what it is", ratio=3, overflow="fold"),
+        Column("where", ratio=4, overflow="fold"),
+    )
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     for name, source in SOURCES.items():
         cells = name, ", ".join(source.protocols), source.about, where(source, options.data)
         table.add_row(*(Text(cell) for cell in cells))

@@ -14,7 +14,7 @@ def show_forecast(models: Sequence[Forecast], console: Console) -> None:
     """Print a line for each model, and one about the run."""
     table = Table()
     for heading in ("model", "training", "steps", "images", "time"):
-        table.add_column(heading, justify="left" if heading in ("model", "training") else "right")
+        table.add_column(heading, justify="left" if heading in ("model", "training") else "right", overflow="fold")
     for one in models:
         time = "" if one.finished else duration(one.seconds)
         table.add_row(one.name, _training(one), f"{one.steps:,}", f"{one.images:,}", time)

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import logging
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from fewshot.feature_writing import Features, check_suffix, write_features
 from fewshot.files import writing
 from fewshot.models import ModelSpec
 from fewshot.pretraining import of_base_classes
+
+log = logging.getLogger("fewshot")
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -120,6 +123,8 @@ def _of_name(options: argparse.Namespace, splits: tuple[str, ...]) -> _Encoder:
     channels, size = next(iter(banks.values())).images.shape[1:3]
     torch.manual_seed(0)
     backbone = make_backbone(options.model, channels, size, options.weights or "")
+    if not (options.weights or backbone.trained_on) and any(True for _ in backbone.parameters()):
+        log.warning("nothing has trained the network %s, whose weights are random", options.model)
     return _Encoder(backbone, banks, UNKNOWN if options.weights else backbone.trained_on)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import sys
+from collections.abc import Sequence
 
 import pandas as pd
 from rich import box
@@ -45,16 +46,35 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.markdown:
         print(pd.DataFrame(rows, columns=heads).to_markdown(index=False))
     else:
-        shares = {"variants": 3, "paper": 3, "kind": 3, "what it does": 7}  # of what the names leave of a line
-        columns = (Column(head, ratio=shares.get(head), no_wrap=head == "learner", overflow="fold") for head in heads)
-        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
+        console.print(_listing(heads, rows, console.width))
         for name, why in needs.items():
             console.print(f"{name} needs more to run here: {why}", highlight=False, markup=False)
     for fault in faults:
         print(f"fewshot: {fault}", file=sys.stderr)
+
+
+def _listing(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """A column for each head, none narrower than its longest word: the names of variants are there to be copied.
+
+    Where these columns do not fit, two: the learner's name, and all the rest one below the other.
+    """
+    longest = [max(map(len, " ".join(cells).split())) for cells in zip(heads, *rows)]
+    shares = 0, 3, 3, 3, 7  # of what the longest name leaves of a line
+    columns = [
+        Column(head, ratio=share, width=words, overflow="fold") for head, share, words in zip(heads, shares, longest)
+    ]
+    if sum(longest) + 3 * len(heads) - 1 > width:  # three between two columns, one at each edge
+        columns = [Column(heads[0], no_wrap=True), Column(heads[-1], ratio=1, overflow="fold")]
+        rows = [(row[0], "\n".join(_stacked(heads, row))) for row in rows]
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _stacked(heads: Sequence[str], row: Sequence[str]) -> list[str]:
+    """Lines about a learner: what it does, and below it what else is known, each with its head."""
+    return [row[-1], *(f"{head}: {cell}" for head, cell in zip(heads[1:-1], row[1:-1]) if cell)]
 
 
 def _kind(cls: type[Learner]) -> str:

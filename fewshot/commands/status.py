@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         return
     table = Table()
     for heading in ("model", "state", "step", "validation", "time", "time left"):
-        table.add_column(heading, justify="left" if heading in ("model", "state") else "right")
+        table.add_column(heading, justify="left" if heading in ("model", "state") else "right", overflow="fold")
     for model in found.models:
         step = f"{model.step:,} of {model.steps:,}" if model.steps else ""
         accuracy = "" if model.accuracy is None else f"{model.accuracy:.2f} %"

@@ -11,7 +11,7 @@ import pandas as pd
 from episodes import EpisodeSampler, ImageBank
 from episodes.sampler import sampler_of
 from fewshot import class_records, shown, tables
-from fewshot.comparison import compare
+from fewshot.comparison import NONE, compare
 from fewshot.comparison import sheets as comparison_sheets
 from fewshot.config import Evaluation
 from fewshot.confusion import count_answers
@@ -86,7 +86,7 @@ class EpisodeProtocol(Protocol):
         classes = class_records.class_tables(rows, arrays, made)
         return {
             "differences.csv": pairs.to_csv(index=False, float_format="%.6g"),
-            "comparison.md": tables.markdown(beside),
+            "comparison.md": tables.markdown(beside) or f"{NONE}.\n",
             **({"classes.csv": classes} if classes else {}),
         }
 

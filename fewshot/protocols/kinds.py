@@ -128,7 +128,13 @@ class KindsProtocol(Protocol):
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
         super().check(wanted, banks)
-        trials(wanted, banks["test"], dict.fromkeys([UNIFORM, *wanted.kinds.kinds]))
+        for trial in trials(wanted, banks["test"], dict.fromkeys([UNIFORM, *wanted.kinds.kinds])):
+            if getattr(trial.sampler, "balanced", False):
+                log.warning(
+                    "%s has uniform queries in %d-shot episodes: the classes have %d images, and %d queries a class"
+                    " take all that the support leaves; a smaller --query leaves room",
+                    *(trial.kind, trial.shot, int(banks["test"].sizes.max()), wanted.kinds.query),
+                )
 
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
         data, model = task.data["test"], task.columns["model"]

@@ -47,8 +47,9 @@ _NOTE = (
     " all images that were held out of training. The network does not change after session 0, and the learner scores"
     " the classes of a session by the images of that session alone; it scores base classes by their trained weights if"
     f" it has some, else by up to {SUPPORT} training images of each. Over all classes, each class counts the same."
-    f" {_DROP}, the performance drop, is the accuracy over all classes in session 0 less that in the last session. ± is"
-    " the 95 % interval over the draws, for this one trained model: it covers which {} are drawn"
+    f" {_DROP}, the performance drop, is the accuracy over all classes in session 0 less that in the last session; the"
+    " lowest is the best. ± is the 95 % interval over the draws, for this one trained model: it covers which {} are"
+    " drawn"
 )
 
 
@@ -242,8 +243,8 @@ def _unlike(row: pd.Series, arrays: Arrays) -> str:
 def _sheets(rows: pd.DataFrame, seeds: str, note: str) -> list[Sheet]:
     row = rows.iloc[0]
     common = (
-        f"{images_text(rows)}: accuracy in percent after each session, {row['base_classes']:,} base classes and"
-        f" {row['way']} novel ones a session with {counted(row['shot'], 'image')} each"
+        f"{images_text(rows)}: accuracy in percent after each session, a column each; {row['base_classes']:,} base"
+        f" classes and {row['way']} novel ones a session with {counted(row['shot'], 'image')} each"
         + (f" in the order of {row['order']}" if row["order"] else "")
         + f", over {row['draws']:,} draws{seeds}"
     )

@@ -132,7 +132,9 @@ def dot_plot(rows: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], St
         _point(axes, row["accuracy"], row["ci95"], place, style, left)
         half = "" if pd.isna(row["ci95"]) else f" ± {row['ci95']:.2f}"
         axes.text(1.02, place, f"{row['accuracy']:.2f}{half}", transform=across, va="center", fontsize=8.5)
-    names = [_shown(style.label, 20) + " (floor)" if style.floor else _shown(style.label, 28) for style in looks]
+    names = [
+        _shown(style.label, _NAME - 8) + " (floor)" if style.floor else _shown(style.label, _NAME) for style in looks
+    ]
     axes.set_yticks(range(len(names)), names, fontsize=8.5, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -163,7 +165,13 @@ def _point(axes: Axes, mean: float, half: float, place: float, style: Style, lef
         edge = axes.get_yaxis_transform()
         axes.plot(0.012, place, "<", color=style.colour, markersize=5, transform=edge, clip_on=False)
         return
-    axes.errorbar(mean, place, xerr=half, fmt=style.marker, color=style.colour, markersize=4.5, elinewidth=1.6)
+    arms = [[arm] for arm in _arms(mean, half)]
+    axes.errorbar(mean, place, xerr=arms, fmt=style.marker, color=style.colour, markersize=4.5, elinewidth=1.6)
+
+
+def _arms(means: Any, widths: Any) -> tuple[Any, Any]:
+    """How far intervals of the half-widths go down and up from accuracies in percent: not below 0, nor above 100."""
+    return np.minimum(widths, means), np.minimum(widths, 100 - means)
 
 
 @_styled
@@ -173,17 +181,18 @@ def differences_map(names: Sequence[str], differences: np.ndarray, apart: np.nda
     apart: (L, L), whether two learners are told apart; a dot marks a pair that is not
     """
     count = len(names)
-    figure, axes = _axes(_LINED, 70 + _LINE * count, title)
+    height = 76 + _LINE * count
+    figure, axes = _axes(_LINED, height, title)
     most = max(np.quantile(np.abs(differences), 0.9), 0.1)
     image = axes.imshow(differences, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
     for line, column in zip(*np.nonzero(~apart & ~np.eye(count, dtype=bool))):
         axes.plot(column, line, "o", color=INK, markersize=2.5)
-    axes.set_yticks(range(count), [f"{_shown(name, 28)}  {n}" for n, name in enumerate(names, 1)], fontsize=8)
+    axes.set_yticks(range(count), [f"{_shown(name, _NAME)}  {n}" for n, name in enumerate(names, 1)], fontsize=8)
     columns = range(0, count, -(-count // _NUMBERS))
     axes.set_xticks(columns, [str(column + 1) for column in columns], fontsize=7)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, pad=0.02, extend="both", aspect=30)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, pad=8 / height, extend="both", aspect=30)
     bar.outline.set_visible(False)
     bar.set_label("points: blue, the line's learner is better", color=MUTED)
     return figure
@@ -214,7 +223,7 @@ def _with_bars(curves: Sequence[Curve], title: str, along: str) -> Figure:
     figure, axes = _axes(_WIDE, 245, title)
     for style, places, means, widths in curves:
         look: dict[str, Any] = {"color": style.colour, "markersize": 4, "linewidth": 1.4, "elinewidth": 1.2}
-        axes.errorbar(places, means, widths, fmt=f"{style.marker}-", label=style.label, **look)
+        axes.errorbar(places, means, _arms(means, widths), fmt=f"{style.marker}-", label=style.label, **look)
     axes.set_xlabel(along)
     axes.set_ylabel("accuracy in percent")
     axes.grid(axis="y")
@@ -243,7 +252,7 @@ def forest(panel: pd.DataFrame, title: str, styles: Mapping[tuple[str, ...], Sty
         axes.errorbar(
             row["accuracy"] if inside else left + 0.01 * (rows["accuracy"].max() - left),
             end - 7,
-            xerr=row["ci95"] if inside and row["ci95"] > 0 else None,
+            xerr=[[arm] for arm in _arms(row["accuracy"], row["ci95"])] if inside and row["ci95"] > 0 else None,
             fmt=(style.marker if style else "o") if inside else "<",
             color=colour,
             markerfacecolor=colour if row["comparable"] else PAPER,
@@ -294,8 +303,10 @@ def training_curve(histories: Sequence[tuple[Style, pd.DataFrame]], column: str)
         _logarithmic(grid[0])
     grid[0].xaxis.set_major_locator(ticker.MaxNLocator(6 // columns, steps=[1, 2, 5, 10], integer=True))
     grid[0].xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    figure.supxlabel("training steps", fontsize=9, color=MUTED)
-    if len(panels) == 1:
+    if len(panels) > 1:
+        figure.supxlabel("training steps", fontsize=9, color=MUTED)
+    else:
+        grid[0].set_xlabel("training steps")
         handles, labels = grid[0].get_legend_handles_labels()
         first = {label: handle for handle, label in reversed(list(zip(handles, labels)))}  # one for all its seeds
         _legend_below(figure, list(first.values())[::-1], list(first)[::-1])
@@ -306,8 +317,8 @@ def _curve(axes: Axes, style: Style, history: pd.DataFrame, column: str) -> None
     steps, values = history["step"], history[column]
     axes.plot(steps, values, marker=style.marker, color=style.colour, markersize=4, linewidth=1.4, label=style.label)
     if column == "accuracy":
-        low, high = values - history["ci95"], values + history["ci95"]
-        axes.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
+        below, above = _arms(values, history["ci95"])
+        axes.fill_between(steps, values - below, values + above, color=style.colour, alpha=0.15, linewidth=0)
 
 
 def _logarithmic(axes: Axes) -> None:

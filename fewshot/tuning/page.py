@@ -32,9 +32,13 @@ def search_page(search: Search, found: list[Found], gains: pd.DataFrame) -> str:
         width=_WIDTH,
         height=_HEIGHT,
         codes=max(codes, default=0),
-        hours=gains["seconds"].sum() / 3600,
+        time=_told(gains["seconds"].sum()),
         images=int(gains["images"].sum()),
     )
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _card(found: Found) -> dict[str, Any]:

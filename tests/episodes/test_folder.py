@@ -536,8 +536,8 @@ def test_too_few_classes_for_splits_say_how_to_use_all(tmp_path, own_cache):
     path = write_files(tmp_path / "images", tree(kinds(5)))
     text = refused(path)
     assert (
-        text == f"{path} has 5 classes: three splits of two classes or more need six; to evaluate on all classes,"
-        " take --split all"
+        text == f"{path} has 5 classes: three splits of two classes or more need six; to test on all classes and"
+        " train on none, take 'bench --preset pretrained' or 'evaluate --split all'"
     )
     assert folder.where(path) == f"{path}: 5 classes, too few for splits"
 

@@ -302,7 +302,7 @@ def test_every_kind_is_found_by_its_name(kind):
         ("imbalance", {}, "unknown kind of episodes 'imbalance'"),
         ("listed:", {}, "unknown kind of episodes 'listed:'"),
         ("dirichlet:2", {"query": 40}, "2 shots and 40 queries need 42 images a class, but class 'class 2'"),
-        ("imbalance:linear", {"shot": 1}, "3 ways of 1 shots leave no room for imbalance"),
+        ("imbalance:linear", {"shot": 1}, "3 ways of 1 shot cannot be imbalanced: that takes two ways"),
         ("imbalance:step", {"shot": 9}, "step shots of 1 to 17 and 4 queries need 21 images a class"),
         ("within", {"way": 6}, "no group of toy test has 6 classes, the largest has 5: ask for fewer ways"),
         ("semi", {"query": 14}, "2 shots, 14 queries and 5 unlabelled images need 21 images a class"),

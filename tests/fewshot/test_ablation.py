@@ -106,6 +106,16 @@ def test_images_of_another_size_have_another_checksum():
     assert row["change"] == "size = 84"
 
 
+def test_fewer_training_images_and_another_validation_are_changes():
+    other = run("other", 0)
+    validation = other.config.validation.model_copy(update={"way": 7})
+    data = other.config.data.model_copy(update={"held_out": 4})
+    (row,) = changes(
+        run("base", 0), other._replace(config=other.config.model_copy(update={"data": data, "validation": validation}))
+    ).to_dict("records")
+    assert row["change"] == "held_out = 4, validation.way = 7"
+
+
 def test_the_table_names_what_changed_and_what_is_marked():
     base, other = run("base", 0), run("other", 0, collapsed=True)
     settings = {"npair": other.config.learner["npair"].model_copy(update={"steps": 7, "options": {"temperature": 2.0}})}

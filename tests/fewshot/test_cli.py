@@ -359,12 +359,13 @@ def test_learners_lists_every_learner_and_variant(call):
     assert {line.split()[0] for line in shown.out.splitlines() if line.strip()} >= LEARNERS.keys()
 
 
-@pytest.mark.parametrize("columns", [100, 160])
-def test_no_line_of_the_listing_is_cut_off_or_too_long(call, monkeypatch, columns):
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_no_line_of_the_listing_is_too_long_and_no_word_is_broken(call, monkeypatch, columns):
+    rows = [line.split("|")[1:-1] for line in call("learners", "--markdown").out.splitlines()[2:]]
     monkeypatch.setattr("fewshot.cli.Console", lambda **_: Console(width=columns, force_terminal=False))
     said = call("learners").out
     assert max(map(len, said.splitlines())) == columns
-    assert "…" not in said
+    assert {word for row in rows for cell in row for word in cell.split()} <= set(said.split())
 
 
 @pytest.fixture
@@ -488,6 +489,15 @@ def test_data_list_lists_every_data_set_and_protocol(call):
         (place,) = [number for number, line in enumerate(said.out.splitlines()) if line.split()[:1] == [name]]
         below = " ".join(said.out.splitlines()[place:]).replace(",", " ").split()  # long cells have several lines
         assert set(source.protocols) <= set(below)
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_no_name_in_the_list_of_data_sets_is_cut(call, monkeypatch, columns):
+    monkeypatch.setattr("fewshot.cli.Console", lambda **_: Console(width=columns, force_terminal=False))
+    said = call("data", "list").out
+    protocols = {name for source in SOURCES.values() for name in source.protocols}
+    assert SOURCES.keys() | protocols <= set(said.replace(",", " ").split())
+    assert "…" not in said
 
 
 def test_data_prepare_says_what_it_made(call, toy_banks, monkeypatch):

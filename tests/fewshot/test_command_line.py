@@ -8,6 +8,7 @@ import subprocess
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from baselines import presets
 from episodes.locks import locked
@@ -94,6 +95,7 @@ def test_presets_lists_each_preset_with_what_it_is_for(call):
     assert said.code == 0
     assert all(f"{name}, for {kind}" in said.out for name, files in presets().items() for kind in files)
     assert "A first table in about" in said.out
+    assert max(map(len, said.out.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("name", "dataset"), [("quick", None), ("quick", "mini_imagenet"), ("pretrained", "glyphs")])
@@ -101,10 +103,11 @@ def test_a_printed_preset_is_one_to_start_from(call, tmp_path, name, dataset):
     said = call("presets", name, *(["--dataset", dataset] if dataset else []))
     own = tmp_path / "my.toml"
     own.write_text(said.out)
+    assert not dataset or load_config(str(own), learners=["prototypical"]).data.dataset.startswith(dataset)
     learners = ["prototypical"]
     mine, theirs = (load_config(one, learners=learners, dataset=dataset).model_dump() for one in (str(own), name))
     differing = {key for key in theirs if mine[key] != theirs[key]}
-    assert differing <= {"preset"}
+    assert differing <= {"preset", "data"}  # without a data set to fall back on
 
 
 def test_an_unknown_preset_is_told(call):
@@ -134,6 +137,16 @@ def test_a_dry_run_tells_which_learners_share_a_training(call, preset, tmp_path)
     assert said.code == 0
     assert re.search(r"baseline-seed0 .*shared with simpleshot-cl2n-seed0", said.out)
     assert "no earlier run tells how long" in said.out
+
+
+def test_a_dry_run_cuts_no_name_in_a_narrow_terminal(call, preset, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot.cli.Console", lambda **_: Console(width=60, force_terminal=False))
+    learners = "simpleshot,transductive-finetuning"
+    said = call("bench", "--preset", preset, "--learner", learners, "--output", tmp_path / "run", "--dry-run")
+    rows = [line.split("│")[1:3] for line in said.out.splitlines() if line.startswith("│")]
+    names, trainings = ("".join(cell.strip() for cell in cells) for cells in zip(*rows))
+    assert names == "simpleshot-cl2n-seed0transductive-finetuning-seed0"
+    assert trainings.replace(" ", "") == "itsownsharedwithsimpleshot-cl2n-seed0"
 
 
 def test_a_dry_run_leaves_out_what_is_finished(call, preset, run):

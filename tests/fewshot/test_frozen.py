@@ -100,6 +100,15 @@ def test_the_last_lines_name_the_best_head_and_a_command_that_runs(call_plain, p
     assert (pd.read_csv(tmp_path / "answers.csv")["answer"] == "kind03").mean() > 0.5
 
 
+def test_a_network_that_nothing_has_trained_is_told(call_plain, pictures, stub):
+    said = call_plain(
+        *("bench", "--dataset", pictures, "--preset", "pretrained", "--episodes", 30),
+        *("--learner", "prototypical,prototypical@conv4-32,nearest-pixel"),
+    )
+    (told,) = (line for line in said.out.splitlines() if "whose weights are random" in line)
+    assert told.startswith("prototypical (euclidean), conv4-32, seed 0: nothing has trained its network conv4-32")
+
+
 def test_a_small_folder_is_measured_by_what_it_can_fill(call_plain, pictures, stub, tmp_path):
     said = bench(call_plain, write_pictures(tmp_path / "few", 3, 3))
     assert said.code == 0, said.err
@@ -177,6 +186,11 @@ def test_heads_that_tie_with_the_best_are_named():
     assert found.sentence.startswith("Take ridge on efficientnet-lite0: 79.82 ± 0.49 % of queries")
     assert found.sentence.endswith("; svm cannot be told apart from it")
     assert "--learner ridge --support DIR QUERY --output answers.csv" in found.command
+    rows, arrays = results(ridge=0.8, svm=0.8, nca=0.6)
+    rows = rows.assign(learner=["ridge", "ridge", "nca"], backbone=["conv4-32", "conv4", "conv4"])
+    several = advice(rows, arrays, "omniglot")
+    assert several.sentence.startswith("Take ridge, conv4: 79.82")
+    assert several.sentence.endswith("; ridge, conv4-32 cannot be told apart from it")
     alone = advice(*results(ridge=0.8, nca=0.6), "omniglot")
     assert alone.sentence.endswith("each other head can be told apart from it")
 

@@ -318,3 +318,11 @@ def test_damaged_files_of_kinds_are_told(run, tmp_path):
         kept = {name: array for name, array in arrays.items() if not name.startswith("separation")}
     np.savez(folder / "kinds.npz", **kept)
     assert "does not hold 30 separations" in refusal(lambda: read_protocols(folder))
+
+
+@pytest.mark.parametrize(("query", "told"), [(22, True), (21, False)])
+def test_dirichlet_queries_that_take_all_images_of_their_classes_are_told(toy_banks, caplog, query, told):
+    own = {"kinds": ["dirichlet:2"], "ways": [3], "shots": [2], "query": query}
+    PROTOCOL.check(evaluation_from({"protocols": ["kinds"], "kinds": own}), toy_banks)
+    said = "dirichlet:2 has uniform queries in 2-shot episodes: the classes have 24 images, and 22 queries a class take"
+    assert (said in caplog.text) == told

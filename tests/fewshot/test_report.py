@@ -22,6 +22,7 @@ from fewshot import checkpoints, shown
 from fewshot.benchmark import run_benchmark
 from fewshot.comparison import compare
 from fewshot.config import load_config
+from fewshot.records import LEARNER
 from fewshot.report import data as report_data
 from fewshot.report import figures, write_report
 
@@ -445,6 +446,59 @@ def test_no_two_of_many_learners_look_alike():
     styles = figures.learner_styles({(str(number),): str(number) for number in range(40)})
     looks = {(style.colour, style.marker) for style in styles.values()}
     assert len(looks) == 40
+
+
+LONG = "prototypical (euclidean), resnet12"
+STYLES = figures.learner_styles({("prototypical", "", ""): LONG, ("siamese", "", ""): "siamese (contrastive), conv4"})
+
+
+def laid_out(figure):
+    """Where a part of the figure is drawn, in pixels."""
+    figure.draw_without_rendering()
+    return lambda part: part.get_window_extent()
+
+
+def test_the_words_below_training_curves_stand_apart_from_the_legend():
+    history = pd.DataFrame({"step": [10, 20], "accuracy": [50.0, 99.0], "ci95": [2.0, 3.0]})
+    figure = figures.training_curve([(style, history) for style in STYLES.values()], "accuracy")
+    place, (axes,) = laid_out(figure), figure.axes
+    assert axes.get_xlabel() == "training steps"
+    assert place(axes.xaxis.label).y0 > place(figure.legends[0]).y1
+
+
+@pytest.mark.parametrize("count", [2, 3, 12, 30])
+def test_the_map_of_differences_has_whole_names_and_room_above_its_bar(count):
+    names, values = [LONG] * count, np.arange(float(count**2)).reshape(count, count)
+    figure = figures.differences_map(names, values, np.eye(count) == 0, "5-way 1-shot")
+    place, (axes, bar) = laid_out(figure), figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"{LONG}  {n}" for n in range(1, count + 1)]
+    gap = min(place(label).y0 for label in axes.get_xticklabels()) - bar.get_window_extent().y1
+    assert gap > 3 / 72 * figure.dpi  # three points
+    assert place(axes).width > figure.bbox.width / 3
+
+
+def interval_ends(axes, across: int) -> list[float]:
+    """Where the intervals of the marks end, along the horizontal axis (0) or the vertical one (1)."""
+    bars = [bar for container in axes.containers for bar in container.lines[2]]
+    return sorted(np.concatenate([np.concatenate(bar.get_segments()) for bar in bars])[:, across])
+
+
+def test_no_interval_is_drawn_outside_0_to_100(run):
+    rows = report_data.read_run(run).results.query("way == 5").assign(accuracy=[98.0, 3.0], ci95=[7.0, 5.0])
+    learners = [tuple(learner) for learner in rows[LEARNER].to_numpy()]
+    styles = dict(zip(learners, STYLES.values()))
+    (dots,) = figures.dot_plot(rows, "", styles).axes
+    assert interval_ends(dots, 0) == [0, 8, 91, 100]
+    panel = rows[["accuracy", "ci95"]].assign(learner=learners, label="", printed="", comparable=True, note="")
+    (forest,) = figures.forest(panel, "", styles).axes
+    assert interval_ends(forest, 0) == [0, 8, 91, 100]
+    curve = figures.Curve(STYLES["siamese", "", ""], np.arange(2), np.array([98.0, 3.0]), np.array([7.0, 5.0]))
+    (lines,) = figures.accuracy_by_session([curve], "").axes
+    assert interval_ends(lines, 1) == [0, 8, 91, 100]
+    history = pd.DataFrame({"step": [10, 20], "accuracy": [3.0, 98.0], "ci95": [5.0, 7.0]})
+    (trained,) = figures.training_curve([(curve.style, history)], "accuracy").axes
+    heights = trained.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0, 100)
 
 
 def _file(drawing: str) -> io.BytesIO:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from episodes import InputError
 from episodes.locks import locked
@@ -109,6 +110,13 @@ def test_the_command_prints_a_line_a_model_and_one_about_all(call_plain, interru
     assert all(name in said.out for name in NAMES)
     assert "2 of 4 models finished, 2 waiting; about" in said.out.splitlines()[-1]
     assert call_plain("status", finished).out.splitlines()[-1] == "4 of 4 models finished"
+
+
+def test_a_name_too_long_for_its_column_goes_on_below_it(call_plain, finished, monkeypatch):
+    monkeypatch.setattr("fewshot.cli.Console", lambda **_: Console(width=72, force_terminal=False))
+    lines = call_plain("status", finished).out.splitlines()
+    said = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+    assert said == "".join(NAMES)
 
 
 def test_json_has_the_same_in_numbers(call_plain, interrupted):
