@@ -155,26 +155,25 @@ def class_table(found: ClassAnswers) -> pd.DataFrame:
     """
     asked, wrong = found.asked, found.wrong
     low, high = proportions(asked - wrong, asked)
-    worst: dict[int, tuple[int, int]] = {}
-    for true, answered, times in found.counts.pairs[np.argsort(found.counts.pairs[:, 2], kind="stable")].tolist():
-        worst[true] = answered, times
-    rows = []
-    for number in np.flatnonzero(asked).tolist():
-        answered, times = worst.get(number, (None, 0))
-        rows.append(
-            {
-                "number": number,
-                "class": found.name(number),
-                "queries": asked[number],
-                "accuracy": round(100 * (1 - wrong[number] / asked[number]), 4),
-                "low": round(100 * low[number], 4),
-                "high": round(100 * high[number], 4),
-                "taken_for": "" if answered is None else found.name(answered),
-                "times": times,
-                "hardest": found.hardest[number] if wrong[number] else "",
-            }
-        )
-    return pd.DataFrame(rows).sort_values("accuracy", kind="stable").reset_index(drop=True)
+    answered, times = np.zeros((2, len(asked)), dtype=np.int64)
+    pairs = found.counts.pairs[np.argsort(found.counts.pairs[:, 2], kind="stable")]
+    answered[pairs[:, 0]], times[pairs[:, 0]] = pairs[:, 1], pairs[:, 2]  # of several pairs of a class, the last stays
+    names = np.array([found.name(number) for number in range(len(asked))], dtype=object)
+    there = np.flatnonzero(asked)
+    table = pd.DataFrame(
+        {
+            "number": there,
+            "class": names[there],
+            "queries": asked[there],
+            "accuracy": (100 * (1 - wrong[there] / asked[there])).round(4),
+            "low": (100 * low[there]).round(4),
+            "high": (100 * high[there]).round(4),
+            "taken_for": np.where(times[there] > 0, names[answered[there]], ""),
+            "times": times[there],
+            "hardest": np.where(wrong[there] > 0, found.hardest[there], ""),
+        }
+    )
+    return table.sort_values("accuracy", kind="stable").reset_index(drop=True)
 
 
 def read_class_tables(path: Path) -> pd.DataFrame:

@@ -103,6 +103,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
             write_page(options.page, answered, answers, chances, f"Answers by {Path(options.support).name}")
     damaged = sum(map(bool, answered.errors))
     written = " and ".join(map(str, filter(None, [options.output, options.page])))
+    if damaged == len(queries):
+        raise InputError(f"no query can be read as a picture: {options.output} says why")
     print(f"{counted(len(queries) - damaged, 'picture')} answered, {damaged:,} cannot be read; written to {written}")
 
 

@@ -60,6 +60,16 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_queries_of_which_none_can_be_read_are_an_error_and_the_table_says_why(call_plain, pixels, pictures, tmp_path):
+    (tmp_path / "note.png").write_text("no picture")
+    out = tmp_path / "a.csv"
+    said = call_plain("predict", pixels, "--support", pictures / "support", tmp_path / "note.png", "--output", out)
+    assert said.code == 2
+    assert f"no query can be read as a picture: {out} says why" in said.err
+    (row,) = rows_of(out)
+    assert row["error"]
+
+
 def test_the_csv_file_has_an_answer_and_probabilities_or_an_error_of_each_picture(
     call_plain, pixels, pictures, tmp_path
 ):
