@@ -13,7 +13,7 @@ import pandas as pd
 
 from baselines import papers, published
 from fewshot.learners.registry import LEARNERS, traits_of
-from fewshot.tables import Sheet
+from fewshot.tables import Sheet, groups
 
 _SIGNS = str.maketrans(
     {
@@ -156,23 +156,12 @@ def _parts(sheet: Sheet) -> Iterator[Sheet]:
     best = sheet.best.reindex(columns=cells.columns, fill_value=False).set_axis(index)
     whole = sheet._replace(cells=cells, best=best, words=0)
     widths = [_width(cells[name]) + _GAP for name in cells]
-    for columns in _groups(widths, _WIDTH - _NAMES):
+    for columns in groups(widths, _WIDTH - _NAMES):
         left = max(_NAMES, _WIDTH - sum(widths[columns]))  # one column may be wider than a page
         lines = [len(textwrap.wrap(name, left)) or 1 for name in names]
-        for rows in _groups(lines, _LINES):
+        for rows in groups(lines, _LINES):
             yield whole._replace(cells=cells.iloc[rows, columns], best=best.iloc[rows, columns])
             whole = whole._replace(caption=f"{sheet.caption}, continued", note="")
-
-
-def _groups(sizes: Sequence[int], room: int) -> list[slice]:
-    """The slices of what has these sizes that are as long as the room lets them be, and have one at least."""
-    ends, filled = [], 0
-    for place, size in enumerate(sizes):
-        if filled and filled + size > room:
-            ends.append(place)
-            filled = 0
-        filled += size
-    return [slice(*one) for one in itertools.pairwise([0, *ends, len(sizes)])] if sizes else []
 
 
 def _width(column: pd.Series) -> int:

@@ -3,7 +3,8 @@
 fewshot/latex.py makes LaTeX of the same tables.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +63,9 @@ KEPT = (
     "Rows marked with other code, or another version of a package, are of an earlier run and were not run again: the"
     " present code and packages may give other numbers"
 )
+
+_NAMES = 28  # characters that a column of names has at least if a table is printed in parts
+_GAP = 3  # characters between two columns
 
 _Arrays = Mapping[tuple[int, int], Mapping[str, np.ndarray]]  # by (way, shot) and label, the accuracies (E,)
 
@@ -133,21 +137,65 @@ def _in_a_cell(text: str) -> str:
 
 
 def show(made: Sequence[Sheet], console: Console) -> None:
-    """Print the tables to a terminal, with the best cells in bold."""
+    """Print the tables to a terminal, with the best cells in bold; what is too wide in parts, one below the other."""
     for sheet, note in zip(made, _notes(made)):
-        heads = enumerate([sheet.cells.index.name, *sheet.cells.columns])
-        columns = [
-            Column(name, justify="left" if place <= sheet.words else "right", overflow="fold") for place, name in heads
-        ]
-        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-        for label, texts, marks in zip(sheet.cells.index, sheet.cells.to_numpy(), sheet.best.to_numpy()):
-            cells = zip(texts, marks)
-            table.add_row(Text(label), *(Text(cell, style="bold" if is_best else "") for cell, is_best in cells))
         title = f"{sheet.title}: " if sheet.title else ""
         console.print(f"\n{title}{sheet.caption}", highlight=False, markup=False)
-        console.print(table)
+        for places in _parts(sheet, console.width):
+            console.print(_printed(sheet, places))
         if note:
             console.print(f"{note}.\n", style="dim", highlight=False, markup=False)
+
+
+def _printed(sheet: Sheet, places: list[int]) -> Table:
+    """The table with these of its columns; no column is narrower than its longest word, if the terminal has room."""
+    cells, best = sheet.cells.iloc[:, places], sheet.best.iloc[:, places]
+    names = pd.Series(cells.index, name=cells.index.name)
+    columns = [
+        Column(
+            str(column.name),
+            justify="left" if place <= sheet.words else "right",
+            overflow="fold",
+            min_width=_longest_word(column),
+        )
+        for place, column in enumerate([names, *(cells[name] for name in cells)])
+    ]
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for label, texts, marks in zip(cells.index, cells.to_numpy(), best.to_numpy()):
+        row = (Text(cell, style="bold" if is_best else "") for cell, is_best in zip(texts, marks))
+        table.add_row(Text(label), *row)
+    return table
+
+
+def _parts(sheet: Sheet, width: int) -> Iterator[list[int]]:
+    """The places of the columns of each part of a table on a terminal of this width: all columns, or the words with as
+    many columns of numbers as keep their cells on one line."""
+    names = pd.Series(sheet.cells.index, name=sheet.cells.index.name)
+    widths = [_widest(column) + _GAP for column in [names, *(sheet.cells[name] for name in sheet.cells)]]
+    words, numbers = widths[: sheet.words + 1], widths[sheet.words + 1 :]
+    room = width - 1 - sum(min(_NAMES, one) for one in words)
+    for part in groups(numbers, room) or [slice(0, 0)]:
+        yield [*range(sheet.words), *range(sheet.words + part.start, sheet.words + part.stop)]
+
+
+def groups(sizes: Sequence[int], room: int) -> list[slice]:
+    """The slices of what has these sizes that are as long as the room lets them be, and have one at least."""
+    ends, filled = [], 0
+    for place, size in enumerate(sizes):
+        if filled and filled + size > room:
+            ends.append(place)
+            filled = 0
+        filled += size
+    return [slice(*one) for one in itertools.pairwise([0, *ends, len(sizes)])] if sizes else []
+
+
+def _widest(column: pd.Series) -> int:
+    """The characters of the longest cell of a column, or of the longest word of its head."""
+    return max(map(len, [*column.astype(str), *str(column.name).split()]))
+
+
+def _longest_word(column: pd.Series) -> int:
+    return max(map(len, " ".join(map(str, [column.name, *column])).split()))
 
 
 def differences(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -591,3 +591,19 @@ def test_error_rates_that_cannot_be_told_apart_are_bold_together(challenge):
 
 def test_error_rates_are_those_of_the_challenge_alone(results):
     assert all(sheet.title != "Error rates" for sheet in tables.sheets(results))
+
+
+def test_a_table_that_is_too_wide_for_a_terminal_is_printed_in_parts_of_whole_cells(capsys):
+    heads = [str(session) for session in range(9)]
+    cells = pd.DataFrame(
+        "50.06 ± 18.68", index=pd.Index(["prototypical (euclidean), seed 0"], name="learner"), columns=heads
+    )
+    wide = tables.Sheet("Sessions", "Of some data", cells, cells.map(lambda _: False), "A note")
+    tables.show([wide], Console(width=80))
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert said.count("50.06 ± 18.68") == 9
+    printed = [line.split() for line in lines if line.split()[:1] == ["learner"]]
+    assert [one for line in printed for one in line[1:]] == heads
+    assert said.count("A note.") == said.count("Sessions: Of some data") == 1
