@@ -19,5 +19,5 @@ def presets() -> dict[str, dict[str, Path]]:
 
 
 def papers() -> pd.DataFrame:
-    """The title and the venue of each paper of a learner of which published.csv has no number."""
+    """The title and the venue of each paper of a learner of which published.csv has no number, or a shorter title."""
     return pd.read_csv(_FOLDER / "papers.csv")

@@ -30,14 +30,13 @@ def counted(count: int, thing: str) -> str:
     >>> counted(1, "image"), counted(1200, "image"), counted(2, "class"), counted(0, "query"), counted(5, "way")
     ('1 image', '1,200 images', '2 classes', '0 queries', '5 ways')
     """
-    things = (
-        f"{thing[:-1]}ies"
-        if thing.endswith("y") and thing[-2] not in "aeou"
-        else f"{thing}es"
-        if thing.endswith("s")
-        else f"{thing}s"
-    )
-    return f"{count:,} {thing if count == 1 else things}"
+    if count == 1:
+        return f"1 {thing}"
+    if thing.endswith("s"):
+        return f"{count:,} {thing}es"
+    if thing.endswith("y") and thing[-2] not in "aeiou":
+        return f"{count:,} {thing[:-1]}ies"
+    return f"{count:,} {thing}s"
 
 
 class MissingData(InputError):

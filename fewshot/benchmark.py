@@ -22,7 +22,7 @@ from fewshot.model_runs import Conditions, obtain
 from fewshot.models import model_name
 from fewshot.other_data import reading_of, with_other_data
 from fewshot.plan import Planned, plan
-from fewshot.protocols.registry import check_protocols
+from fewshot.protocols.registry import check_protocols, tell_remarks
 from fewshot.run_folder import RunFolder, check_continues
 from fewshot.scheduling.base import run_models
 from fewshot.scheduling.choice import workers_of
@@ -96,8 +96,8 @@ def run_benchmark(
             log.info("%s (%s): %s; on %s%s", *named)
             if left := _left(models, folder, banks, wanted.protocols, keep):
                 shared = Conditions(folder.config, banks, device, resume, keep, progress, curves)
-                with workers_of(shared, share, cluster) as at_work:
-                    run_models(left, folder, wanted.protocols, keep, at_work, leaders_of(models))
+                at_work = workers_of(shared, share, cluster)
+                run_models(left, folder, wanted.protocols, keep, at_work, leaders_of(models))
             else:
                 log.info("All of it was finished earlier: remove %s to run it again", path)
     return folder.results
@@ -118,6 +118,7 @@ def rehearse(
 def _planned(config: Config, banks: dict[str, ImageBank]) -> list[Planned]:
     """All models of a run; they are planned before any training, so that an impossible request fails at once."""
     check_protocols(config.evaluation, banks)
+    tell_remarks(config.evaluation, banks)
     return plan(config, banks)
 
 

@@ -136,14 +136,13 @@ def sheets(comparison: pd.DataFrame, every: bool = False) -> list[Sheet]:
     return made
 
 
-NONE = "There are no published numbers of this data set, way and shot to compare with"
-
-
 def summary(comparison: pd.DataFrame) -> str:
     """One sentence: how many of the comparable published results lie above ours, within the intervals, and below.
 
     Each published result counts once, beside the best of our results that it compares with.
     """
+    if comparison.empty:
+        return "There are no published numbers of this data set, way and shot to compare with."
     of_one = [name for name in _PUBLISHED if name != "note"]
     cells = comparison.groupby(["dataset", "kind", *CELL, *of_one], dropna=False)
     every = cells.ngroups

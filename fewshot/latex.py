@@ -13,7 +13,7 @@ import pandas as pd
 
 from baselines import papers, published
 from fewshot.learners.registry import LEARNERS, traits_of
-from fewshot.tables import Sheet, groups
+from fewshot.tables import Sheet, groups, widest
 
 _SIGNS = str.maketrans(
     {
@@ -107,22 +107,25 @@ def references(label: str) -> list[Reference]:
 def _titles() -> Mapping[str, Reference]:
     """The papers of the learners with their titles, by their keys."""
     found = {}
-    for paper, title, venue in papers().itertuples(index=False, name=None):
-        ((first, others, year),) = _REFERENCE.findall(paper)
-        one = Reference(first + others, year, title, venue)
-        found[one.key] = one
     rows = published()[["method_in_suite", "paper", "title", "arxiv"]].drop_duplicates()
     for name, paper, title, arxiv in rows.itertuples(index=False, name=None):
         ours = [one.paper for one in LEARNERS[name].variants.values()] if name in LEARNERS else []
         paper = paper.replace(" & ", " and ")
         if title and any(paper in one for one in ours):
-            ((first, others, year),) = _REFERENCE.findall(paper)
             words = re.fullmatch(r"(.*?)(?: \(([^()]*)\))?", title)
             assert words is not None  # every text matches
-            one = Reference(first + others, year, words[1], words[2] or "", arxiv)
+            one = _reference(paper, words[1], words[2] or "", arxiv)
             if arxiv or one.key not in found:
                 found[one.key] = one
+    for paper, title, venue in papers().itertuples(index=False, name=None):
+        one = _reference(paper, title, venue)
+        found[one.key] = dataclasses.replace(one, arxiv=found[one.key].arxiv if one.key in found else "")
     return found
+
+
+def _reference(paper: str, title: str, venue: str, arxiv: str = "") -> Reference:
+    ((first, others, year),) = _REFERENCE.findall(paper)
+    return Reference(first + others, year, title, venue, arxiv)
 
 
 def _entry(one: Reference) -> str:
@@ -155,18 +158,13 @@ def _parts(sheet: Sheet) -> Iterator[Sheet]:
     cells = sheet.cells.iloc[:, sheet.words :].set_axis(index)
     best = sheet.best.reindex(columns=cells.columns, fill_value=False).set_axis(index)
     whole = sheet._replace(cells=cells, best=best, words=0)
-    widths = [_width(cells[name]) + _GAP for name in cells]
+    widths = [widest(cells[name]) + _GAP for name in cells]
     for columns in groups(widths, _WIDTH - _NAMES):
         left = max(_NAMES, _WIDTH - sum(widths[columns]))  # one column may be wider than a page
         lines = [len(textwrap.wrap(name, left)) or 1 for name in names]
         for rows in groups(lines, _LINES):
             yield whole._replace(cells=cells.iloc[rows, columns], best=best.iloc[rows, columns])
             whole = whole._replace(caption=f"{sheet.caption}, continued", note="")
-
-
-def _width(column: pd.Series) -> int:
-    """The characters of a column of numbers: of its longest cell, or of the longest word of its head."""
-    return max(map(len, [*column, *str(column.name).split()]))
 
 
 def _table(sheet: Sheet, label: str) -> str:
@@ -177,7 +175,7 @@ def _table(sheet: Sheet, label: str) -> str:
         for name, papers in itertools.zip_longest(sheet.cells.index, _cited(sheet))
     ]
     heads = [_escaped(str(sheet.cells.index.name))]
-    heads += [_head(str(name), _width(column)) for name, column in sheet.cells.items()]
+    heads += [_head(str(name), widest(column)) for name, column in sheet.cells.items()]
     text = f"{sheet.caption}. {sheet.note}." if sheet.note else f"{sheet.caption}."
     return _TABLE.format(
         caption=_escaped(text),

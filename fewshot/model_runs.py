@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodes import ImageBank
+from episodes import ImageBank, InputError
 from fewshot import checkpoints, provenance
+from fewshot.backbones.base import is_random
 from fewshot.config import Config
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import EmbeddedBank
@@ -121,6 +122,8 @@ def obtain(
         give_weights(learner, spec.settings, banks["test"])
         _tell_random(learner, spec)
         return Trained(learner.to(device), 0.0, False, spec)
+    if trained and not path.exists():
+        raise InputError(f"{path} is gone since its training: the same command with --resume trains it again")
     if (conditions.resume or trained) and path.exists():
         content = checkpoints.load(path)
         before = ModelSpec.from_checkpoint(content, path)
@@ -173,8 +176,7 @@ def _fresh(model: Planned, conditions: Conditions, home: Path, device: torch.dev
 
 def _tell_random(learner: Learner, spec: ModelSpec) -> None:
     """A warning if a network that nothing trains has the weights that it got by chance."""
-    known = spec.settings.weights or learner.backbone.trained_on or learner.traits.trained_on
-    if not known and any(True for _ in learner.backbone.parameters()):
+    if is_random(learner.backbone, spec.settings.weights) and not learner.traits.trained_on:
         log.warning("%s: nothing has trained its network %s, whose weights are random", spec.label, spec.backbone)
 
 

@@ -70,9 +70,10 @@ def status_of(run: Path) -> RunStatus:
     found = _found(run, read_config(run / "config.toml"))
     models = [_with_time_left(one, found) for one in found]
     times = [model.left for model in models]
-    running = max(1, sum(model.state == "running" for model in models))
+    running = [model for model in models if model.state == "running"]
+    training = sum(model.step < model.steps for model in running)  # others may wait for their test
     known = [one for one in times if one is not None]
-    return RunStatus(models, sum(known) / running if len(known) == len(times) else None)
+    return RunStatus(models, sum(known) / max(1, training or len(running)) if len(known) == len(times) else None)
 
 
 class _Last(BaseModel):

@@ -148,7 +148,7 @@ def show(made: Sequence[Sheet], console: Console) -> None:
 
 
 def _printed(sheet: Sheet, places: list[int]) -> Table:
-    """The table with these of its columns; no column is narrower than its longest word, if the terminal has room."""
+    """The table with these of its columns: numbers stay on one line, and words wrap."""
     cells, best = sheet.cells.iloc[:, places], sheet.best.iloc[:, places]
     names = pd.Series(cells.index, name=cells.index.name)
     columns = [
@@ -156,7 +156,7 @@ def _printed(sheet: Sheet, places: list[int]) -> Table:
             str(column.name),
             justify="left" if place <= sheet.words else "right",
             overflow="fold",
-            min_width=_longest_word(column),
+            width=widest(column) if place > sheet.words else None,
         )
         for place, column in enumerate([names, *(cells[name] for name in cells)])
     ]
@@ -171,7 +171,7 @@ def _parts(sheet: Sheet, width: int) -> Iterator[list[int]]:
     """The places of the columns of each part of a table on a terminal of this width: all columns, or the words with as
     many columns of numbers as keep their cells on one line."""
     names = pd.Series(sheet.cells.index, name=sheet.cells.index.name)
-    widths = [_widest(column) + _GAP for column in [names, *(sheet.cells[name] for name in sheet.cells)]]
+    widths = [widest(column) + _GAP for column in [names, *(sheet.cells[name] for name in sheet.cells)]]
     words, numbers = widths[: sheet.words + 1], widths[sheet.words + 1 :]
     room = width - 1 - sum(min(_NAMES, one) for one in words)
     for part in groups(numbers, room) or [slice(0, 0)]:
@@ -189,13 +189,9 @@ def groups(sizes: Sequence[int], room: int) -> list[slice]:
     return [slice(*one) for one in itertools.pairwise([0, *ends, len(sizes)])] if sizes else []
 
 
-def _widest(column: pd.Series) -> int:
+def widest(column: pd.Series) -> int:
     """The characters of the longest cell of a column, or of the longest word of its head."""
     return max(map(len, [*column.astype(str), *str(column.name).split()]))
-
-
-def _longest_word(column: pd.Series) -> int:
-    return max(map(len, " ".join(map(str, [column.name, *column])).split()))
 
 
 def differences(results: pd.DataFrame, accuracies: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -182,6 +182,11 @@ def mirrored(recipe: Recipe) -> Recipe:
     return Recipe(make, about, recipe.paper, recipe.trained_on)
 
 
+def is_random(network: nn.Module, weights: str) -> bool:
+    """Whether nothing has trained a network that has weights: it brings none, and starts from no file of `weights`."""
+    return not weights and not getattr(network, "trained_on", "") and any(True for _ in network.parameters())
+
+
 def check_size(network: str, size: int, halvings: int) -> None:
     """Raise InputError for images that have fewer than one pixel after the halvings."""
     if size < 2**halvings:

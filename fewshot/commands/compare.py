@@ -146,7 +146,4 @@ def _compared(run: Path, name: str, literature: pd.DataFrame | None) -> list[pd.
 
 def show_comparison(found: pd.DataFrame, console: Console, every: bool = False) -> None:
     tables.show(comparison.sheets(found, every), console)
-    if len(found):
-        print(comparison.summary(found))
-    else:
-        print(comparison.NONE)
+    print(comparison.summary(found))

@@ -20,6 +20,7 @@ from episodes.features import UNKNOWN
 from episodes.reading import EVERYTHING
 from fewshot import checkpoints
 from fewshot.backbones import Backbone, make_backbone
+from fewshot.backbones.base import is_random
 from fewshot.commands import arguments, outputs
 from fewshot.devices import choose_device, placed, prepare
 from fewshot.embedding import check_channels, in_batches
@@ -123,7 +124,7 @@ def _of_name(options: argparse.Namespace, splits: tuple[str, ...]) -> _Encoder:
     channels, size = next(iter(banks.values())).images.shape[1:3]
     torch.manual_seed(0)
     backbone = make_backbone(options.model, channels, size, options.weights or "")
-    if not (options.weights or backbone.trained_on) and any(True for _ in backbone.parameters()):
+    if is_random(backbone, options.weights or ""):
         log.warning("nothing has trained the network %s, whose weights are random", options.model)
     return _Encoder(backbone, banks, UNKNOWN if options.weights else backbone.trained_on)
 

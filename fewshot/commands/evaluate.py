@@ -24,7 +24,7 @@ from fewshot.loading import open_checkpoint
 from fewshot.models import ModelSpec
 from fewshot.protocols.base import Task
 from fewshot.protocols.episodes import open_interval
-from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, protocol_sheets
+from fewshot.protocols.registry import PROTOCOLS, check_protocols, measure, protocol_sheets, tell_remarks
 from fewshot.records import row_of
 
 _USUAL = {"way": 5, "shot": 1, "query": 15}  # of a checkpoint's episodes
@@ -161,6 +161,7 @@ def _evaluate_protocol(
     if options.protocol in _BESIDE_BASE:
         banks = with_held_out({**banks, "train": _load(options, spec, "train")}, spec.held_out)
     check_protocols(wanted, banks)
+    tell_remarks(wanted, banks)
     device = choose_device(options.device)
     prepare(device)
     learner.to(device)

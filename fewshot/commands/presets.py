@@ -59,5 +59,8 @@ def _of_dataset(text: str, dataset: str | None) -> str:
     """The file of a preset that names this data set, and none to fall back on."""
     if not dataset:
         return text
-    named = re.sub(r"(?m)^dataset = .*$", lambda _: f"dataset = {json.dumps(dataset)}", text, count=1)
-    return re.sub(r"(?m)^fallback = .*\n", "", named)
+    line = f"dataset = {json.dumps(dataset, ensure_ascii=False)}"
+    text = re.sub(r"(?m)^fallback = .*\n", "", text)
+    if re.search(r"(?m)^dataset = ", text):
+        return re.sub(r"(?m)^dataset = .*$", lambda _: line, text, count=1)
+    return re.sub(r"(?m)^\[", lambda _: f"[data]\n{line}\n\n[", text, count=1)

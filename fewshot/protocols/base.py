@@ -96,6 +96,10 @@ class Protocol(abc.ABC):
             name = banks["test"].name
             raise InputError(f"{name} lists its episodes, and gives no other test protocol: leave out {self.name}")
 
+    def remarks(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> list[str]:
+        """What a reader of the numbers must know of the trials that these banks allow."""
+        return []
+
     @abc.abstractmethod
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
         """The rows of one model, and the arrays for `arrays`; NotComparable if its scores cannot be compared here."""

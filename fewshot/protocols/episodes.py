@@ -11,7 +11,7 @@ import pandas as pd
 from episodes import EpisodeSampler, ImageBank
 from episodes.sampler import sampler_of
 from fewshot import class_records, shown, tables
-from fewshot.comparison import NONE, compare
+from fewshot.comparison import compare, summary
 from fewshot.comparison import sheets as comparison_sheets
 from fewshot.config import Evaluation
 from fewshot.confusion import count_answers
@@ -82,11 +82,11 @@ class EpisodeProtocol(Protocol):
 
     def files(self, rows: pd.DataFrame, arrays: Arrays, run: str, made: dict[Any, str]) -> dict[str, str]:
         pairs = tables.differences(rows, arrays)
-        beside = comparison_sheets(compare(rows, run=run), every=True)
+        beside = compare(rows, run=run)
         classes = class_records.class_tables(rows, arrays, made)
         return {
             "differences.csv": pairs.to_csv(index=False, float_format="%.6g"),
-            "comparison.md": tables.markdown(beside) or f"{NONE}.\n",
+            "comparison.md": tables.markdown(comparison_sheets(beside, every=True)) or f"{summary(beside)}\n",
             **({"classes.csv": classes} if classes else {}),
         }
 

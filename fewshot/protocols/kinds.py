@@ -128,13 +128,20 @@ class KindsProtocol(Protocol):
 
     def check(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
         super().check(wanted, banks)
-        for trial in trials(wanted, banks["test"], dict.fromkeys([UNIFORM, *wanted.kinds.kinds])):
-            if getattr(trial.sampler, "balanced", False):
-                log.warning(
-                    "%s has uniform queries in %d-shot episodes: the classes have %d images, and %d queries a class"
-                    " take all that the support leaves; a smaller --query leaves room",
-                    *(trial.kind, trial.shot, int(banks["test"].sizes.max()), wanted.kinds.query),
-                )
+        trials(wanted, banks["test"], dict.fromkeys([UNIFORM, *wanted.kinds.kinds]))
+
+    def remarks(self, wanted: Evaluation, banks: Mapping[str, ImageBank]) -> list[str]:
+        bank = banks["test"]
+        balanced = {
+            (trial.kind, trial.shot): None
+            for trial in trials(wanted, bank, wanted.kinds.kinds)
+            if getattr(trial.sampler, "balanced", False)
+        }
+        return [
+            f"{kind} has uniform queries in {shot}-shot episodes: the classes have {int(bank.sizes.max())} images, and"
+            f" {wanted.kinds.query} queries a class take all that the support leaves; a smaller --query leaves room"
+            for kind, shot in balanced
+        ]
 
     def measure(self, task: Task) -> tuple[list[Row], dict[str, np.ndarray]]:
         data, model = task.data["test"], task.columns["model"]

@@ -1,6 +1,7 @@
 """All test protocols by name: a new one is one file, and its name in fewshot/config.py."""
 
 import importlib
+import logging
 import time
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from fewshot.config import Evaluation
 from fewshot.protocols.base import Protocol, Row, Task
 from fewshot.tables import Sheet
 
+log = logging.getLogger("fewshot")
 PROTOCOLS: dict[str, Protocol] = {name: importlib.import_module(f"fewshot.protocols.{name}").PROTOCOL for name in NAMES}
 
 
@@ -43,6 +45,14 @@ def check_protocols(wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
     for name in PROTOCOLS:
         if name in wanted.protocols:
             PROTOCOLS[name].check(wanted, dict(banks))
+
+
+def tell_remarks(wanted: Evaluation, banks: Mapping[str, ImageBank]) -> None:
+    """Log what the test protocols remark on their trials."""
+    for name in PROTOCOLS:
+        if name in wanted.protocols:
+            for remark in PROTOCOLS[name].remarks(wanted, banks):
+                log.warning("%s", remark)
 
 
 def protocol_sheets(name: str, rows: pd.DataFrame) -> list[Sheet]:

@@ -114,7 +114,8 @@ def run_models(
     comes after the one that trains. If workers share the folder, the trainings that are left come before all tests as
     soon as there are no more of them than workers, so that no worker ends long before the others.
     """
-    with _Queue(models, folder, wanted, keep, leaders, workers.sharing) as queue:
+    # workers end before the claims on their models do
+    with _Queue(models, folder, wanted, keep, leaders, workers.sharing) as queue, workers:
         while queue.left or queue.at_work:
             while workers.free and (job := queue.next()):
                 workers.start(job)
@@ -141,8 +142,9 @@ class _Queue:
     ) -> None:
         self.left = list(models)
         self.at_work: dict[str, contextlib.ExitStack] = {}
-        self._training: dict[str, Job | None] = {}  # models that are not trained yet, and the jobs that follow
-        self._tests: list[Job] = []  # of models that are trained
+        self._training: set[str] = set()  # the models whose training may not be over
+        self._later: dict[str, Job] = {}  # the tests of models that train alone now
+        self._tests: list[Job] = []  # that may begin
         self._folder, self._wanted, self._keep, self._leaders = folder, wanted, keep, leaders
         self._sharing = sharing
 
@@ -155,8 +157,9 @@ class _Queue:
 
     def done(self, name: str) -> None:
         """A job of the model called `name` is done: the job of its test may begin, or the claim on it is given up."""
-        if test := self._training.pop(name, None):
-            self._tests.append(test)
+        self._training.discard(name)
+        if name in self._later:
+            self._tests.append(self._later.pop(name))
         else:
             self.at_work.pop(name).close()
 
@@ -189,10 +192,12 @@ class _Queue:
             # another process may have finished the model
             if protocols := waiting(model, self._folder, self._wanted, self._keep):
                 self.at_work[name] = claim
+                self._training.add(name)
                 job = Job(model, protocols, self._folder.checkpoints(name), self._trail(model))
-                apart = self._sharing > 1 and model.spec.settings.steps > 0
-                self._training[name] = job._replace(trail=None, trained=True) if apart else None
-                return job._replace(protocols=[]) if apart else job
+                if self._sharing == 1 or not model.spec.settings.steps:
+                    return job
+                self._later[name] = job._replace(trail=None, trained=True)
+                return job._replace(protocols=[])
             claim.close()
         return None
 

@@ -24,6 +24,7 @@ from fewshot.backbones import (
     gives_maps,
     make_backbone,
 )
+from fewshot.backbones.base import is_random
 from fewshot.backbones.conv4 import ConvBlock
 from fewshot.backbones.resnet import Block12, DropBlock
 from fewshot.backbones.weights import load_weights
@@ -636,3 +637,12 @@ def test_weights_fit_with_and_without_mirror_images(tmp_path):
     torch.save(plain.body.state_dict(), tmp_path / "weights.pt")
     mirrored = make_backbone("conv4-mirrored", 1, 32, tmp_path / "weights.pt")
     torch.testing.assert_close(mirrored.body.state_dict(), plain.body.state_dict())
+
+
+def test_a_network_is_random_if_it_has_weights_and_nothing_has_trained_them():
+    own = nn.Sequential(nn.Linear(2, 2))  # a learner of one's own may have any module
+    assert is_random(own, "")
+    assert not is_random(own, "weights.pt")
+    assert not is_random(nn.Flatten(), "")
+    own.trained_on = "ImageNet-1k"
+    assert not is_random(own, "")

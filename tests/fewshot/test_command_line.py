@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from baselines import presets
 from episodes.locks import locked
 from fewshot.cli import leaves, parser_of_commands
+from fewshot.commands.presets import _of_dataset
 from fewshot.config import load_config
 
 COMMANDS = dict(leaves(parser_of_commands()))
@@ -108,6 +110,18 @@ def test_a_printed_preset_is_one_to_start_from(call, tmp_path, name, dataset):
     mine, theirs = (load_config(one, learners=learners, dataset=dataset).model_dump() for one in (str(own), name))
     differing = {key for key in theirs if mine[key] != theirs[key]}
     assert differing <= {"preset", "data"}  # without a data set to fall back on
+
+
+@pytest.mark.parametrize("name", ["my pictures 😀/", 'a "b"'])
+@pytest.mark.parametrize(
+    "path", [path for files in presets().values() for path in files.values()], ids=lambda p: p.parent.name
+)
+def test_every_printed_preset_names_the_data_set_that_was_asked_for(name, path):
+    text = _of_dataset(path.read_text(encoding="utf-8"), name)
+    found, before = tomllib.loads(text), tomllib.loads(path.read_text(encoding="utf-8"))
+    assert found.pop("data")["dataset"] == name
+    before.pop("data", None)
+    assert found == before
 
 
 def test_an_unknown_preset_is_told(call):

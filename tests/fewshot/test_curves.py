@@ -131,6 +131,32 @@ def test_mlflow_goes_on_with_the_run_of_an_interrupted_training(tmp_path, tracki
     assert run.info.status == "FINISHED"
 
 
+def test_a_training_goes_on_if_mlflow_fails_meanwhile(tmp_path, tracking, caplog, monkeypatch):
+    with MlflowCurves(tmp_path, 0, None) as curves:
+        curves.add(20, 1.0, {"loss": 0.5})
+        monkeypatch.setattr(type(tracking), "log_batch", lambda *_, **__: 1 / 0)
+        for step in (40, 60):
+            curves.add(step, 2.0, {"loss": 0.25})
+    assert caplog.text.count("MLflow takes no more curves of a training") == 1
+    (run,) = runs_of(tracking)
+    assert [one.step for one in tracking.get_metric_history(run.info.run_id, "loss")] == [20]
+
+
+def test_two_workers_may_make_the_experiment_at_the_same_time(tmp_path, tracking, monkeypatch):
+    look, looks = type(tracking).get_experiment_by_name, []
+
+    def late(self, name):
+        """The first look comes before another worker has made the experiment, which it does meanwhile."""
+        looks.append(name)
+        return look(self, name) if len(looks) > 1 else None
+
+    tracking.create_experiment("fewshot")
+    monkeypatch.setattr(type(tracking), "get_experiment_by_name", late)
+    with MlflowCurves(tmp_path, 0, None) as curves:
+        curves.add(20, 1.0, {"loss": 0.5})
+    assert len(runs_of(tracking)) == 1
+
+
 def test_mlflow_begins_a_new_run_if_the_training_begins_anew_or_the_old_run_is_gone(
     tmp_path, tracking, monkeypatch, empty_database
 ):
@@ -138,6 +164,11 @@ def test_mlflow_begins_a_new_run_if_the_training_begins_anew_or_the_old_run_is_g
         with MlflowCurves(tmp_path, step, None) as curves:
             curves.add(20, 1.0, {"loss": 0.5})
     assert len(runs_of(tracking)) == 2
+    with contextlib.suppress(KeyboardInterrupt), MlflowCurves(tmp_path, 0, None):
+        killed = (tmp_path / "mlflow.txt").read_text().strip()
+        tracking.update_run(killed, "RUNNING")  # as a signal that ends the process at once would leave it
+    with MlflowCurves(tmp_path, 0, None):
+        assert tracking.get_run(killed).info.status == "KILLED"
     other = tracked_in(tmp_path / "other.db", empty_database, monkeypatch)
     with MlflowCurves(tmp_path, 20, None) as curves:
         curves.add(40, 1.0, {"loss": 0.5})

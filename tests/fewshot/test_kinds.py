@@ -26,7 +26,7 @@ from fewshot.learners.prototypical import Prototypical
 from fewshot.models import ModelSpec
 from fewshot.protocols.base import Task
 from fewshot.protocols.kinds import PROTOCOL, kinds_for, open_width, trials
-from fewshot.protocols.registry import check_protocols, measure
+from fewshot.protocols.registry import check_protocols, measure, tell_remarks
 from fewshot.records import array_name
 from fewshot.report.difficulty import groups
 from fewshot.run_folder import read_protocols, read_sheets
@@ -322,7 +322,7 @@ def test_damaged_files_of_kinds_are_told(run, tmp_path):
 
 @pytest.mark.parametrize(("query", "told"), [(22, True), (21, False)])
 def test_dirichlet_queries_that_take_all_images_of_their_classes_are_told(toy_banks, caplog, query, told):
-    own = {"kinds": ["dirichlet:2"], "ways": [3], "shots": [2], "query": query}
-    PROTOCOL.check(evaluation_from({"protocols": ["kinds"], "kinds": own}), toy_banks)
+    own = {"kinds": ["dirichlet:2"], "ways": [3, 5], "shots": [2], "query": query}
+    tell_remarks(evaluation_from({"protocols": ["kinds"], "kinds": own}), toy_banks)
     said = "dirichlet:2 has uniform queries in 2-shot episodes: the classes have 24 images, and 22 queries a class take"
-    assert (said in caplog.text) == told
+    assert caplog.text.count(said) == told

@@ -607,3 +607,22 @@ def test_a_table_that_is_too_wide_for_a_terminal_is_printed_in_parts_of_whole_ce
     printed = [line.split() for line in lines if line.split()[:1] == ["learner"]]
     assert [one for line in printed for one in line[1:]] == heads
     assert said.count("A note.") == said.count("Sessions: Of some data") == 1
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_columns_of_words_wrap_and_no_number_is_cut(capsys, width):
+    words = {
+        "change": "classification.smoothing = 0.1, temperature = 64.0",
+        "seeds": "3",
+        "source": "Snell et al. 2017",
+    }
+    heads = [f"{way}-way {shot}-shot" for way in (5, 20) for shot in (1, 5)]
+    cells = pd.DataFrame(
+        {**words, **dict.fromkeys(heads, "57.62 (+1.21 ± 0.12)")}, index=pd.Index(["teacher"], name="run")
+    )
+    made = tables.Sheet("", "Of some data", cells, cells.map(lambda _: False), "", words=3)
+    tables.show([made], Console(width=width))
+    said = capsys.readouterr().out
+    assert said.count("57.62 (+1.21 ± 0.12)") == 4
+    assert all(head in said for head in heads)
+    assert max(map(len, said.splitlines())) <= width

@@ -22,6 +22,7 @@ from episodes.bank import cached_bank
 from episodes.locks import Busy, locked
 from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
+from fewshot.model_runs import Conditions, obtain
 from fewshot.plan import plan
 from fewshot.run_folder import RunFolder, in_order
 from fewshot.scheduling import base
@@ -332,6 +333,13 @@ def test_a_model_that_shares_a_training_waits_for_the_training_and_not_for_the_t
     leaders = {names[1]: names[0]}
     base.run_models(models, folder, ["episodes"], keep=False, workers=workers, leaders=leaders)
     assert workers.begun[:3] == [(0, "train", "seed0"), (0, "train", "seed2"), (4, "train", "seed1")]
+
+
+def test_a_test_whose_checkpoint_is_gone_is_refused_and_trains_nothing(preset, toy_banks, tmp_path):
+    config = load_config(preset, learners=["npair"])
+    (model,) = plan(config, toy_banks)
+    with pytest.raises(InputError, match=r"best\.pt is gone since its training"):
+        obtain(model, Conditions(config, toy_banks), tmp_path, torch.device("cpu"), trained=True)
 
 
 def test_a_lock_that_is_held_is_busy_for_those_who_do_not_wait(tmp_path):
