@@ -1,8 +1,10 @@
 """The command line: `fewshot COMMAND`, each command a file in fewshot/commands."""
 
 import argparse
+import atexit
 import contextlib
 import errno
+import gc
 import logging
 import os
 import sys
@@ -58,6 +60,8 @@ _COMMANDS = (
     completion,
 )  # as --help lists them
 _SILENT = ("completion", "learners", "list", "presets", "status")  # commands that log nothing
+# at its end Python would look through all objects for garbage, half a second with PyTorch's
+atexit.register(gc.freeze)
 _TIMED = "%(asctime)s %(message)s"
 _LOGS = (logging.getLogger("fewshot"), logging.getLogger("episodes"))
 

@@ -1,5 +1,6 @@
 """The optimizers and learning-rate schedules of a training, as its settings name them."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,30 @@ from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycle
 
 from fewshot.config import Training
 from fewshot.devices import training_precision
+
+# PyTorch loads its compiler, which takes a second in each process, only to keep these methods out of compiled code.
+# Nothing is compiled here, so they are called as they are; a later PyTorch that does otherwise loses the second alone.
+for _method in (Optimizer.add_param_group, Optimizer.load_state_dict, Optimizer.state_dict, Optimizer.zero_grad):
+    if _plain := getattr(_method, "__wrapped__", None):
+        vars(_plain).setdefault("__dynamo_disable", _plain)
+
+
+class _Eager(Optimizer):
+    """Its step, without the part around it that loads the compiler to mark a break in compiled code."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        step = super().step
+        bare = inspect.unwrap(step)
+        return step(closure) if bare is step else bare(self, closure)
+
+
+class _AdamW(_Eager, AdamW):
+    pass
+
+
+class _SGD(_Eager, SGD):
+    pass
 
 
 def optimizer_of(module: nn.Module, settings: Training) -> Optimizer:
@@ -27,9 +52,9 @@ def optimizer_of(module: nn.Module, settings: Training) -> Optimizer:
     ]
     groups = [group for group in groups if group["params"]] or groups[:1]  # one is needed, even an empty one
     if settings.optimizer == "sgd":
-        return SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
+        return _SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
     on_gpu = bool(parameters) and parameters[0].is_cuda
-    adamw = AdamW(groups, settings.learning_rate, fused=on_gpu)  # one kernel for all weights, not several for each
+    adamw = _AdamW(groups, settings.learning_rate, fused=on_gpu)  # one kernel for all weights, not several for each
     return MuonAndAdamW(kernels, adamw, settings.kernel_rate, settings.weight_decay) if kernels else adamw
 
 

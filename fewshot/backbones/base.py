@@ -22,7 +22,7 @@ class Backbone(nn.Module):
     precision: the arithmetic of the body alone; losses and scores are always float32.
     layout: the memory format of images and feature maps
     channels: of the images that it takes; None if unknown
-    at_once: how many images an evaluation gives it at once, at most
+    at_once: how many images an evaluation gives it at once, at most (see embedding.at_once)
     trained_on: the data set of the weights that it has from the start, '' for random weights
     published: the means and deviations of colours that its library gives for its published weights; None for ImageNet's
     map_shape: (C, H, W) of one of its `maps`; None if it gives none

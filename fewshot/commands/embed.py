@@ -23,7 +23,7 @@ from fewshot.backbones import Backbone, make_backbone
 from fewshot.backbones.base import is_random
 from fewshot.commands import arguments, outputs
 from fewshot.devices import choose_device, placed, prepare
-from fewshot.embedding import check_channels, in_batches
+from fewshot.embedding import at_once, check_channels, in_batches
 from fewshot.feature_writing import Features, check_suffix, write_features
 from fewshot.files import writing
 from fewshot.models import ModelSpec
@@ -177,7 +177,7 @@ def _parts(encoder: _Encoder, device: torch.device, dtype: np.dtype) -> Iterator
     """The embeddings, computed in the same batches as in a run, so that their bits are the same."""
     with tqdm(total=sum(map(len, encoder.banks.values())), desc="embedding", unit="image", disable=None) as bar:
         for bank in encoder.banks.values():
-            for part in in_batches(encoder.backbone, placed(bank, device), device, encoder.backbone.at_once):
+            for part in in_batches(encoder.backbone, placed(bank, device), device, at_once(encoder.backbone, device)):
                 with np.errstate(over="ignore"):  # numbers too large for float16 become infinite, and are refused
                     rows = part.cpu().numpy().astype(dtype)
                 if not np.isfinite(rows).all():

@@ -1,11 +1,15 @@
 """Optimizers: Muon for kernels beside AdamW, alone, over an interruption, and with every schedule."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import AdamW, Muon
 
+from fewshot import optimizers
 from fewshot.backbones import make_backbone
 from fewshot.config import Training
 from fewshot.optimizers import Float32Muon, MuonAndAdamW, optimizer_of, schedule_of
@@ -147,3 +151,37 @@ def test_a_training_goes_on_from_the_state_of_both():
 
 def test_a_network_without_kernels_trains_by_adamw():
     assert isinstance(optimizer_of(torch.nn.Linear(3, 2), Training(optimizer="muon")), AdamW)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
+def test_steps_without_the_compiler_are_those_of_pytorch(name, monkeypatch):
+    def trained():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
+        settings = Training(optimizer=name, steps=6)
+        optimizer = optimizer_of(network, settings)
+        schedule = schedule_of(optimizer, settings)
+        for _ in range(5):
+            optimizer.zero_grad()
+            network(torch.randn(3, 1, 8, 8)).square().sum().backward()
+            optimizer.step()
+            schedule.step()
+        return [weight.detach().clone() for weight in network.parameters()]
+
+    ours = trained()
+    monkeypatch.setattr(optimizers, "_AdamW", torch.optim.AdamW)
+    monkeypatch.setattr(optimizers, "_SGD", torch.optim.SGD)
+    assert all(map(torch.equal, ours, trained()))
+
+
+def test_a_training_does_not_load_the_compiler():
+    """It would take a second of each process."""
+    script = (
+        "import sys, torch; from fewshot.config import Training; from fewshot.optimizers import optimizer_of;"
+        "network = torch.nn.Conv2d(1, 4, 3);"
+        "optimizer = optimizer_of(network, Training(optimizer='muon'));"
+        "optimizer.zero_grad(); network(torch.ones(1, 1, 8, 8)).sum().backward(); optimizer.step();"
+        "optimizer.load_state_dict(optimizer.state_dict()); print('torch._dynamo' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
