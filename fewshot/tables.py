@@ -65,6 +65,7 @@ KEPT = (
 )
 
 _NAMES = 28  # characters that a column of names has at least if a table is printed in parts
+_HEAD = 16  # characters of a head that stay on one line
 _GAP = 3  # characters between two columns
 
 _Arrays = Mapping[tuple[int, int], Mapping[str, np.ndarray]]  # by (way, shot) and label, the accuracies (E,)
@@ -142,23 +143,26 @@ def show(made: Sequence[Sheet], console: Console) -> None:
         title = f"{sheet.title}: " if sheet.title else ""
         console.print(f"\n{title}{sheet.caption}", highlight=False, markup=False)
         for places in _parts(sheet, console.width):
-            console.print(_printed(sheet, places))
+            console.print(_printed(sheet, places, console.width))
         if note:
             console.print(f"{note}.\n", style="dim", highlight=False, markup=False)
 
 
-def _printed(sheet: Sheet, places: list[int]) -> Table:
-    """The table with these of its columns: numbers stay on one line, and words wrap."""
+def _printed(sheet: Sheet, places: list[int], width: int) -> Table:
+    """The table with these of its columns. If the terminal is too narrow, numbers stay on one line, and names and
+    heads wrap."""
     cells, best = sheet.cells.iloc[:, places], sheet.best.iloc[:, places]
     names = pd.Series(cells.index, name=cells.index.name)
+    every = [names, *(cells[name] for name in cells)]
+    narrow = sum(max(widest(one), len(str(one.name))) + _GAP for one in every) - 1 > width
     columns = [
         Column(
             str(column.name),
             justify="left" if place <= sheet.words else "right",
             overflow="fold",
-            width=widest(column) if place > sheet.words else None,
+            width=_room_of(column) if narrow and place > sheet.words else None,
         )
-        for place, column in enumerate([names, *(cells[name] for name in cells)])
+        for place, column in enumerate(every)
     ]
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for label, texts, marks in zip(cells.index, cells.to_numpy(), best.to_numpy()):
@@ -171,7 +175,7 @@ def _parts(sheet: Sheet, width: int) -> Iterator[list[int]]:
     """The places of the columns of each part of a table on a terminal of this width: all columns, or the words with as
     many columns of numbers as keep their cells on one line."""
     names = pd.Series(sheet.cells.index, name=sheet.cells.index.name)
-    widths = [widest(column) + _GAP for column in [names, *(sheet.cells[name] for name in sheet.cells)]]
+    widths = [_room_of(column) + _GAP for column in [names, *(sheet.cells[name] for name in sheet.cells)]]
     words, numbers = widths[: sheet.words + 1], widths[sheet.words + 1 :]
     room = width - 1 - sum(min(_NAMES, one) for one in words)
     for part in groups(numbers, room) or [slice(0, 0)]:
@@ -187,6 +191,11 @@ def groups(sizes: Sequence[int], room: int) -> list[slice]:
             filled = 0
         filled += size
     return [slice(*one) for one in itertools.pairwise([0, *ends, len(sizes)])] if sizes else []
+
+
+def _room_of(column: pd.Series) -> int:
+    """The characters that a column takes at least: those of `widest`, and for a head of several words a few more."""
+    return max(widest(column), min(_HEAD, len(str(column.name))))
 
 
 def widest(column: pd.Series) -> int:
