@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewshot.backbones.base import Backbone, Recipe, check_size, halved
+from fewshot.backbones.pooling import max_pool
 
 _FEW = 3  # channels of images: so few that the moments of patches cost less than passes over a feature map
 
@@ -39,7 +40,7 @@ class ConvBlock(nn.Module):
         else:
             features = norm(convolution(images))
         if self.pool:
-            features = functional.max_pool2d(features, 2)
+            features = max_pool(features)
         return functional.relu(features) if self.relu else features
 
     def _measured(self, images: Tensor) -> tuple[Tensor, Tensor]:

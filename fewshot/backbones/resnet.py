@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewshot.backbones.base import Backbone, Recipe, check_size, halved
+from fewshot.backbones.pooling import max_pool
 
 
 class DropBlock(nn.Module):
@@ -60,7 +61,7 @@ class Block12(nn.Module):
         features = functional.leaky_relu(self.bn1(self.conv1(images)), 0.1)
         features = functional.leaky_relu(self.bn2(self.conv2(features)), 0.1)
         features = self.bn3(self.conv3(features)) + self.downsample(images)
-        return self.drop(functional.leaky_relu(functional.max_pool2d(features, 2), 0.1))
+        return self.drop(functional.leaky_relu(max_pool(features), 0.1))
 
 
 def resnet12(channels: int, size: int, pool: bool = True) -> Backbone:

@@ -1,5 +1,6 @@
 """The backbones: sizes of the papers, signs of the embeddings, the order of a block's parts, DropBlock, weights."""
 
+import math
 import os
 import sys
 import warnings
@@ -26,6 +27,7 @@ from fewshot.backbones import (
 )
 from fewshot.backbones.base import is_random
 from fewshot.backbones.conv4 import ConvBlock
+from fewshot.backbones.pooling import max_pool
 from fewshot.backbones.resnet import Block12, DropBlock
 from fewshot.backbones.weights import load_weights
 from fewshot.learners.imprinted import Imprinted
@@ -646,3 +648,23 @@ def test_a_network_is_random_if_it_has_weights_and_nothing_has_trained_them():
     assert not is_random(nn.Flatten(), "")
     own.trained_on = "ImageNet-1k"
     assert not is_random(own, "")
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3), (9, 2)])
+def test_pooling_without_gradients_has_the_bits_of_that_with_gradients(size, dtype, layout):
+    values = torch.randn(3, 8, *size, generator=torch.Generator().manual_seed(0))
+    values[0, 0, :2, :2] = torch.tensor([[math.nan, 1.0], [math.inf, -math.inf]])
+    maps = values.to(dtype).contiguous(memory_format=layout)
+    with_gradients = max_pool(maps.clone().requires_grad_()).detach()
+    without = max_pool(maps)
+    torch.testing.assert_close(without, with_gradients, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(without, functional.max_pool2d(maps, 2), rtol=0, atol=0, equal_nan=True)
+    assert without.is_contiguous(memory_format=layout)
+
+
+def test_pooling_refuses_maps_of_one_row_and_takes_no_images():
+    with pytest.raises(RuntimeError, match="too small"):
+        max_pool(torch.ones(1, 1, 1, 4))
+    assert max_pool(torch.ones(0, 8, 4, 4)).shape == (0, 8, 2, 2)
