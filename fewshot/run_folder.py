@@ -22,9 +22,10 @@ from episodes import ImageBank, InputError
 from episodes.locks import locked
 from fewshot import latex, tables
 from fewshot.advice import advice
+from fewshot.array_files import ArrayFile
 from fewshot.config import Config, read_config
 from fewshot.devices import describe, training_precision
-from fewshot.files import replace_text, write_arrays, writing
+from fewshot.files import replace_text, writing
 from fewshot.protocols.base import Protocol
 from fewshot.protocols.registry import PROTOCOLS, check_protocols
 from fewshot.provenance import key_of
@@ -36,6 +37,7 @@ _LATER = {"text": False, "external": False, **LATER}
 
 _EPISODES = PROTOCOLS["episodes"]
 _PAUSE = 10.0  # seconds between two makings of the tables during a run: making them can take longer than to add a row
+_SHARE = 20.0  # at least so many times as long as making them took: the tables of many models take seconds
 
 _Name = TypeVar("_Name")
 
@@ -81,6 +83,7 @@ class RunFolder:
                 if not (path / "environment.json").exists():
                     replace_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
             self.config, self._environment = config, environment
+            self._archives: dict[str, ArrayFile] = {}
             self._read()
         self._behind = {name for name in self._rows if _is_newer(path / PROTOCOLS[name].table, path / "results.md")}
         self._made: dict[str, dict[Any, str]] = {}  # parts of the files of each test protocol, which are not made again
@@ -101,12 +104,16 @@ class RunFolder:
         with _reading(self.path):
             for name, protocol in PROTOCOLS.items():
                 if (self.path / protocol.table).exists():
-                    self._rows[name], self._arrays[name] = _whole(protocol, *_read(protocol, self.path))
+                    found = _read(protocol, self.path, lambda path: self._archive(path.name).read())
+                    self._rows[name], self._arrays[name] = _whole(protocol, *found)
             keys = self.path / "keys.json"
             parts = read_object(keys) if keys.exists() else {}
         self._parts: dict[str, dict[str, Any]] = {
             key: one for key, one in parts.items() if isinstance(one, dict) and key_of(one) == key
         }
+
+    def _archive(self, name: str) -> ArrayFile:
+        return self._archives.setdefault(name, ArrayFile(self.path / name))
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[None]:
@@ -231,7 +238,7 @@ class RunFolder:
         with writing(self.path):
             for name, part in kind.archives(self._arrays[protocol]).items():
                 if part or name == kind.arrays:
-                    write_arrays(self.path / name, part)
+                    self._archive(name).write(part)
             replace_text(self.path / kind.table, self._rows[protocol].to_csv(index=False))
         self._behind.add(protocol)
         if time.monotonic() >= self._due:
@@ -247,6 +254,7 @@ class RunFolder:
     def _make_tables(self) -> None:
         """Write what is made of the rows and arrays alone: the tables of the run, and the files of each test protocol
         that is behind."""
+        began = time.monotonic()
         with writing(self.path):
             for protocol in sorted(self._behind & self._rows.keys()):
                 rows, arrays = self._rows[protocol], self._arrays[protocol]
@@ -259,7 +267,8 @@ class RunFolder:
             arrays = self._arrays.get(_EPISODES.name, {})
             replace_text(self.path / "results.md", page(sheets, self.results, arrays, self.config.data.dataset))
         self._behind.clear()
-        self._due = time.monotonic() + _PAUSE
+        now = time.monotonic()
+        self._due = now + max(_PAUSE, _SHARE * (now - began))
 
     def _joined(self, config: Config, data: dict[str, Any], resume: bool) -> Config:
         """The configuration of the run in this folder, with `config`'s learners, seeds and test protocols added."""
@@ -392,11 +401,13 @@ def _no_results(path: Path) -> InputError:
     return InputError(f"{path} is no run's folder and holds none: name a folder that 'fewshot bench' has written")
 
 
-def _read(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+def _read(
+    protocol: Protocol, path: Path, arrays_in: Callable[[Path], Mapping[str, np.ndarray]] = read_arrays
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The rows and arrays of a test protocol; a column that older runs lack is filled."""
     rows = read_rows(path / protocol.table, protocol.columns, {**_LATER, **protocol.later})
     there = [name for name in protocol.archives({}) if name == protocol.arrays or (path / name).exists()]
-    return rows, {name: array for file in there for name, array in read_arrays(path / file).items()}
+    return rows, {name: array for file in there for name, array in arrays_in(path / file).items()}
 
 
 def _read_exactly(protocol: Protocol, path: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
