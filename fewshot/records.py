@@ -198,6 +198,16 @@ def row_of(spec: "ModelSpec", learner: "Learner", test: "ImageBank") -> dict[str
     }
 
 
+def duration(seconds: float | None) -> str:
+    """'4 s', '12 min', '3 h 05 min'; '?' if unknown."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def image_form(size: int) -> str:
     """The images of a row in words, '28x28 pixels'; images of size 1 are features."""
     return "features" if size == 1 else f"{size}x{size} pixels"

@@ -1,4 +1,5 @@
-"""How far a run has come: which of its models are finished, running and waiting, and how long the rest will take."""
+"""How far a run has come: which of its models are finished, trained, running and waiting, and how long the rest will
+take."""
 
 import contextlib
 import dataclasses
@@ -25,7 +26,7 @@ from fewshot.record_files import Damaged, read_history
 from fewshot.records import model_names
 from fewshot.run_folder import read_rows_of
 
-State = Literal["finished", "running", "waiting"]
+State = Literal["finished", "trained", "running", "waiting"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class ModelStatus:
     """How far one model has come.
 
     name      of the folder of its checkpoints; learner: as the run's config.toml names it
+    state     a model at work is running until the end of its training, and trained from then on: its test runs, or
+              waits for a process that is free
     step      of its last checkpoint, `steps` if it is trained
     accuracy  in percent on validation classes at that step; None before the first validation, and if no file tells
     seconds   of training up to that step, and of testing
@@ -70,10 +73,9 @@ def status_of(run: Path) -> RunStatus:
     found = _found(run, read_config(run / "config.toml"))
     models = [_with_time_left(one, found) for one in found]
     times = [model.left for model in models]
-    running = [model for model in models if model.state == "running"]
-    training = sum(model.step < model.steps for model in running)  # others may wait for their test
+    running, trained = (sum(model.state == state for model in models) for state in ("running", "trained"))
     known = [one for one in times if one is not None]
-    return RunStatus(models, sum(known) / max(1, training or len(running)) if len(known) == len(times) else None)
+    return RunStatus(models, sum(known) / max(1, running or trained) if len(known) == len(times) else None)
 
 
 class _Last(BaseModel):
@@ -131,7 +133,8 @@ def _found_model(home: Path, asked: str, seed: int, steps: int, rows: Sequence[p
     if path.is_file():
         since = max(0.0, time.time() - path.stat().st_mtime) if running else 0.0
         last = _last(path)
-    return _Found(home.name, asked, seed, "running" if running else "waiting", steps, last, since, testing)
+    trained: State = "trained" if steps and last.step == steps else "running"
+    return _Found(home.name, asked, seed, trained if running else "waiting", steps, last, since, testing)
 
 
 def _last(path: Path) -> _Last:

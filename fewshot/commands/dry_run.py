@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from episodes.errors import counted
-from fewshot.commands.status import duration
 from fewshot.forecast import Forecast
+from fewshot.records import duration
 
 
 def show_forecast(models: Sequence[Forecast], console: Console) -> None:

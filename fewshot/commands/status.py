@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fewshot.commands import arguments
+from fewshot.records import duration
 from fewshot.status import RunStatus, status_of
 
 
@@ -43,18 +44,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def _whole(found: RunStatus) -> str:
     counts = [f"{found.count('finished')} of {len(found.models)} models finished"]
-    counts += [f"{found.count(state)} {state}" for state in ("running", "waiting") if found.count(state)]
+    counts += [f"{found.count(state)} {state}" for state in ("trained", "running", "waiting") if found.count(state)]
     if found.count("finished") == len(found.models):
         return counts[0]
     about = "how long the rest takes is not known yet" if found.left is None else f"about {duration(found.left)} left"
     return f"{', '.join(counts)}; {about}"
-
-
-def duration(seconds: float | None) -> str:
-    """'4 s', '12 min', '3 h 05 min'; '?' if unknown."""
-    if seconds is None:
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -10,7 +10,7 @@ from episodes.datasets import find_source
 from fewshot import tables
 from fewshot.backbones import BACKBONES, gives_maps, make_backbone
 from fewshot.config import LearnerSettings
-from fewshot.records import LEARNER, MODEL
+from fewshot.records import LEARNER, MODEL, duration
 from fewshot.report.data import Run, read_about
 from fewshot.tables import Sheet
 
@@ -24,10 +24,10 @@ def cost_sheet(run: Run, order: list[tuple[str, ...]]) -> Sheet:
         settings = settings_of(run, learner)
         images = settings.steps * math.prod(settings.batches.values()) if settings and settings.batches else 0
         lines[run.styles[learner].label] = {
-            "training": _duration(models["train_seconds"].max().mean()),
+            "training": duration(models["train_seconds"].max().mean()),
             "images trained on": f"{images:,}" if images else "–",
             "parameters": _parameters(run, rows),
-            "evaluation": _duration(models["eval_seconds"].sum().mean()),
+            "evaluation": duration(models["eval_seconds"].sum().mean()),
             "device": ", ".join(dict.fromkeys(rows["device"])),
         }
     cells = pd.DataFrame.from_dict(lines, orient="index").rename_axis("learner")
@@ -69,10 +69,3 @@ def _parameters(run: Run, rows: pd.DataFrame) -> str:
         backbone = make_backbone(first["backbone"], channels, int(first["image_size"]))
         return f"{sum(one.numel() for one in backbone.parameters()):,}"
     return "–"
-
-
-def _duration(seconds: float) -> str:
-    """'45 s', '12 min', '3.4 h'."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -7,6 +7,7 @@ import jinja2
 import pandas as pd
 
 from fewshot.config import Training
+from fewshot.records import duration
 from fewshot.tuning.results import Found, last_accuracy, state_of
 from fewshot.tuning.space import values_of
 from fewshot.tuning.study import Search
@@ -32,13 +33,9 @@ def search_page(search: Search, found: list[Found], gains: pd.DataFrame) -> str:
         width=_WIDTH,
         height=_HEIGHT,
         codes=max(codes, default=0),
-        time=_told(gains["seconds"].sum()),
+        time=duration(gains["seconds"].sum()),
         images=int(gains["images"].sum()),
     )
-
-
-def _told(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _card(found: Found) -> dict[str, Any]:

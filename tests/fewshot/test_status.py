@@ -96,6 +96,19 @@ def test_a_model_at_work_is_running_and_shares_the_time(interrupted):
     assert found.left <= alone.left  # the time since its last checkpoint counts
 
 
+def test_a_model_whose_training_is_over_and_whose_test_is_not_is_trained(finished, tmp_path, call_plain):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    rows = (folder / "results.csv").read_text().splitlines(keepends=True)
+    (folder / "results.csv").write_text("".join(row for row in rows if "npair-seed1" not in row))
+    assert status_of(folder).models[3].state == "waiting"
+    with locked(folder / "checkpoints" / "npair-seed1" / ".lock"):
+        found = status_of(folder)
+        last = call_plain("status", folder).out.splitlines()[-1]
+    assert [model.state for model in found.models] == ["finished"] * 3 + ["trained"]
+    assert found.left == found.models[3].left
+    assert "3 of 4 models finished, 1 trained; about" in last
+
+
 def test_without_any_pace_the_time_is_unknown(interrupted):
     (interrupted / "results.csv").unlink()
     shutil.rmtree(interrupted / "checkpoints")
