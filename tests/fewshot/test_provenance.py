@@ -18,7 +18,7 @@ from PIL import Image
 
 import fewshot.benchmark
 import fewshot.model_runs
-from fewshot import checkpoints, provenance
+from fewshot import checkpoints, provenance, run_folder
 from fewshot.benchmark import run_benchmark
 from fewshot.config import load_config
 from fewshot.learners import find_learner
@@ -323,19 +323,48 @@ def test_images_replaced_at_equal_size_and_time_are_other_images(preset, tmp_pat
     assert "holds a run on other images" in refusal(run)
 
 
-def test_what_two_processes_add_to_one_folder_is_all_there(preset, toy_banks, tmp_path):
-    """The second process opens the folder before the first has added rows, and adds its own rows after the first."""
-    device, evaluation = torch.device("cpu"), []
+def add(folder: RunFolder, learner: str) -> None:
+    """Add one row of a learner to a run."""
     row = {"dataset": "toy", "split": "test", "variant": "", "backbone": "conv4", "way": 5, "shot": 1, "query": 3}
     row |= {"episodes": 2, "seed": 0, "accuracy": 50.0, "ci95": 1.0, "ci95_open": 1.0, "protocol": "random"}
     row |= {"image_size": 16, "transductive": False, "text": False, "external": False, "collapsed": False}
-    row |= {"train_seconds": 1.0, "eval_seconds": 1.0}
+    row |= {"train_seconds": 1.0, "eval_seconds": 1.0, "learner": learner}
+    values = {f"{learner}-seed0/5way1shot": np.array([0.4, 0.6])}
+    folder.add("episodes", [row], values, model=f"{learner}-seed0", parts={"code": learner})
+
+
+@pytest.mark.parametrize(("takes", "pause"), [(0.1, 10), (3.0, 60)])
+def test_tables_take_at_most_a_twentieth_of_a_run(preset, toy_banks, tmp_path, monkeypatch, takes, pause):
+    clock = [1000.0]
+    monkeypatch.setattr("fewshot.run_folder.time.monotonic", lambda: clock[0])
+    page = run_folder.page
+
+    def slowly(*arguments):
+        clock[0] += takes
+        return page(*arguments)
+
+    monkeypatch.setattr(run_folder, "page", slowly)
+    names = ["npair", "siamese", "nca"]
+    folder = RunFolder(tmp_path / "run", load_config(preset, names), toy_banks, torch.device("cpu"), resume=False)
+    with folder.running():
+        for name, later, shown in zip(names, (0, pause - 1, 1), (["npair"], ["npair"], names)):
+            clock[0] += later
+            add(folder, name)
+            text = (tmp_path / "run" / "results.md").read_text()
+            assert [one for one in names if f"| {one}" in text] == shown
+        add(folder, "triplet")
+        assert "triplet" not in (tmp_path / "run" / "results.md").read_text()
+    assert "triplet" in (tmp_path / "run" / "results.md").read_text()
+
+
+def test_what_two_processes_add_to_one_folder_is_all_there(preset, toy_banks, tmp_path):
+    """The second process opens the folder before the first has added rows, and adds its own rows after the first."""
+    device, evaluation = torch.device("cpu"), []
     for name in ("npair", "siamese", "nca"):
         folder = RunFolder(tmp_path / "run", load_config(preset, [name]), toy_banks, device, resume=bool(evaluation))
         evaluation.append((name, folder))
     for name, folder in evaluation:
-        values = {f"{name}-seed0/5way1shot": np.array([0.4, 0.6])}
-        folder.add("episodes", [{**row, "learner": name}], values, model=f"{name}-seed0", parts={"code": name})
+        add(folder, name)
     rows, accuracies = read_results(tmp_path / "run")
     assert rows["learner"].tolist() == ["npair", "siamese", "nca"]
     assert len(accuracies) == len(json.loads((tmp_path / "run" / "keys.json").read_text())) == 3
