@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -54,7 +55,19 @@ class Dn4(MapLearner):
         """The mean (E, Q * P, N) of the k largest of cosines (E, Q * P, N, M), or of all if fewer count."""
         most = min(self.neighbours, cosines.shape[3])
         if mask is None:
-            return cosines.topk(most).values.mean(3)
-        largest = cosines.masked_fill(~mask[:, None], -torch.inf).topk(most).values
+            return _largest(cosines, most).mean(3)
+        largest = _largest(cosines.masked_fill(~mask[:, None], -torch.inf), most)
         found = largest.isfinite()
         return largest.where(found, 0).sum(3) / found.sum(3)
+
+
+def _largest(cosines: Tensor, count: int) -> Tensor:
+    """The `count` largest (..., count) of cosines (..., M), in descending order.
+
+    Without gradients, NumPy finds them on a CPU: with its vector instructions in a fifth of the time of topk, which
+    takes most of the test of a model.
+    """
+    if cosines.device.type != "cpu" or (torch.is_grad_enabled() and cosines.requires_grad):
+        return cosines.topk(count).values
+    found = np.partition(cosines.detach().numpy(), -count, axis=-1)[..., -count:]
+    return torch.from_numpy(np.sort(found, axis=-1)[..., ::-1].copy())

@@ -13,6 +13,7 @@ from episodes import ClassBatches
 from fewshot.backbones import BACKBONES, PRETRAINED, gives_maps, make_backbone
 from fewshot.embedding import EmbeddedBank
 from fewshot.learners.deepemd import transport
+from fewshot.learners.dn4 import _largest
 from fewshot.learners.registry import LEARNERS, missing, suite_learners, traits_of
 
 WITH_MAPS = ["dn4", "frn", "deepemd", "relation:maps"]
@@ -269,6 +270,17 @@ def test_a_class_of_fewer_descriptors_than_neighbours_is_not_at_a_disadvantage()
     support, query = torch.randn(1, 1, 1, CHANNELS).expand(-1, 2, 3, -1), torch.randn(1, 1, CHANNELS)
     scores = learner.scores(support, query, torch.tensor([[[True, False, False], [True, True, True]]]))
     torch.testing.assert_close(scores[0, 0, 0], scores[0, 0, 1])
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_the_largest_cosines_of_dn4_are_the_same_with_gradients_and_without(count):
+    cosines = torch.rand(2, 7, 3, 9, generator=torch.Generator().manual_seed(0))
+    cosines[0, 0, 0] = torch.tensor([0.5, -torch.inf, 0.5, 0.5, 0.25, 0.5, -torch.inf, 0.5, 0.75])  # equal ones, too
+    expected = cosines.topk(count).values
+    assert torch.equal(_largest(cosines, count), expected)
+    assert torch.equal(_largest(cosines.clone().requires_grad_(), count).detach(), expected)
+    with torch.no_grad():
+        assert torch.equal(_largest(cosines.clone().requires_grad_(), count), expected)
 
 
 # ---- optimal transport
