@@ -105,7 +105,9 @@ class RunFolder:
             for name, protocol in PROTOCOLS.items():
                 if (self.path / protocol.table).exists():
                     found = _read(protocol, self.path, lambda path: self._archive(path.name).read())
-                    self._rows[name], self._arrays[name] = _whole(protocol, *found)
+                    rows, arrays = _whole(protocol, *found)
+                    if len(rows):
+                        self._rows[name], self._arrays[name] = rows, arrays
             keys = self.path / "keys.json"
             parts = read_object(keys) if keys.exists() else {}
         self._parts: dict[str, dict[str, Any]] = {

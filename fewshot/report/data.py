@@ -254,10 +254,16 @@ def episode_of(run: Run, bank: ImageBank, way: int, shot: int, number: int) -> E
 def predict(model: Model, bank: ImageBank, episode: Episodes, number: int, seed: int) -> np.ndarray:
     """The predicted class of each query of episode `number`, as a position in the episode: (way, query).
 
-    seed: that of the tests, for a learner that draws numbers.
+    seed: that of the tests, for a learner that draws numbers. LeftOut if the run kept answers of other episodes.
     """
     if model.kept is not None:
-        return model.kept.answers[number].reshape(episode.query.shape[1:])
+        answers, queries = model.kept.answers[number], episode.query[0]
+        if answers.size != queries.numel():
+            raise LeftOut(
+                f"the run's config.toml tells of episodes of {queries.numel()} queries, and those of"
+                f" {model.style.label} had {answers.size}"
+            )
+        return answers.reshape(queries.shape)
     assert model.learner is not None
     return _predicted(model.learner, bank, episode, seed)
 

@@ -357,6 +357,18 @@ def test_tables_take_at_most_a_twentieth_of_a_run(preset, toy_banks, tmp_path, m
     assert "triplet" in (tmp_path / "run" / "results.md").read_text()
 
 
+def test_a_run_whose_rows_all_contradict_their_arrays_is_run_again(preset, toy_banks, tmp_path):
+    device, config = torch.device("cpu"), load_config(preset, ["npair"])
+    add(RunFolder(tmp_path / "run", config, toy_banks, device, resume=False), "npair")
+    table = tmp_path / "run" / "results.csv"
+    table.write_text(table.read_text().replace(",50.0,", ",51.0,"))
+    folder = RunFolder(tmp_path / "run", config, toy_banks, device, resume=True)
+    folder.mark(lambda protocol, row: "")
+    assert not len(folder.results)
+    add(folder, "npair")
+    assert read_results(tmp_path / "run")[0]["accuracy"].tolist() == [50.0]
+
+
 def test_what_two_processes_add_to_one_folder_is_all_there(preset, toy_banks, tmp_path):
     """The second process opens the folder before the first has added rows, and adds its own rows after the first."""
     device, evaluation = torch.device("cpu"), []

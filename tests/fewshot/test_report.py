@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import tomllib
 import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 import torch
 from conftest import refusal
 
@@ -217,6 +219,16 @@ def test_what_a_run_keeps_is_what_its_models_answer(copy, toy_banks):
         away = torch.cdist(*[torch.from_numpy(one.kept.embeddings).double()] * 2)
         expected = torch.cdist(found, found)
         assert (away / away.max() - expected / expected.max()).abs().max() < 0.01
+
+
+def test_episodes_of_other_queries_than_the_run_kept_are_left_out(copy):
+    path = copy / "config.toml"
+    config = tomllib.loads(path.read_text())
+    config["evaluation"]["query"] += 1
+    path.write_text(tomli_w.dumps(config))
+    page = report(copy)
+    assert f"config.toml tells of episodes of {5 * config['evaluation']['query']} queries, and those of" in page.text
+    assert "± " in page.text
 
 
 def test_the_page_says_where_a_checkpoint_answers_otherwise(copy):
