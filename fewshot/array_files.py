@@ -1,6 +1,5 @@
 """The archives of arrays in a run's folder, which grow with every model of the run."""
 
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -51,7 +50,7 @@ class ArrayFile:
 def _state_of(path: Path) -> _State | None:
     """What tells one file at `path` from another that has replaced it; None if there is none."""
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

@@ -127,14 +127,14 @@ def _found_model(home: Path, asked: str, seed: int, steps: int, rows: Sequence[p
         last = _Last(step=steps, seconds=max(told, default=0.0), history=_history(home / "training.csv"))
         return _Found(home.name, asked, seed, "finished", steps, last, 0.0, testing)
     path = home / "last.pt"
-    running = is_held(home / ".lock")
+    held = is_held(home / ".lock")
     since = 0.0
     last = _Last()
     if path.is_file():
-        since = max(0.0, time.time() - path.stat().st_mtime) if running else 0.0
+        since = max(0.0, time.time() - path.stat().st_mtime) if held else 0.0
         last = _last(path)
-    trained: State = "trained" if steps and last.step == steps else "running"
-    return _Found(home.name, asked, seed, trained if running else "waiting", steps, last, since, testing)
+    at_work: State = "trained" if steps and last.step == steps else "running"
+    return _Found(home.name, asked, seed, at_work if held else "waiting", steps, last, since, testing)
 
 
 def _last(path: Path) -> _Last:
